@@ -1,0 +1,120 @@
+"""The one place that knows NumPy from CuPy.
+
+Everything else computes through the array module that its arrays came from::
+
+    xp = array_module(x)
+    y = xp.exp(x)
+
+so that the same lines run on a CPU and on a GPU. Arrays are annotated as `Array` (NumPy's type): CuPy's offer the same
+interface, and no common static type exists.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import ml_dtypes  # noqa: F401  (importing it teaches NumPy the bfloat16 dtype)
+import numpy as np
+import scipy.special
+
+from tlora_ref.errors import DeviceError
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+#: Array modules other than NumPy, by the top-level package of their array type: CuPy once a GPU has been asked for.
+_modules: dict[str, ModuleType] = {}
+
+
+def array_module(*arrays: object) -> Any:
+    """The module (`numpy` or `cupy`) whose functions work on these arrays.
+
+    Python scalars and NumPy arrays count as NumPy; one array of another module decides for that module.
+    """
+    for array in arrays:
+        if not isinstance(array, np.ndarray):
+            module = _modules.get(type(array).__module__.partition(".")[0])
+            if module is not None:
+                return module
+    return np
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where arrays live: `name` is "cpu" or "gpu", `xp` the array module that serves it."""
+
+    name: str
+    xp: Any
+
+    def put(self, array: Any, dtype: np.dtype[Any] | None = None) -> Array:
+        """A host array (or sequence) as an array of this device, converted to `dtype` if one is given."""
+        host = np.asarray(array) if dtype is None else np.asarray(array, dtype=dtype)
+        return host if self.xp is np else self.xp.asarray(host)
+
+
+def get_device(name: str = "cpu") -> Device:
+    """The device called `name`: "cpu" (NumPy) or "gpu" (CuPy).
+
+    Raises
+    ------
+    DeviceError
+        for another name, if CuPy is not installed, or if it finds no usable device. There is no silent fall-back.
+    """
+    if name == "cpu":
+        return Device("cpu", np)
+    if name != "gpu":
+        raise DeviceError(f'device "{name}" is unknown: expected "cpu" or "gpu"')
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError as error:
+        raise DeviceError(
+            f'device "gpu" needs CuPy, which cannot be imported ({error}). Install the extra that fits your CUDA: '
+            "pip install 'tlora-ref[cuda13x]' or 'tlora-ref[cuda12x]'"
+        ) from error
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise DeviceError(f'device "gpu": CuPy is installed but finds no usable CUDA device ({error})') from error
+    if count < 1:
+        raise DeviceError('device "gpu": CuPy is installed but this machine has no CUDA device')
+    _modules["cupy"] = cupy
+    return Device("gpu", cupy)
+
+
+def device_of(array: Array) -> Device:
+    """The device that `array` lives on."""
+    xp = array_module(array)
+    return Device("cpu" if xp is np else "gpu", xp)
+
+
+def to_numpy(array: Any) -> Array:
+    """`array` on the host: itself if it is there already, a copy otherwise."""
+    xp = array_module(array)
+    return np.asarray(array) if xp is np else xp.asnumpy(array)
+
+
+def asarray(array: Any, like: Array, dtype: Any = None) -> Array:
+    """A host array or sequence as an array that lives where `like` lives (dtype unchanged unless one is given)."""
+    return device_of(like).put(array, dtype)
+
+
+def scatter_add(target: Array, rows: Array, values: Array) -> None:
+    """target[rows[i]] += values[i] for every i, repeated rows adding up. Shapes (n, d), (k,), (k, d)."""
+    xp = array_module(target, values)
+    xp.add.at(target, rows, values)
+
+
+def erf(x: Array) -> Array:
+    """The error function, elementwise, in the dtype of `x`."""
+    xp = array_module(x)
+    if xp is np:
+        return scipy.special.erf(x)
+    return importlib.import_module(xp.__name__ + "x.scipy.special").erf(x)
+
+
+def concatenate(arrays: Sequence[Array], axis: int = 0) -> Array:
+    """`arrays` joined along `axis`, by the module they share."""
+    return array_module(*arrays).concatenate(list(arrays), axis=axis)
