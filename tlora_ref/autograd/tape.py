@@ -156,7 +156,7 @@ def grad(loss: Tensor, names: Iterable[str]) -> dict[str, Array]:
     Parameters
     ----------
     loss : Tensor of one element
-    names : tensor names, e.g. "model.layers.0.self_attn.q_proj.weight"
+    names : tensor names ("model.layers.0.self_attn.q_proj.weight"); a module's path stands for its weight
 
     Returns
     -------
@@ -168,12 +168,12 @@ def grad(loss: Tensor, names: Iterable[str]) -> dict[str, Array]:
         if the loss does not depend on a name that was asked for: that is a mistake, not a zero.
     """
     wanted = list(names)
+    asked_as = {f"{name}.weight": name for name in wanted} | {name: name for name in wanted}
     gradients: dict[str, Array] = {}
-    keep = set(wanted)
 
     def deliver(name: str, gradient: Array) -> None:
-        if name in keep:
-            gradients[name] = gradient
+        if name in asked_as:
+            gradients[asked_as[name]] = gradient
 
     backward(loss, deliver)
     missing = [name for name in wanted if name not in gradients]
@@ -183,8 +183,3 @@ def grad(loss: Tensor, names: Iterable[str]) -> dict[str, Array]:
             "no such tensor took part in the forward pass, or it was not watched"
         )
     return {name: gradients[name] for name in wanted}
-
-
-def constant(value: Tensor) -> Tensor:
-    """`value` cut off from its history."""
-    return Tensor(value.data)

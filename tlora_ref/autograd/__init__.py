@@ -1,0 +1,47 @@
+"""A minimal reverse-mode autograd: a tape (`tape`), primitives with their VJPs (`basic`, `fused`, `attention`, `loss`)
+and a public gradient checker (`gradcheck`)."""
+
+from tlora_ref.autograd.attention import Visibility, attention
+from tlora_ref.autograd.basic import (
+    add,
+    embedding,
+    linear,
+    low_rank_linear,
+    multiply,
+    reshape,
+    scale,
+    split,
+    take_rows,
+)
+from tlora_ref.autograd.fused import activation, check_activation, gated, layer_norm, rms_norm, rotary
+from tlora_ref.autograd.gradcheck import gradcheck
+from tlora_ref.autograd.loss import cross_entropy, linear_cross_entropy
+from tlora_ref.autograd.tape import Tensor, backward, grad, leaf, record
+
+__all__ = [
+    "Tensor",
+    "Visibility",
+    "activation",
+    "add",
+    "attention",
+    "backward",
+    "check_activation",
+    "cross_entropy",
+    "embedding",
+    "gated",
+    "grad",
+    "gradcheck",
+    "layer_norm",
+    "leaf",
+    "linear",
+    "linear_cross_entropy",
+    "low_rank_linear",
+    "multiply",
+    "record",
+    "reshape",
+    "rms_norm",
+    "rotary",
+    "scale",
+    "split",
+    "take_rows",
+]

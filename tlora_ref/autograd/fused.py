@@ -1,0 +1,163 @@
+"""Primitives fused where a transformer wants them: norms, activations, rotary embedding, attention, cross entropy.
+
+The legend and the rules of `basic` hold: `dy` is the cotangent of y; a VJP keeps only the arrays it mentions.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tlora_ref.autograd.tape import Tensor, record
+from tlora_ref.backend import Array, array_module, erf
+from tlora_ref.errors import ConfigError
+
+
+# ---------------------------------------------------------------------------------------------- norms
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """y = weight * x / sqrt(mean(x^2) + eps) over the last axis (Zhang & Sennrich, arXiv 1910.07467, Eq. 4).
+
+    x (..., d), weight (d,): y (..., d). With n = x / rms and g = weight * dy:
+    dx = (g - n * mean(n * g)) / rms and dweight = sum(dy * n).
+    """
+    xp, w = array_module(x.data), weight.data
+    inverse_rms = 1.0 / xp.sqrt(xp.mean(x.data * x.data, axis=-1, keepdims=True) + eps)  # (..., 1)
+    normed = x.data * inverse_rms
+    need_x, need_w = x.watched, weight.watched
+
+    def vjp(dy: Array) -> tuple[Array | None, Array | None]:
+        dx = None
+        if need_x:
+            g = dy * w
+            dx = (g - normed * xp.mean(normed * g, axis=-1, keepdims=True)) * inverse_rms
+        return dx, (dy * normed).reshape(-1, w.size).sum(axis=0) if need_w else None
+
+    return record(normed * w, (x, weight), vjp)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """y = weight * (x - mean) / sqrt(var + eps) + bias over the last axis (Ba et al., arXiv 1607.06450, Eq. 4).
+
+    x (..., d), weight (d,), bias (d,): y (..., d). The variance divides by d.
+    """
+    xp, w = array_module(x.data), weight.data
+    centred = x.data - xp.mean(x.data, axis=-1, keepdims=True)
+    inverse_std = 1.0 / xp.sqrt(xp.mean(centred * centred, axis=-1, keepdims=True) + eps)  # (..., 1)
+    normed = centred * inverse_std
+    need_x, need_w, need_b = x.watched, weight.watched, bias.watched
+
+    def vjp(dy: Array) -> tuple[Array | None, Array | None, Array | None]:
+        dx = None
+        if need_x:
+            g = dy * w
+            g = g - xp.mean(g, axis=-1, keepdims=True)
+            dx = (g - normed * xp.mean(normed * g, axis=-1, keepdims=True)) * inverse_std
+        dw = (dy * normed).reshape(-1, w.size).sum(axis=0) if need_w else None
+        return dx, dw, dy.reshape(-1, w.size).sum(axis=0) if need_b else None
+
+    return record(normed * w + bias.data, (x, weight, bias), vjp)
+
+
+# ---------------------------------------------------------------------------------------------- activations
+def _sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)), by tanh: no overflow, and NumPy vectorises it."""
+    return array_module(x).tanh(x * 0.5) * 0.5 + 0.5
+
+
+def _silu(x: Array) -> tuple[Array, Array]:
+    sigma = _sigmoid(x)
+    return x * sigma, sigma * (1.0 + x * (1.0 - sigma))
+
+
+def _relu(x: Array) -> tuple[Array, Array]:
+    positive = (x > 0).astype(x.dtype)
+    return x * positive, positive
+
+
+def _tanh(x: Array) -> tuple[Array, Array]:
+    y = array_module(x).tanh(x)
+    return y, 1.0 - y * y
+
+
+def _gelu(x: Array) -> tuple[Array, Array]:
+    """x Phi(x), Phi the normal distribution function: derivative Phi(x) + x phi(x)."""
+    phi = array_module(x).exp(x * x * -0.5) * (1.0 / math.sqrt(2.0 * math.pi))
+    Phi = erf(x * math.sqrt(0.5)) * 0.5 + 0.5
+    return x * Phi, Phi + x * phi
+
+
+def _gelu_tanh(x: Array) -> tuple[Array, Array]:
+    """0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3), with its derivative by the chain rule."""
+    root = math.sqrt(2.0 / math.pi)
+    square = x * x
+    t = array_module(x).tanh(x * (square * 0.044715 + 1.0) * root)
+    du = (square * (3.0 * 0.044715) + 1.0) * root
+    return x * (t + 1.0) * 0.5, (t + 1.0) * 0.5 + x * (1.0 - t * t) * du * 0.5
+
+
+#: Activation by the name that Hugging Face configurations use: x -> (f(x), f'(x)).
+ACTIVATIONS = {
+    "silu": _silu,
+    "swish": _silu,
+    "relu": _relu,
+    "tanh": _tanh,
+    "gelu": _gelu,
+    "gelu_new": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
+}
+
+
+def check_activation(kind: str) -> str:
+    """`kind`, or a ConfigError that lists the activations there are."""
+    if kind not in ACTIVATIONS:
+        raise ConfigError(f'activation "{kind}" is not implemented: expected one of {", ".join(sorted(ACTIVATIONS))}')
+    return kind
+
+
+def activation(x: Tensor, kind: str) -> Tensor:
+    """y = f(x) for an activation of the table, elementwise."""
+    f = ACTIVATIONS[kind]
+    saved = x.data
+
+    def vjp(dy: Array) -> tuple[Array]:
+        return (dy * f(saved)[1],)
+
+    return record(f(x.data)[0], (x,), vjp)
+
+
+def gated(gate: Tensor, up: Tensor, kind: str) -> Tensor:
+    """y = f(gate) * up: SwiGLU for f = silu (Shazeer, arXiv 2002.05202). f is computed again in the VJP, not saved."""
+    f = ACTIVATIONS[kind]
+    g, u = gate.data, up.data
+    need_gate, need_up = gate.watched, up.watched
+
+    def vjp(dy: Array) -> tuple[Array | None, Array | None]:
+        value, slope = f(g)
+        return dy * u * slope if need_gate else None, dy * value if need_up else None
+
+    return record(f(g)[0] * u, (gate, up), vjp)
+
+
+# ---------------------------------------------------------------------------------------------- rotary embedding
+def _rotate(x: Array, cos: Array, sin: Array) -> Array:
+    """Turns the pairs (x_i, x_{i+half}) of the first 2*half channels by their angles; the other channels pass."""
+    xp, half = array_module(x), cos.shape[-1]
+    first, second = x[..., :half], x[..., half : 2 * half]
+    y = xp.empty_like(x)
+    y[..., :half] = first * cos - second * sin
+    y[..., half : 2 * half] = second * cos + first * sin
+    y[..., 2 * half :] = x[..., 2 * half :]
+    return y
+
+
+def rotary(x: Tensor, cos: Array, sin: Array) -> Tensor:
+    """Rotary position embedding (Su et al., arXiv 2104.09864, Eq. 34, in the half-split layout of Llama).
+
+    x (batch, tokens, heads, d_head); cos, sin (batch or 1, tokens, 1, half), 2*half <= d_head. A rotation is
+    orthogonal (times the attention factor that cos and sin carry): its VJP turns back by the same angles.
+    """
+
+    def vjp(dy: Array) -> tuple[Array]:
+        return (_rotate(dy, cos, -sin),)
+
+    return record(_rotate(x.data, cos, sin), (x,), vjp)
