@@ -1,0 +1,305 @@
+"""The rooms' arrows, and the house rules that imports and syntax alone can show.
+
+Each rule is a function from one parsed source file to a list of complaints. It is run over the package, and over a
+planted violation, which it must catch.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "tlora_ref"
+
+EVERYWHERE = {"backend", "errors"}
+ALL_BUT_CLI = {
+    *EVERYWHERE,
+    *("autograd", "method", "algorithm", "adapter", "transformer", "checkpoint", "data", "calibration", "training"),
+    "oracle",
+}
+
+#: Room -> the rooms it may import. A room is a folder of the package or a file at its top level.
+#: `adapter.py` holds what allocation and initialisation produce (Plan, Adapter), so that checkpoint and training
+#: share them without importing each other. calibration and training import the transformer's public type alone.
+ARROWS: dict[str, set[str]] = {
+    "errors": set(),
+    "backend": {"errors"},
+    "autograd": EVERYWHERE,
+    "method": EVERYWHERE,
+    "algorithm": EVERYWHERE | {"method"},
+    "adapter": EVERYWHERE | {"method", "algorithm"},
+    "transformer": EVERYWHERE | {"autograd"},
+    "checkpoint": EVERYWHERE | {"transformer", "method", "adapter"},
+    "data": EVERYWHERE,
+    "calibration": EVERYWHERE | {"method", "algorithm", "autograd", "transformer"},
+    "training": EVERYWHERE | {"method", "autograd", "data", "adapter", "transformer"},
+    "oracle": ALL_BUT_CLI,
+    "cli": ALL_BUT_CLI | {"__init__"},
+    "__init__": ALL_BUT_CLI,
+    "__main__": {"cli"},
+}
+
+#: Rooms that take only the other's front door (`from tlora_ref.transformer import Model`), not what is behind it.
+FRONT_DOOR_ONLY = {("calibration", "transformer"), ("training", "transformer")}
+
+#: Rooms that stay arithmetic: no library beyond these and the standard library.
+LIBRARIES: dict[str, set[str]] = {
+    "errors": set(),
+    "autograd": {"numpy", "scipy"},
+    "method": {"numpy", "scipy"},
+    "algorithm": {"numpy"},
+    "transformer": {"numpy"},
+}
+FORBIDDEN_LIBRARIES = {"torch", "transformers", "peft", "tensorflow"}
+UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+UNSAFE_CALLS = {"eval", "exec"}
+UNSAFE_YAML = {"load", "load_all", "unsafe_load", "full_load", "unsafe_load_all", "full_load_all"}
+
+MAX_FILE_LINES = 350
+MAX_FUNCTION_LINES = 40
+#: "path" or "path::function" -> why it may be longer. An entry that is no longer needed fails a test.
+LENGTH_EXEMPTIONS: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file: `path` relative to the repository, parsed."""
+
+    path: str
+    text: str
+
+    @property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text, filename=self.path)
+
+    @property
+    def package_parts(self) -> tuple[str, ...]:
+        """Of `tlora_ref/a/b.py`: ("tlora_ref", "a", "b")."""
+        return Path(self.path).with_suffix("").parts
+
+    @property
+    def room(self) -> str:
+        return self.package_parts[1]
+
+
+def imports(source: Source) -> Iterator[str]:
+    """Every module imported anywhere in the file, absolute, `from a import b` as `a.b`; importlib's too."""
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module.split(".") if node.module else []
+            if node.level:
+                base = [*source.package_parts[: -node.level], *base]
+            yield from (".".join([*base, alias.name]) for alias in node.names)
+        elif isinstance(node, ast.Call) and _called(node) in {"import_module", "__import__"} and node.args:
+            name = node.args[0]
+            yield name.value if isinstance(name, ast.Constant) and isinstance(name.value, str) else "<computed>"
+
+
+def _called(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def wrong_arrows(source: Source) -> list[str]:
+    allowed = ARROWS.get(source.room)
+    if allowed is None:
+        return [f"{source.path}: the room '{source.room}' is not in ARROWS"]
+    complaints = []
+    for name in imports(source):
+        top, *inner = name.split(".")
+        if top != PACKAGE:
+            continue
+        room = inner[0] if inner and inner[0] in ARROWS else "__init__"
+        if room != source.room and room not in allowed:
+            complaints.append(f"{source.path}: {source.room} may not import {name}")
+        elif (source.room, room) in FRONT_DOOR_ONLY and len(inner) != 2:
+            complaints.append(f"{source.path}: import a public name from {PACKAGE}.{room}, not {name}")
+    return complaints
+
+
+def wrong_libraries(source: Source) -> list[str]:
+    complaints = []
+    for top in (name.partition(".")[0] for name in imports(source)):
+        if top in FORBIDDEN_LIBRARIES:
+            complaints.append(f"{source.path}: {top} has no place in the package")
+        if (top.startswith("cupy") or top == "<computed>") and source.room != "backend":
+            complaints.append(f"{source.path}: {top} is imported; only backend.py imports CuPy or computed names")
+        if top in LIBRARY_NAMES and source.room in LIBRARIES and top not in LIBRARIES[source.room]:
+            complaints.append(f"{source.path}: {source.room} is arithmetic and does without {top}")
+    return complaints
+
+
+LIBRARY_NAMES = {"numpy", "scipy", "ml_dtypes", "safetensors", "tokenizers", "jinja2", "yaml", "rich", "typer"}
+
+
+def unsafe_code(source: Source) -> list[str]:
+    complaints = [
+        f"{source.path}: {name} can run code from a file"
+        for name in imports(source)
+        if UNSAFE_MODULES & set(name.split("."))
+    ]
+    for node in ast.walk(source.tree):
+        if not isinstance(node, ast.Call):
+            continue
+        where = f"{source.path}:{node.lineno}"
+        if isinstance(node.func, ast.Name) and node.func.id in UNSAFE_CALLS:
+            complaints.append(f"{where}: {node.func.id}() runs text as code")
+        owner = node.func.value if isinstance(node.func, ast.Attribute) else None
+        if isinstance(owner, ast.Name) and owner.id == "yaml" and _called(node) in UNSAFE_YAML:
+            complaints.append(f"{where}: yaml.{_called(node)}; use yaml.safe_load")
+        for keyword in node.keywords:
+            refused = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
+            if keyword.arg == "allow_pickle" and not refused:
+                complaints.append(f"{where}: allow_pickle is not False")
+    return complaints
+
+
+def too_long(source: Source) -> dict[str, str]:
+    """What is too long -> a complaint. A function's docstring does not count: it is there to be long enough."""
+    complaints = {}
+    if (lines := source.text.count("\n")) >= MAX_FILE_LINES:
+        complaints[source.path] = f"{source.path}: {lines} lines, expected under {MAX_FILE_LINES}"
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if ast.get_docstring(node) is not None:
+                lines -= (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
+            if lines >= MAX_FUNCTION_LINES:
+                key = f"{source.path}::{node.name}"
+                complaints[key] = f"{key}: {lines} lines without its docstring, expected under {MAX_FUNCTION_LINES}"
+    return complaints
+
+
+def sources(*folders: str) -> list[Source]:
+    paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return [Source(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")) for path in paths]
+
+
+# ---- the package ----
+
+
+@pytest.mark.parametrize("rule", [wrong_arrows, wrong_libraries, unsafe_code])
+def test_the_package_keeps_the_rule(rule) -> None:
+    found = sources(PACKAGE)
+    assert found, "the checker read no file"
+    assert [complaint for source in found for complaint in rule(source)] == []
+
+
+def test_files_and_functions_stay_short() -> None:
+    long = {key: text for source in sources(PACKAGE, "models", "examples") for key, text in too_long(source).items()}
+    assert [text for key, text in long.items() if key not in LENGTH_EXEMPTIONS] == []
+    assert set(LENGTH_EXEMPTIONS) <= set(long), "an exemption is no longer needed: remove it"
+
+
+def test_the_arrows_have_no_cycle() -> None:
+    order: list[str] = []
+    while len(order) < len(ARROWS):
+        free = [room for room in ARROWS if room not in order and ARROWS[room] <= {*order, room}]
+        assert free, f"a cycle among {sorted(set(ARROWS) - set(order))}"
+        order.append(free[0])
+
+
+# ---- the checker: every planted violation is caught, its harmless neighbour is not ----
+
+
+def planted(text: str, path: str = f"{PACKAGE}/method/planted.py") -> Source:
+    return Source(path, text)
+
+
+@pytest.mark.parametrize(
+    ("room", "text"),
+    [
+        ("method", "import tlora_ref.transformer"),
+        ("method", "from tlora_ref.autograd import Tensor"),
+        ("method", "from tlora_ref import autograd"),
+        ("method", "from tlora_ref import load_model"),
+        ("method", "from ..calibration import calibrate"),
+        ("method", "from .. import calibration"),
+        ("method", "def f():\n    import tlora_ref.cli"),
+        ("method", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tlora_ref.data import Row"),
+        ("method", "import importlib\nimportlib.import_module('tlora_ref.data')"),
+        ("autograd", "from tlora_ref.method import allocation"),
+        ("transformer", "from tlora_ref.adapter import Adapter"),
+        ("training", "from tlora_ref.calibration import calibrate"),
+        ("training", "from tlora_ref.transformer.llama import Llama"),
+        ("data", "from tlora_ref.checkpoint import load_model"),
+        ("oracle", "from tlora_ref.cli import main"),
+        ("nowhere", "import os"),
+    ],
+)
+def test_a_wrong_arrow_is_caught(room: str, text: str) -> None:
+    assert wrong_arrows(planted(text, f"{PACKAGE}/{room}/planted.py"))
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("method/a.py", "from tlora_ref.backend import Array\nfrom .covariance import accumulate\nimport numpy as np"),
+        ("adapter.py", "from tlora_ref.method import allocation\nfrom . import algorithm"),
+        ("training/a.py", "from tlora_ref.transformer import Model"),
+        ("cli/a.py", "import tlora_ref as tr\nfrom tlora_ref.oracle import trace"),
+        ("__init__.py", "from tlora_ref.training import train"),
+    ],
+)
+def test_a_right_arrow_is_not(path: str, text: str) -> None:
+    assert wrong_arrows(planted(text, f"{PACKAGE}/{path}")) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import torch",
+        "from transformers import AutoModel",
+        "def f():\n    from peft import LoraConfig",
+        "import cupy as cp",
+        "import cupyx.scipy",
+        "import importlib\nimportlib.import_module('cupy')",
+        "import importlib\nimportlib.import_module(name)",
+        "__import__('torch')",
+        "import safetensors.numpy",
+    ],
+)
+def test_a_wrong_library_is_caught(text: str) -> None:
+    assert wrong_libraries(planted(text))
+
+
+def test_cupy_is_allowed_in_backend_and_mentioning_it_anywhere() -> None:
+    assert wrong_libraries(planted("import importlib\nimportlib.import_module('cupy')", f"{PACKAGE}/backend.py")) == []
+    assert wrong_libraries(planted("'''On CuPy, import torch is not needed.'''\nname = 'cupy'")) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pickle",
+        "from marshal import loads",
+        "import joblib",
+        "eval('1')",
+        "exec(text)",
+        "import yaml\nyaml.load(f, Loader=yaml.Loader)",
+        "import yaml\nyaml.unsafe_load(f)",
+        "from numpy import load\nload(f, allow_pickle=True)",
+        "import numpy as np\nnp.load(f, allow_pickle=flag)",
+    ],
+)
+def test_unsafe_code_is_caught(text: str) -> None:
+    assert unsafe_code(planted(text))
+
+
+def test_safe_code_is_not() -> None:
+    assert unsafe_code(planted("yaml.safe_load(f)\nmodel.eval()\nnp.load(f, allow_pickle=False)\nnp.load(f)")) == []
+
+
+def test_length_is_counted_without_docstrings() -> None:
+    body = "    x = 1\n" * (MAX_FUNCTION_LINES - 2)
+    docstring = '    """One.\n\n    Two.\n    """\n'
+    assert too_long(planted(f"def f():\n{docstring}{body}")) == {}
+    assert list(too_long(planted(f"def f():\n{docstring}{body}    y = 2\n"))) == [f"{PACKAGE}/method/planted.py::f"]
+    assert too_long(planted("x = 1\n" * (MAX_FILE_LINES - 1))) == {}
+    assert list(too_long(planted("x = 1\n" * MAX_FILE_LINES))) == [f"{PACKAGE}/method/planted.py"]
