@@ -1,0 +1,31 @@
+"""Keys and values of the tokens seen so far, for generation."""
+
+from __future__ import annotations
+
+from tlora_ref.autograd import Tensor
+from tlora_ref.backend import Array, array_module
+
+
+class KeyValueCache:
+    """Room for `capacity` tokens, filled from the left. `length` counts the tokens of the passes completed."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.length = 0
+        self._store: dict[str, tuple[Array, Array]] = {}
+
+    def extend(self, layer: str, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append the new k and v (batch, tokens, groups, d_head) of a layer; returns all so far."""
+        xp = array_module(k.data)
+        if layer not in self._store:
+            shapes = [(t.shape[0], self.capacity, *t.shape[2:]) for t in (k, v)]
+            self._store[layer] = (xp.empty(shapes[0], dtype=k.dtype), xp.empty(shapes[1], dtype=v.dtype))
+        keys, values = self._store[layer]
+        stop = self.length + k.shape[1]
+        keys[:, self.length : stop] = k.data
+        values[:, self.length : stop] = v.data
+        return Tensor(keys[:, :stop]), Tensor(values[:, :stop])
+
+    def advance(self, tokens: int) -> None:
+        """A pass over `tokens` tokens is complete in all layers."""
+        self.length += tokens

@@ -1,0 +1,101 @@
+"""Decoder-only language models: the call, the shifted loss, and the door to generation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tlora_ref.autograd import Tensor, linear_cross_entropy, reshape, take_rows
+from tlora_ref.backend import Array
+from tlora_ref.errors import ConfigError, DataError
+from tlora_ref.transformer.cache import KeyValueCache
+from tlora_ref.transformer.generation import generate
+from tlora_ref.transformer.inputs import IGNORED, padding_mask, positions_of, token_ids, token_labels
+from tlora_ref.transformer.model import Model
+from tlora_ref.transformer.output import Output
+
+
+class CausalLM(Model):
+    """A model that predicts each token from those before it. A family implements `hidden_states`."""
+
+    #: Name of the output matrix (vocab, d_model); where it is tied, the embedding's own name is used instead.
+    output_name = "lm_head.weight"
+    embedding_name = "model.embed_tokens.weight"
+
+    def hidden_states(self, ids: Array, positions: Array, keep: Array | None, cache: KeyValueCache | None) -> Tensor:
+        """The final hidden states (batch, tokens, d_model), normalised, ready for the output matrix.
+
+        ids, positions : host integers (batch, tokens), (1 or batch, tokens)
+        keep : host booleans (batch, keys), False at padding, or None
+        cache : where earlier tokens' keys and values are, or None
+        """
+        raise NotImplementedError
+
+    def output_matrix(self) -> Tensor:
+        """The (vocab, d_model) matrix that turns hidden states into logits."""
+        return self.parameter(self.embedding_name if self.config.tie_word_embeddings else self.output_name)
+
+    def __call__(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        labels: Any = None,
+        *,
+        token_type_ids: Any = None,
+        decoder_input_ids: Any = None,
+        decoder_attention_mask: Any = None,
+        loss_divisor: float | None = None,
+    ) -> Output:
+        """Forward pass over one sample (tokens,) or a padded batch (batch, tokens).
+
+        Parameters
+        ----------
+        input_ids : integer token ids
+        attention_mask : 1 at tokens, 0 at padding (either side); positions count from the first token
+        labels : token ids, -100 where not scored; shifted inside: the logits at t are scored against labels[t + 1]
+        loss_divisor : what the summed loss is divided by; by default the number of scored labels, so the mean
+
+        Raises
+        ------
+        DataError, ShapeError
+            for ids outside the vocabulary, shapes that disagree, or labels of which none is scored.
+        """
+        self._refuse(
+            token_type_ids=token_type_ids,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+        )
+        ids = token_ids(input_ids, self.config.vocab_size)
+        keep = padding_mask(attention_mask, ids)
+        hidden = self.hidden_states(ids, positions_of(keep, ids.shape[1]), keep, None)
+        loss, tokens = None, 0
+        if labels is not None:
+            targets = token_labels(labels, ids, self.config.vocab_size)
+            loss, tokens = self._loss(hidden, targets, loss_divisor)
+        final, W = hidden.data, self.output_matrix().data
+        return Output(lambda: final @ W.T, loss, tokens, squeeze=np.ndim(input_ids) == 1)
+
+    def _loss(self, hidden: Tensor, labels: Array, divisor: float | None) -> tuple[Tensor, int]:
+        """Cross entropy of labels[:, 1:] under the logits one position earlier, at scored positions alone."""
+        batch, tokens, d_model = hidden.shape
+        row, column = np.nonzero(labels[:, 1:] != IGNORED)
+        if row.size == 0:
+            raise DataError(
+                "no label is scored: every label but the first is -100 (the first is never predicted). "
+                "Give at least one labelled token after the first"
+            )
+        put = self.device.put
+        scored = take_rows(reshape(hidden, (batch * tokens, d_model)), put(row * tokens + column))
+        targets = put(labels[row, column + 1])
+        loss = linear_cross_entropy(scored, self.output_matrix(), targets, float(divisor or row.size))
+        return loss, int(row.size)
+
+    def _refuse(self, **inputs: Any) -> None:
+        for name, value in inputs.items():
+            if value is not None:
+                raise ConfigError(f"{name} means nothing to a {self.config.model_type} model: leave it out")
+
+    def generate(self, input_ids: Any, **options: Any) -> Array:
+        """Continue a prompt: see `tlora_ref.transformer.generation.generate`."""
+        return generate(self, input_ids, **options)

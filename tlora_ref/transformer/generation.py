@@ -1,0 +1,105 @@
+"""Generation: greedy, or sampled with temperature and top-p, with a key/value cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tlora_ref.backend import Array, to_numpy
+from tlora_ref.errors import ConfigError
+from tlora_ref.transformer.cache import KeyValueCache
+from tlora_ref.transformer.inputs import padding_mask, positions_of, token_ids
+
+if TYPE_CHECKING:
+    from tlora_ref.transformer.causal import CausalLM
+
+
+def sample_token(logits: Array, temperature: float, top_p: float, rng: np.random.Generator) -> int:
+    """One token from host logits (vocab,): the largest at temperature 0, else drawn from the smallest set of most
+    probable tokens whose probabilities reach `top_p` (Holtzman et al., arXiv 1904.09751)."""
+    if temperature == 0.0:
+        return int(logits.argmax())
+    scaled = logits.astype(np.float64) / temperature
+    p = np.exp(scaled - scaled.max())
+    p /= p.sum()
+    order = np.argsort(-p, kind="stable")
+    before = np.cumsum(p[order]) - p[order]  # probability of all more likely tokens
+    nucleus = order[before < top_p]
+    return int(rng.choice(nucleus, p=p[nucleus] / p[nucleus].sum()))
+
+
+def _left_padded(ids: Array, keep: Array | None) -> tuple[Array, Array | None]:
+    """Each row rolled so that its padding comes first: the last column then holds every row's last token."""
+    if keep is None:
+        return ids, None
+    order = np.argsort(keep, axis=1, kind="stable")  # padding first, tokens in their order
+    return np.take_along_axis(ids, order, axis=1), np.take_along_axis(keep, order, axis=1)
+
+
+def generate(
+    model: CausalLM,
+    input_ids: Any,
+    attention_mask: Any = None,
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    eos_token_id: int | None = None,
+    use_cache: bool = True,
+    on_token: Callable[[list[int]], None] | None = None,
+) -> Array:
+    """Continue a prompt (tokens,) or a padded batch of prompts (batch, tokens).
+
+    Parameters
+    ----------
+    temperature : 0 for greedy
+    top_p : in (0, 1], used if temperature > 0
+    eos_token_id : ends a row; None for the configuration's, -1 for none
+    use_cache : False computes every step from the whole sequence, for checking
+    on_token : called with each step's new tokens, one a row
+
+    Returns
+    -------
+    Host integers: the prompt and what follows it, as a 1-D array for a 1-D prompt, else (batch, longest) with padding
+    moved to the left of the prompts and eos filling rows that ended early.
+    """
+    if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
+        raise ConfigError(
+            f"generate: max_new_tokens {max_new_tokens}, temperature {temperature}, top_p {top_p}: expected "
+            "max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1"
+        )
+    ids = token_ids(input_ids, model.config.vocab_size)
+    ids, keep = _left_padded(ids, padding_mask(attention_mask, ids))
+    eos = model.config.eos_token_id if eos_token_id is None else eos_token_id
+    eos = None if eos == -1 else eos
+    rng = np.random.default_rng(seed)
+    model = model.watching([])
+    cache = KeyValueCache(ids.shape[1] + max_new_tokens) if use_cache else None
+    done = np.zeros(len(ids), dtype=bool)
+    for _ in range(max_new_tokens):
+        logits = _next_logits(model, ids, keep, cache)
+        new = np.array([sample_token(row, temperature, top_p, rng) for row in logits])
+        if eos is not None:
+            new[done] = eos
+            done |= new == eos
+        ids = np.concatenate([ids, new[:, None]], axis=1)
+        if keep is not None:
+            keep = np.concatenate([keep, np.ones((len(ids), 1), dtype=bool)], axis=1)
+        if on_token is not None:
+            on_token([int(token) for token in new])
+        if done.all():
+            break
+    return ids[0] if np.ndim(input_ids) == 1 else ids
+
+
+def _next_logits(model: CausalLM, ids: Array, keep: Array | None, cache: KeyValueCache | None) -> Array:
+    """Host logits (batch, vocab) after the last token; with a cache, only the tokens not yet in it are computed."""
+    seen = 0 if cache is None else cache.length
+    positions = positions_of(keep, ids.shape[1])[:, seen:]
+    hidden = model.hidden_states(ids[:, seen:], positions, keep, cache)
+    if cache is not None:
+        cache.advance(ids.shape[1] - seen)
+    return to_numpy(hidden.data[:, -1] @ model.output_matrix().data.T)

@@ -1,0 +1,200 @@
+"""What every model family shares: named weights, what is watched, adapters, targets."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from tlora_ref.autograd import Tensor, leaf, linear, low_rank_linear
+from tlora_ref.backend import Array, Device, device_of
+from tlora_ref.errors import ConfigError, ShapeError
+
+#: Called with a module's path and its input, one row a token (tokens, d_in), before the module is applied.
+Observer = Callable[[str, Array], None]
+Targets = str | Sequence[str] | None
+
+
+class AttachedAdapter(Protocol):
+    """What a model needs of an adapter (`tlora_ref.adapter.Adapter` is one)."""
+
+    A: dict[str, Array]
+    B: dict[str, Array]
+    scale: dict[str, float]
+
+    def merged_weight(self, name: str, W: Array) -> Array: ...
+
+
+class Model:
+    """A transformer: a configuration and named tensors. Families subclass it.
+
+    Linear weights are (d_out, d_in) in memory whatever the checkpoint's layout. Weights are never changed: `merge`
+    makes a new model, `attach` adds an adapter beside them.
+    """
+
+    #: Suffixes of the module paths that TLoRA adapts unless told otherwise (the linear layers of attention and MLP).
+    default_targets: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: Any, tensors: Mapping[str, Array]) -> None:
+        self.config = config
+        self.tensors = dict(tensors)
+        self.adapter: AttachedAdapter | None = None
+        self._watches: Callable[[str], bool] = lambda name: True
+        self._observer: Observer | None = None
+
+    # ------------------------------------------------------------------ what a family declares
+    @classmethod
+    def tensor_shapes(cls, config: Any) -> dict[str, tuple[int, ...]]:
+        """Name and in-memory shape of every tensor that a model of this configuration has."""
+        raise NotImplementedError
+
+    @classmethod
+    def linear_modules(cls, config: Any) -> list[str]:
+        """Paths of all linear modules, in model order."""
+        raise NotImplementedError
+
+    @classmethod
+    def sanitize(cls, tensors: dict[str, Array], config: Any) -> dict[str, Array]:
+        """Checkpoint names and layouts -> ours (identity unless the family has quirks)."""
+        return tensors
+
+    @classmethod
+    def unsanitize(cls, tensors: dict[str, Array], config: Any) -> dict[str, Array]:
+        """Ours -> the names and layouts that transformers loads."""
+        return tensors
+
+    # ------------------------------------------------------------------ weights
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return next(iter(self.tensors.values())).dtype
+
+    @property
+    def device(self) -> Device:
+        return device_of(next(iter(self.tensors.values())))
+
+    def weight(self, module: str) -> Array:
+        """W of a linear module, (d_out, d_in)."""
+        try:
+            return self.tensors[f"{module}.weight"]
+        except KeyError:
+            raise ConfigError(f'the model has no module "{module}"; model.shapes() lists those it has') from None
+
+    def parameter_count(self) -> int:
+        """Number of weights, tied ones counted once."""
+        return sum(int(tensor.size) for tensor in self.tensors.values())
+
+    @classmethod
+    def target_shapes(cls, config: Any, targets: Targets = None) -> dict[str, tuple[int, int]]:
+        """{module path: (d_out, d_in)} of the targets, in model order, from the configuration alone.
+
+        Parameters
+        ----------
+        targets : None for the family's default; else one or several of: a module's whole path, the end of paths
+            ("q_proj", "mlp.down_proj"), or a regular expression that matches whole paths.
+
+        Raises
+        ------
+        ConfigError
+            if a target matches no linear module, or is not a valid regular expression.
+        """
+        patterns = cls.default_targets if targets is None else (targets,) if isinstance(targets, str) else targets
+        modules = cls.linear_modules(config)
+        chosen: set[str] = set()
+        for pattern in patterns:
+            matches = {m for m in modules if m == pattern or m.endswith(f".{pattern}")}
+            if not matches:
+                try:
+                    matches = {m for m in modules if re.fullmatch(pattern, m)}
+                except re.error as error:
+                    raise ConfigError(f'target "{pattern}" is no valid regular expression: {error}') from None
+            if not matches:
+                ends = sorted({m.rpartition(".")[2] for m in modules})
+                raise ConfigError(f'target "{pattern}" matches no linear module; their names end in {", ".join(ends)}')
+            chosen |= matches
+        shapes = cls.tensor_shapes(config)
+        return {m: (shapes[f"{m}.weight"][0], shapes[f"{m}.weight"][1]) for m in modules if m in chosen}
+
+    def shapes(self, targets: Targets = None) -> dict[str, tuple[int, int]]:
+        """{module path: (d_out, d_in)} of the targets (see `target_shapes`)."""
+        return self.target_shapes(self.config, targets)
+
+    # ------------------------------------------------------------------ views
+    def watching(self, names: Iterable[str] | None) -> Model:
+        """A view of this model (same arrays) whose forward pass records what gradients of `names` need.
+
+        None watches every tensor, as a fresh model does; an empty list watches none, which is what evaluation and
+        generation want. Names are tensor names; those of an adapter are `<module>.lora_A.weight` and
+        `<module>.lora_B.weight`. A view is cheap, and safe to use in a thread of its own.
+        """
+        view = copy.copy(self)
+        if names is None:
+            view._watches = lambda name: True
+        else:
+            view._watches = frozenset(names).__contains__
+        return view
+
+    def observing(self, observer: Observer | None) -> Model:
+        """A view of this model that calls `observer(module, x)` with the input of every linear module."""
+        view = copy.copy(self)
+        view._observer = observer
+        return view
+
+    # ------------------------------------------------------------------ adapters
+    def attach(self, adapter: AttachedAdapter) -> None:
+        """Put `adapter` beside the weights: from now on its modules compute Eq. 1.
+
+        Raises
+        ------
+        ConfigError
+            if it names a module that this model lacks.
+        ShapeError
+            if a matrix does not fit its module, or has another dtype than the model.
+        """
+        for name, A in adapter.A.items():
+            d_out, d_in = self.weight(name).shape
+            B = adapter.B[name]
+            if A.shape[1:] != (d_in,) or B.shape != (d_out, A.shape[0]):
+                raise ShapeError(
+                    f"adapter of {name}: A is {A.shape} and B {B.shape}, but W is {(d_out, d_in)}: expected A "
+                    f"(r, {d_in}) and B ({d_out}, r). Was it made for another model?"
+                )
+            if self.dtype not in (A.dtype,) or B.dtype != self.dtype:
+                raise ShapeError(
+                    f"adapter of {name} is {A.dtype}/{B.dtype}, the model {self.dtype}: load both with the same dtype"
+                )
+        self.adapter = adapter
+
+    def detach(self) -> None:
+        """Take the adapter off: the model computes what it did before `attach`, bit for bit."""
+        self.adapter = None
+
+    def merge(self, adapter: AttachedAdapter) -> Model:
+        """A new model with W' = W + s B A in every module of `adapter` (Eq. 1). This one is unchanged."""
+        tensors = dict(self.tensors)
+        for name in adapter.A:
+            tensors[f"{name}.weight"] = adapter.merged_weight(name, self.weight(name))
+        return type(self)(self.config, tensors)
+
+    # ------------------------------------------------------------------ what the families call
+    def parameter(self, name: str) -> Tensor:
+        """The tensor called `name`: a leaf if it is watched, a constant if not."""
+        return leaf(self.tensors[name], name) if self._watches(name) else Tensor(self.tensors[name])
+
+    def linear(self, module: str, x: Tensor) -> Tensor:
+        """The linear module at path `module` applied to x (..., d_in), with its bias and adapter if it has them."""
+        if self._observer is not None:
+            self._observer(module, x.data.reshape(-1, x.shape[-1]))
+        W = self.parameter(f"{module}.weight")
+        bias = f"{module}.bias"
+        b = self.parameter(bias) if bias in self.tensors else None
+        if self.adapter is None or module not in self.adapter.A:
+            return linear(x, W, b)
+        A = self._adapter_matrix(f"{module}.lora_A.weight", self.adapter.A[module])
+        B = self._adapter_matrix(f"{module}.lora_B.weight", self.adapter.B[module])
+        return low_rank_linear(x, W, b, A, B, self.adapter.scale[module])
+
+    def _adapter_matrix(self, name: str, data: Array) -> Tensor:
+        return leaf(data, name) if self._watches(name) else Tensor(data)
