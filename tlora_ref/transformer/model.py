@@ -13,7 +13,8 @@ from tlora_ref.autograd import Tensor, leaf, linear, low_rank_linear
 from tlora_ref.backend import Array, Device, device_of
 from tlora_ref.errors import ConfigError, ShapeError
 
-#: Called with a module's path and its input, one row a token (tokens, d_in), before the module is applied.
+#: Called with a module's path and its input (..., d_in) before the module is applied. Modules that share an input
+#: (q, k and v, say) are given the very same array object.
 Observer = Callable[[str, Array], None]
 Targets = str | Sequence[str] | None
 
@@ -186,7 +187,7 @@ class Model:
     def linear(self, module: str, x: Tensor) -> Tensor:
         """The linear module at path `module` applied to x (..., d_in), with its bias and adapter if it has them."""
         if self._observer is not None:
-            self._observer(module, x.data.reshape(-1, x.shape[-1]))
+            self._observer(module, x.data)
         W = self.parameter(f"{module}.weight")
         bias = f"{module}.bias"
         b = self.parameter(bias) if bias in self.tensors else None
