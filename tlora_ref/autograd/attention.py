@@ -52,11 +52,21 @@ class Visibility:
         return visible if mask is None else visible & mask
 
 
-def _blocks(T: int, S: int, see: Visibility) -> Iterator[tuple[int, int, int, int]]:
-    """(start, stop, low, high): queries [start, stop) against keys [low, high)."""
+@dataclass(frozen=True)
+class Block:
+    """Queries [start, stop) against keys [low, high), and which of these they may see (None: all)."""
+
+    rows: slice
+    keys: slice
+    allowed: Array | None
+
+
+def _blocks(xp: Any, T: int, S: int, see: Visibility) -> Iterator[Block]:
+    """All blocks of queries, in order."""
     for start in range(0, T, BLOCK):
         stop = min(T, start + BLOCK)
-        yield (start, stop, *see.span(start, stop, S - T, S))
+        low, high = see.span(start, stop, S - T, S)
+        yield Block(slice(start, stop), slice(low, high), see.allowed(xp, (start, stop), (low, high), S - T))
 
 
 def _heads(x: Array, groups: int) -> Array:
@@ -65,38 +75,54 @@ def _heads(x: Array, groups: int) -> Array:
     return x.reshape(B, T, groups, H // groups, D).transpose(0, 2, 3, 1, 4)
 
 
-def _scores(q: Array, k: Array, bias: Array | None, scale: float, block: tuple[int, int, int, int]) -> Array:
+def _scores(q: Array, k: Array, bias: Array | None, scale: float, block: Block) -> Array:
     """scale * q k^T + bias for one block: (B, G, R, queries, keys)."""
-    start, stop, low, high = block
-    scores = (q[..., start:stop, :] * scale) @ k[..., low:high, :].swapaxes(-1, -2)
+    scores = (q[..., block.rows, :] * scale) @ k[..., block.keys, :].swapaxes(-1, -2)
     if bias is not None:
-        scores += bias[..., start:stop, low:high]
+        scores += bias[..., block.rows, block.keys]
     return scores
 
 
-def _softmax(scores: Array, allowed: Array | None) -> tuple[Array, Array]:
-    """In place: probabilities over the last axis, and log-sum-exp (..., 1). A row that sees nothing is all zero."""
+def _softmax(scores: Array, allowed: Array | None, log_sum: Array | None = None) -> tuple[Array, Array]:
+    """In place: probabilities over the last axis, and the log-sum-exp (..., 1) (computed unless it is given).
+
+    A row that sees nothing gets zeros. Hidden scores are set to 0 for the exponential and zeroed after it: exp(-inf)
+    would be right but is many times slower.
+    """
     xp = array_module(scores)
-    if allowed is not None:
-        hidden = xp.broadcast_to(~allowed, scores.shape)
-        scores[hidden] = -xp.inf
-    top = scores.max(axis=-1, keepdims=True)
-    top = xp.where(xp.isfinite(top), top, 0.0).astype(scores.dtype)
-    scores -= top
-    if allowed is not None:
-        scores[hidden] = 0.0  # exp(-inf) is right but many times slower than exp(0) and a zero
-    xp.exp(scores, out=scores)
-    if allowed is not None:
+    hidden = None if allowed is None else xp.broadcast_to(~allowed, scores.shape)
+    shift = log_sum
+    if shift is None:
+        top = scores.max(axis=-1, keepdims=True, initial=-xp.inf, where=True if allowed is None else allowed)
+        shift = xp.where(xp.isfinite(top), top, 0.0).astype(scores.dtype)
+    scores -= shift
+    if hidden is not None:
         scores[hidden] = 0.0
+    xp.exp(scores, out=scores)
+    if hidden is not None:
+        scores[hidden] = 0.0
+    if log_sum is not None:
+        return scores, log_sum
     total = scores.sum(axis=-1, keepdims=True)
     total[total == 0.0] = 1.0
     scores /= total
-    return scores, top + xp.log(total)
+    return scores, shift + xp.log(total)
 
 
-def attention(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float, see: Visibility, bias: Tensor | None = None
-) -> Tensor:
+@dataclass(frozen=True)
+class _Saved:
+    """What the VJP needs: q, k, v and the bias as (B, G, R or 1, tokens, D) views, and one log-sum-exp a query."""
+
+    q: Array
+    k: Array
+    v: Array
+    bias: Array | None
+    log_sum: Array
+    scale: float
+    see: Visibility
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, see: Visibility, bias: Tensor | None = None) -> Tensor:
     """softmax(scale * q k^T + bias) v (Vaswani et al., arXiv 1706.03762, Eq. 1), grouped-query.
 
     Parameters
@@ -113,62 +139,52 @@ def attention(
     grows with T, not with T * S.
     """
     xp = array_module(q.data)
-    (B, T, H, D), (S, G) = q.shape, k.shape[1:3]
-    qh, kh, vh = _heads(q.data, G), _heads(k.data, G), _heads(v.data, G)  # (B, G, R or 1, T or S, D)
-    shift = None if bias is None else bias.data.reshape(G, H // G, T, S)
+    (B, T, H), (S, G) = q.shape[:3], k.shape[1:3]
     y = xp.empty((B, T, H, v.shape[3]), dtype=q.dtype)
-    yh = _heads(y, G)
-    log_sums = xp.empty((B, G, H // G, T, 1), dtype=q.dtype)
-    for block in _blocks(T, S, see):
-        start, stop, low, high = block
-        allowed = see.allowed(xp, (start, stop), (low, high), S - T)
-        p, log_sums[..., start:stop, :] = _softmax(_scores(qh, kh, shift, scale, block), allowed)
-        yh[..., start:stop, :] = p @ vh[..., low:high, :]
+    saved = _Saved(
+        q=_heads(q.data, G),
+        k=_heads(k.data, G),
+        v=_heads(v.data, G),
+        bias=None if bias is None else bias.data.reshape(G, H // G, T, S),
+        log_sum=xp.empty((B, G, H // G, T, 1), dtype=q.dtype),
+        scale=scale,
+        see=see,
+    )
+    for block in _blocks(xp, T, S, see):
+        scores = _scores(saved.q, saved.k, saved.bias, scale, block)
+        p, saved.log_sum[..., block.rows, :] = _softmax(scores, block.allowed)
+        _heads(y, G)[..., block.rows, :] = p @ saved.v[..., block.keys, :]
+    parents = (q, k, v) if bias is None else (q, k, v, bias)
+    needs = [parent.watched for parent in parents]
+    shapes = [parent.shape for parent in parents]
 
-    def vjp(dy: Array) -> tuple[Array | None, ...]:
-        dq, dk, dv = (xp.zeros(shape, dtype=qh.dtype) for shape in shapes)
-        dqh, dkh, dvh, dyh = _heads(dq, G), _heads(dk, G), _heads(dv, G), _heads(dy, G)
-        dshift = None if shift is None else xp.zeros_like(shift)
-        for block in _blocks(T, S, see):
-            start, stop, low, high = block
-            p = _probabilities(qh, kh, shift, scale, block, log_sums, see)
-            dp = dyh[..., start:stop, :] @ vh[..., low:high, :].swapaxes(-1, -2)
-            dvh[..., low:high, :] += (p.swapaxes(-1, -2) @ dyh[..., start:stop, :]).sum(axis=2, keepdims=True)
-            dp -= (p * dp).sum(axis=-1, keepdims=True)
-            dp *= p  # the cotangent of the scores
-            if dshift is not None:
-                dshift[..., start:stop, low:high] += dp.sum(axis=0)
-            dp *= scale
-            dqh[..., start:stop, :] = dp @ kh[..., low:high, :]
-            dkh[..., low:high, :] += (dp.swapaxes(-1, -2) @ qh[..., start:stop, :]).sum(axis=2, keepdims=True)
-        dbias = None if dshift is None else dshift.reshape(H, T, S)
-        needed = [d if n else None for d, n in zip((dq, dk, dv, dbias), needs, strict=True)]
-        return tuple(needed if has_bias else needed[:3])
+    def vjp(dy: Array) -> list[Array | None]:
+        slopes = _attention_vjp(saved, dy, shapes)
+        return [slope if need else None for slope, need in zip(slopes, needs, strict=True)]
 
-    shapes, has_bias = (q.shape, k.shape, v.shape), bias is not None
-    needs = (q.watched, k.watched, v.watched, bias is not None and bias.watched)
-    return record(y, (q, k, v) if bias is None else (q, k, v, bias), vjp)
+    return record(y, parents, vjp)
 
 
-def _probabilities(
-    q: Array,
-    k: Array,
-    bias: Array | None,
-    scale: float,
-    block: tuple[int, int, int, int],
-    log_sums: Array,
-    see: Visibility,
-) -> Array:
-    """The probabilities of one block again, from the saved log-sum-exp: (B, G, R, queries, keys)."""
-    start, stop, low, high = block
-    xp, offset = array_module(q), k.shape[-2] - q.shape[-2]
-    p = _scores(q, k, bias, scale, block)
-    p -= log_sums[..., start:stop, :]
-    allowed = see.allowed(xp, (start, stop), (low, high), offset)
-    if allowed is not None:
-        hidden = xp.broadcast_to(~allowed, p.shape)
-        p[hidden] = 0.0
-    xp.exp(p, out=p)
-    if allowed is not None:
-        p[hidden] = 0.0
-    return p
+def _attention_vjp(saved: _Saved, dy: Array, shapes: list[tuple[int, ...]]) -> list[Array]:
+    """Cotangents of q, k, v (and the bias). With P the probabilities, again from the saved log-sum-exp:
+
+    dV = P^T dY,   dP = dY V^T,   dscores = P * (dP - rowsum(P * dP)),   dQ = scale dscores K,   dK = scale dscores^T Q
+    """
+    xp, (T, S) = array_module(dy), (saved.q.shape[-2], saved.k.shape[-2])
+    G, scale = saved.k.shape[1], saved.scale
+    slopes = [xp.zeros(shape, dtype=dy.dtype) for shape in shapes]
+    dq, dk, dv = (_heads(slope, G) for slope in slopes[:3])
+    dy = _heads(dy, G)
+    for block in _blocks(xp, T, S, saved.see):
+        rows, keys = block.rows, block.keys
+        p, _ = _softmax(_scores(saved.q, saved.k, saved.bias, scale, block), block.allowed, saved.log_sum[..., rows, :])
+        ds = dy[..., rows, :] @ saved.v[..., keys, :].swapaxes(-1, -2)  # dP (B, G, R, queries, keys)
+        dv[..., keys, :] += (p.swapaxes(-1, -2) @ dy[..., rows, :]).sum(axis=2, keepdims=True)
+        ds -= (p * ds).sum(axis=-1, keepdims=True)
+        ds *= p
+        if saved.bias is not None:
+            slopes[3][:, rows, keys] += ds.sum(axis=0).reshape(shapes[3][0], *ds.shape[-2:])
+        ds *= scale
+        dq[..., rows, :] = ds @ saved.k[..., keys, :]
+        dk[..., keys, :] += (ds.swapaxes(-1, -2) @ saved.q[..., rows, :]).sum(axis=2, keepdims=True)
+    return slopes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -11,10 +11,10 @@ from tlora_ref.backend import Array, asarray, to_numpy
 from tlora_ref.errors import NumericsError, ShapeError
 
 
-def _projected(f: Callable[..., Tensor], tensors: Sequence[Tensor], cotangent: Array) -> Tensor:
-    """<cotangent, f(tensors)> as a scalar tensor whose VJP hands `cotangent` to f."""
+def _projected(f: Callable[..., Tensor], tensors: Sequence[Tensor], seed: int) -> Tensor:
+    """<cotangent, f(tensors)> for a random cotangent: a scalar tensor whose VJP hands that cotangent to f."""
     y = f(*tensors)
-    weight = asarray(cotangent, like=y.data, dtype=y.dtype)
+    weight = asarray(np.random.default_rng(seed).standard_normal(y.shape), like=y.data, dtype=y.dtype)
 
     def vjp(dy: Array) -> tuple[Array]:
         return (weight * dy,)
@@ -55,33 +55,43 @@ def gradcheck(
         if x.dtype != np.float64:
             raise ShapeError(f"gradcheck: input {i} is {x.dtype}, expected float64")
 
-    def tensors(watched: set[int]) -> list[Tensor]:
+    def value(watched: Collection[int]) -> Tensor:
         placed = [asarray(x, like=inputs[i]) for i, x in enumerate(arrays)]
-        return [leaf(x, f"input{i}") if i in watched else Tensor(x) for i, x in enumerate(placed)]
+        tensors = [leaf(x, f"input{i}") if i in watched else Tensor(x) for i, x in enumerate(placed)]
+        return _projected(f, tensors, seed)
 
-    cotangent = np.random.default_rng(seed).standard_normal(f(*tensors(set())).shape)
-    every = set(range(len(arrays)))
-    together = grad(_projected(f, tensors(every), cotangent), [f"input{i}" for i in every])
+    every = range(len(arrays))
+    together = grad(value(every), [f"input{i}" for i in every])
     for i, x in enumerate(arrays):
-        gradient = to_numpy(together[f"input{i}"])
-        if gradient.shape != x.shape:
-            raise ShapeError(f"gradcheck: the gradient of input {i} has shape {gradient.shape}, expected {x.shape}")
-        alone = to_numpy(grad(_projected(f, tensors({i}), cotangent), [f"input{i}"])[f"input{i}"])
-        numeric = np.empty_like(x)
-        for index in np.ndindex(*x.shape):
-            kept = x[index]
-            x[index] = kept + step
-            above = _projected(f, tensors(set()), cotangent).item()
-            x[index] = kept - step
-            below = _projected(f, tensors(set()), cotangent).item()
-            x[index] = kept
-            numeric[index] = (above - below) / (2 * step)
-        allowed = atol * max(1.0, float(np.abs(numeric).max(initial=0.0))) + rtol * np.abs(numeric)
-        for what, got in (("", gradient), (" watched alone", alone)):
-            excess = np.abs(got - numeric) - allowed
-            if excess.size and not excess.max() <= 0:
-                worst = np.unravel_index(int(np.nan_to_num(excess, nan=np.inf).argmax()), excess.shape)
-                raise NumericsError(
-                    f"gradcheck: input {i}{what}, entry {tuple(int(n) for n in worst)}: the VJP gives "
-                    f"{got[worst]:.12g}, central differences {numeric[worst]:.12g} (allowed {allowed[worst]:.2g})"
-                )
+        numeric = _central_differences(lambda: value(()).item(), x, step)
+        alone = grad(value((i,)), [f"input{i}"])[f"input{i}"]
+        for what, got in ((f"input {i}", together[f"input{i}"]), (f"input {i} watched alone", alone)):
+            _compare(what, to_numpy(got), numeric, rtol, atol)
+
+
+def _central_differences(value: Callable[[], float], x: Array, step: float) -> Array:
+    """d value / d x, each entry of `x` moved by +-step in place and put back."""
+    slope = np.empty_like(x)
+    for index in np.ndindex(*x.shape):
+        kept = x[index]
+        x[index] = kept + step
+        above = value()
+        x[index] = kept - step
+        below = value()
+        x[index] = kept
+        slope[index] = (above - below) / (2 * step)
+    return slope
+
+
+def _compare(what: str, got: Array, expected: Array, rtol: float, atol: float) -> None:
+    """Raise at the entry where `got` is furthest outside of what is allowed around `expected`."""
+    if got.shape != expected.shape:
+        raise ShapeError(f"gradcheck: the gradient of {what} has shape {got.shape}, expected {expected.shape}")
+    allowed = atol * max(1.0, float(np.abs(expected).max(initial=0.0))) + rtol * np.abs(expected)
+    excess = np.nan_to_num(np.abs(got - expected) - allowed, nan=np.inf)
+    if excess.size and excess.max() > 0:
+        worst = np.unravel_index(int(excess.argmax()), excess.shape)
+        raise NumericsError(
+            f"gradcheck: {what}, entry {tuple(int(n) for n in worst)}: the VJP gives {got[worst]:.12g}, central "
+            f"differences {expected[worst]:.12g} (allowed difference {allowed[worst]:.2g})"
+        )

@@ -12,11 +12,21 @@ Legend: batch, tokens; d_model the width; heads query heads of d_head channels; 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from tlora_ref.autograd import Tensor, Visibility, add, attention, check_activation, embedding, gated, reshape
-from tlora_ref.autograd import rms_norm, rotary
+from tlora_ref.autograd import (
+    Tensor,
+    Visibility,
+    add,
+    attention,
+    check_activation,
+    embedding,
+    gated,
+    reshape,
+    rms_norm,
+    rotary,
+)
 from tlora_ref.backend import Array
 from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.cache import KeyValueCache
@@ -36,7 +46,7 @@ class LlamaConfig:
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
-    rope: Rope = Rope()
+    rope: Rope = field(default_factory=Rope)
     hidden_act: str = "silu"
     max_position_embeddings: int = 2048
     rms_norm_eps: float = 1e-6

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -123,7 +123,7 @@ class Model:
         return self.target_shapes(self.config, targets)
 
     # ------------------------------------------------------------------ views
-    def watching(self, names: Iterable[str] | None) -> Model:
+    def watching(self, names: Iterable[str] | None) -> Self:
         """A view of this model (same arrays) whose forward pass records what gradients of `names` need.
 
         None watches every tensor, as a fresh model does; an empty list watches none, which is what evaluation and
@@ -137,7 +137,7 @@ class Model:
             view._watches = frozenset(names).__contains__
         return view
 
-    def observing(self, observer: Observer | None) -> Model:
+    def observing(self, observer: Observer | None) -> Self:
         """A view of this model that calls `observer(module, x)` with the input of every linear module."""
         view = copy.copy(self)
         view._observer = observer
@@ -162,7 +162,7 @@ class Model:
                     f"adapter of {name}: A is {A.shape} and B {B.shape}, but W is {(d_out, d_in)}: expected A "
                     f"(r, {d_in}) and B ({d_out}, r). Was it made for another model?"
                 )
-            if self.dtype not in (A.dtype,) or B.dtype != self.dtype:
+            if A.dtype != self.dtype or B.dtype != self.dtype:
                 raise ShapeError(
                     f"adapter of {name} is {A.dtype}/{B.dtype}, the model {self.dtype}: load both with the same dtype"
                 )
@@ -172,7 +172,7 @@ class Model:
         """Take the adapter off: the model computes what it did before `attach`, bit for bit."""
         self.adapter = None
 
-    def merge(self, adapter: AttachedAdapter) -> Model:
+    def merge(self, adapter: AttachedAdapter) -> Self:
         """A new model with W' = W + s B A in every module of `adapter` (Eq. 1). This one is unchanged."""
         tensors = dict(self.tensors)
         for name in adapter.A:

@@ -1,0 +1,184 @@
+"""Runs a model over calibration samples and feeds lines 8 and 9 of Algorithm 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from functools import reduce
+from typing import Any
+
+from tlora_ref.autograd import backward
+from tlora_ref.backend import Array, to_numpy
+from tlora_ref.calibration.statistics import CalibrationStats
+from tlora_ref.errors import ConfigError, DataError, NumericsError
+from tlora_ref.method.covariance import second_moment
+from tlora_ref.method.sensitivity import sample_sensitivity
+from tlora_ref.method.switches import Switches, resolve
+from tlora_ref.transformer import Model
+
+Sample = Mapping[str, Any]
+#: Called after each sample with (samples done, samples in all).
+Progress = Callable[[int, int], None]
+
+#: The fields of a sample that a model's call takes.
+SAMPLE_FIELDS = ("input_ids", "labels", "attention_mask", "token_type_ids", "decoder_input_ids")
+
+
+def calibrate(
+    model: Model,
+    samples: Iterable[Sample],
+    targets: str | Sequence[str] | None = None,
+    *,
+    profile: str | Switches = "paper",
+    executor: Executor | None = None,
+    block_size: int = 8,
+    progress: Progress | None = None,
+) -> CalibrationStats:
+    """Alg. 1, lines 4 to 11: C_i and S_i of every target module over the samples.
+
+    Samples go through one at a time, because Eq. 5 averages |W * dLoss_n/dW| over samples: the mean gradient would
+    not do. Nothing of a sample outlives it but its contribution to the sums. The sums are formed in blocks of
+    `block_size` samples and the blocks added in order, with an executor as without, so the result does not depend on
+    how many workers there are.
+
+    Parameters
+    ----------
+    model : any model; an attached adapter is refused (S and C are those of W_0)
+    samples : mappings with `input_ids` and `labels`, 1-D, unpadded
+    targets : see `Model.shapes`
+    profile : "paper", "released", or Switches: only `centre` acts here
+    executor : a `concurrent.futures.Executor` that runs the blocks; None runs them here
+    progress : called after each sample (after each block with an executor)
+
+    Raises
+    ------
+    DataError
+        if there is no sample, or one lacks a field.
+    NumericsError
+        if a loss is not finite; the message names the sample.
+    """
+    if model.adapter is not None:
+        raise ConfigError("calibrate measures the frozen weights: call model.detach() first")
+    switches = resolve(profile)
+    chosen = list(samples)
+    if not chosen:
+        raise DataError("there are no calibration samples: give at least one")
+    shapes = model.shapes(targets)
+    blocks = [(start, chosen[start : start + block_size]) for start in range(0, len(chosen), block_size)]
+    if executor is None:
+        step = None if progress is None else (lambda done: progress(done, len(chosen)))
+        parts: Iterable[CalibrationStats] = (_block(model, shapes, start, b, switches, step) for start, b in blocks)
+    else:
+        futures = [executor.submit(_block, model, shapes, start, b, switches, None) for start, b in blocks]
+        parts = _finished((future.result() for future in futures), len(chosen), progress)
+    return reduce(CalibrationStats.merge, parts)
+
+
+def _finished(parts: Iterable[CalibrationStats], total: int, progress: Progress | None) -> Iterable[CalibrationStats]:
+    """`parts` as they come, telling `progress` how many samples are done."""
+    done = 0
+    for part in parts:
+        done += part.samples
+        if progress is not None:
+            progress(done, total)
+        yield part
+
+
+def _block(
+    model: Model,
+    shapes: dict[str, tuple[int, int]],
+    start: int,
+    samples: Sequence[Sample],
+    switches: Switches,
+    progress: Callable[[int], None] | None,
+) -> CalibrationStats:
+    """The sums over consecutive samples, the first of them number `start`."""
+    stats = CalibrationStats(
+        0, shapes, {}, {}, dict.fromkeys(shapes, 0.0), profile=switches.name, centre=switches.centre
+    )
+    for offset, sample in enumerate(samples):
+        add_sample(stats, model, sample, start + offset)
+        if progress is not None:
+            progress(start + offset + 1)
+    return stats
+
+
+def add_sample(stats: CalibrationStats, model: Model, sample: Sample, number: int) -> dict[str, float]:
+    """Alg. 1, lines 6 to 10 for one sample: adds its X^T X and mean|W * dLoss_n/dW| to `stats`, in place.
+
+    Returns the sample's own sensitivities, {module: mean|W * dLoss_n/dW|}.
+    """
+    moments = _SharedMoments(stats)
+    view = model.watching([f"{module}.weight" for module in stats.shapes]).observing(moments.observe)
+    output = view(**sample_inputs(sample, number))  # line 9 happens on the way forward
+    loss = output.loss.item()
+    if not math.isfinite(loss):
+        raise NumericsError(f"calibration sample {number}: the loss is {loss}; check the weights and the sample")
+    sensitivities: dict[str, Array] = {}
+
+    def line_8(name: str, dW: Array) -> None:  # each gradient becomes one number as soon as it is complete
+        module = name.removesuffix(".weight")
+        sensitivities[module] = sample_sensitivity(model.weight(module), dW)
+
+    backward(output.loss, line_8)
+    missing = [module for module in stats.shapes if module not in sensitivities or module not in stats.leader]
+    if missing:
+        raise ConfigError(f"the loss of sample {number} does not depend on the target module(s) {', '.join(missing)}")
+    own = {module: float(to_numpy(sensitivities[module])) for module in stats.shapes}
+    for module, value in own.items():
+        stats.sensitivity_sums[module] += value
+    stats.samples += 1
+    stats.losses.append(loss)
+    return own
+
+
+def sample_inputs(sample: Sample, number: int) -> dict[str, Any]:
+    """The arguments of the model's call that a sample holds."""
+    for field in ("input_ids", "labels"):
+        if field not in sample:
+            raise DataError(f'sample {number} has no "{field}": a sample is {{"input_ids": [...], "labels": [...]}}')
+    return {field: sample[field] for field in SAMPLE_FIELDS if field in sample}
+
+
+class _SharedMoments:
+    """Adds X^T X to the sums, once for all modules that see the same array in one forward pass."""
+
+    def __init__(self, stats: CalibrationStats) -> None:
+        self.stats = stats
+        # The arrays are kept for the pass, so that no id is used twice; a watched W saves its input anyway.
+        self.seen: dict[int, tuple[Array, str]] = {}
+
+    def observe(self, module: str, x: Array) -> None:
+        stats = self.stats
+        if module not in stats.shapes:
+            return
+        known = self.seen.get(id(x))
+        if known is not None:
+            stats.leader.setdefault(module, known[1])
+            return
+        self.seen[id(x)] = (x, module)
+        stats.leader.setdefault(module, module)
+        C = second_moment(x.reshape(-1, x.shape[-1]), centre=stats.centre)
+        if module in stats.covariance_sums:
+            stats.covariance_sums[module] += C
+        else:
+            stats.covariance_sums[module] = C
+
+
+def calibration_memory(model: Model, samples: Sequence[Sample], targets: str | Sequence[str] | None = None) -> int:
+    """Bytes that the covariance sums will take, from one forward pass that finds which modules share an input.
+
+    Two sums exist at a time: the total, and that of the block at work.
+    """
+    found = CalibrationStats(0, model.shapes(targets), {}, {}, {})
+    seen: dict[int, tuple[Array, str]] = {}
+
+    def observe(module: str, x: Array) -> None:
+        if module in found.shapes:
+            found.leader[module] = seen.setdefault(id(x), (x, module))[1]
+
+    view = model.watching([]).observing(observe)
+    view(**sample_inputs(samples[0], 0))
+    widths = [found.shapes[leader][1] for leader in set(found.leader.values())]
+    return 2 * sum(width * width for width in widths) * model.dtype.itemsize

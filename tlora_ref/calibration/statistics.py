@@ -1,0 +1,156 @@
+"""What calibration leaves behind: sums over samples that merge, save and load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from tlora_ref.backend import Array, to_numpy
+from tlora_ref.errors import CheckpointError, ConfigError, OutputError
+
+FORMAT = "tlora_ref.calibration"
+VERSION = 1
+
+
+class Means(Mapping[str, Array]):
+    """{module: sum / N}, divided when read. Modules that share an input share one stored sum."""
+
+    def __init__(self, sums: Mapping[str, Array], leader: Mapping[str, str], samples: int) -> None:
+        self._sums, self._leader, self._samples = sums, leader, samples
+
+    def __getitem__(self, module: str) -> Array:
+        return self._sums[self._leader[module]] / self._samples
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._leader)
+
+    def __len__(self) -> int:
+        return len(self._leader)
+
+
+@dataclass
+class CalibrationStats:
+    """C_i and S_i of Alg. 1, lines 8 and 9, kept as sums and N so that shards merge exactly to rounding.
+
+    Attributes
+    ----------
+    samples : N
+    shapes : {module: (d_out, d_in)}, in model order
+    leader : {module: the module whose covariance sum it shares}; q, k and v see one input and need one C
+    covariance_sums : {leader: sum over samples of X^T X, (d_in, d_in)}
+    sensitivity_sums : {module: sum over samples of mean|W * dLoss_n/dW|}
+    losses : loss of each sample, in order
+    profile, centre : the profile and its one switch that acts here (centring each sample's X)
+    """
+
+    samples: int
+    shapes: dict[str, tuple[int, int]]
+    leader: dict[str, str]
+    covariance_sums: dict[str, Array]
+    sensitivity_sums: dict[str, float]
+    losses: list[float] = field(default_factory=list)
+    profile: str = "paper"
+    centre: bool = False
+
+    @property
+    def covariance(self) -> Mapping[str, Array]:
+        """{module: C_i = (1/N) sum_n X_n^T X_n}, each (d_in, d_in)."""
+        return Means(self.covariance_sums, self.leader, self.samples)
+
+    @property
+    def sensitivity(self) -> dict[str, float]:
+        """{module: S_i = (1/N) sum_n mean|W_i * dLoss_n/dW_i|} (Eq. 5)."""
+        return {module: total / self.samples for module, total in self.sensitivity_sums.items()}
+
+    def merge(self, other: CalibrationStats) -> CalibrationStats:
+        """The statistics of both sets of samples, this one's first. Neither is changed.
+
+        Raises
+        ------
+        ConfigError
+            if they are of different models, targets or profiles.
+        """
+        for what, mine, theirs in (
+            ("profile", self.profile, other.profile),
+            ("centring", self.centre, other.centre),
+            ("modules", self.shapes, other.shapes),
+            ("shared inputs", self.leader, other.leader),
+        ):
+            if mine != theirs:
+                shown = "they differ" if isinstance(mine, dict) else f"{mine!r} against {theirs!r}"
+                raise ConfigError(
+                    f"calibration statistics of different {what} cannot be merged ({shown}): calibrate both with the "
+                    "same model, targets and profile"
+                )
+        return CalibrationStats(
+            samples=self.samples + other.samples,
+            shapes=self.shapes,
+            leader=self.leader,
+            covariance_sums={m: C + other.covariance_sums[m] for m, C in self.covariance_sums.items()},
+            sensitivity_sums={m: s + other.sensitivity_sums[m] for m, s in self.sensitivity_sums.items()},
+            losses=self.losses + other.losses,
+            profile=self.profile,
+            centre=self.centre,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one safetensors file (written beside, then renamed)."""
+        path = Path(path)
+        facts = {name: getattr(self, name) for name in FACTS}
+        metadata = {"format": FORMAT, "version": str(VERSION), "facts": json.dumps(facts)}
+        tensors = {f"covariance/{m}": to_numpy(C) for m, C in self.covariance_sums.items()}
+        beside = path.with_name(path.name + ".partial")
+        try:
+            save_file(tensors, beside, metadata=metadata)
+            beside.replace(path)
+        except (OSError, SafetensorError) as error:
+            beside.unlink(missing_ok=True)
+            raise OutputError(f"{path}: the calibration statistics cannot be written ({error})") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> CalibrationStats:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            if the file is missing, damaged, of another format, or of a version that this library does not read.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file of calibration statistics")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT or metadata.get("version") != str(VERSION):
+                    found = f"{metadata.get('format')!r} version {metadata.get('version')!r}"
+                    raise CheckpointError(
+                        f"{path}: expected calibration statistics ({FORMAT} version {VERSION}), found {found}"
+                    )
+                facts: dict[str, Any] = json.loads(metadata["facts"])
+                sums = {name.partition("/")[2]: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            facts["shapes"] = {m: (int(s[0]), int(s[1])) for m, s in facts["shapes"].items()}
+            stats = cls(covariance_sums=sums, **facts)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: damaged calibration statistics ({error}). Calibrate again") from error
+        stats._check(path)
+        return stats
+
+    def _check(self, path: Path) -> None:
+        for module, (_, d_in) in self.shapes.items():
+            C = self.covariance_sums.get(self.leader.get(module, ""))
+            if C is None or C.shape != (d_in, d_in) or module not in self.sensitivity_sums:
+                raise CheckpointError(
+                    f"{path}: damaged calibration statistics: {module} needs a sensitivity and a ({d_in}, {d_in}) "
+                    f"covariance, found {'none' if C is None else C.shape}. Calibrate again"
+                )
+
+
+#: The attributes that are stored as JSON beside the covariance tensors.
+FACTS = ("samples", "shapes", "leader", "sensitivity_sums", "losses", "profile", "centre")

@@ -1,0 +1,40 @@
+"""Held-out loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tlora_ref.data import pad_batch
+from tlora_ref.errors import DataError
+from tlora_ref.transformer import Model
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`loss`: cross entropy a scored label, in nats; `tokens`: how many labels were scored."""
+
+    loss: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); infinite where that overflows."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+
+def evaluate(model: Model, samples: Sequence[Mapping[str, Any]], *, batch_size: int = 8) -> Evaluation:
+    """The mean loss over all scored labels of `samples`: one sum, divided once, whatever the batch size."""
+    if not samples:
+        raise DataError("there are no samples to evaluate on")
+    view = model.watching([])
+    pad = getattr(model.config, "pad_token_id", None) or 0
+    by_length = sorted(samples, key=lambda sample: len(sample["input_ids"]))  # batches of like length: little padding
+    total, tokens = 0.0, 0
+    for start in range(0, len(by_length), batch_size):
+        output = view(**pad_batch(by_length[start : start + batch_size], pad), loss_divisor=1.0)
+        total += output.loss.item()
+        tokens += output.tokens
+    return Evaluation(total / tokens, tokens)

@@ -1,0 +1,179 @@
+"""The training loop: gradients of the trained arrays, AdamW, a schedule, and a state that resumes bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tlora_ref.adapter import Adapter
+from tlora_ref.autograd import grad
+from tlora_ref.backend import Array, array_module
+from tlora_ref.data import batches, pad_batch
+from tlora_ref.errors import DataError, NumericsError
+from tlora_ref.method.adamw import adamw_step
+from tlora_ref.method.schedule import learning_rate
+from tlora_ref.training.evaluate import evaluate
+from tlora_ref.training.parameters import install, trained_arrays
+from tlora_ref.training.settings import TrainSettings
+from tlora_ref.training.state import TrainState, load_state, save_state
+from tlora_ref.transformer import Model
+
+Sample = Mapping[str, Any]
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """`history`: one entry a step (step, lr, loss, tokens, grad_norm; valid_loss where evaluated); `seconds` of it."""
+
+    history: list[dict[str, Any]]
+    steps: int
+    seconds: float
+
+    @property
+    def loss(self) -> float:
+        """Training loss of the last step."""
+        return float(self.history[-1]["loss"])
+
+
+def train(
+    model: Model,
+    adapter: Adapter | None,
+    data: Sequence[Sample],
+    *,
+    valid: Sequence[Sample] | None = None,
+    eval_every: int | None = None,
+    out: str | Path | None = None,
+    save_every: int | None = None,
+    resume: bool = False,
+    on_step: Callable[[dict[str, Any]], None] | None = None,
+    settings: TrainSettings | None = None,
+    **changes: Any,
+) -> TrainResult:
+    """Train `adapter` on `data` in place (or every weight of `model`, for trainable="all" with adapter None).
+
+    The adapter is attached to the model and stays attached. W_0, and A unless it is trained, keep every bit.
+
+    Parameters
+    ----------
+    data, valid : samples {"input_ids", "labels"}, 1-D
+    eval_every : evaluate `valid` every so many steps; it is evaluated after the last step in any case
+    out : folder for the state file; save_every : write it every so many steps (and on Ctrl-C)
+    resume : continue from the state in `out`; the run ends bit-identical to one that was never stopped
+    on_step : called with each step's history entry
+    settings, changes : a TrainSettings, or its fields by keyword (lr=..., steps=..., ...)
+
+    Raises
+    ------
+    ConfigError, DataError, NumericsError, OutputError, CheckpointError
+    """
+    plan = replace(settings or TrainSettings(), **_tupled(changes))
+    if not data:
+        raise DataError("there are no training samples")
+    model.detach()
+    arrays = trained_arrays(model, adapter, plan)
+    identity = _identity(plan, data)
+    folder = None if out is None else Path(out)
+    state = load_state(folder, identity, arrays) if resume and folder is not None else TrainState.start(arrays)
+    if adapter is not None:
+        model.attach(adapter)
+    install(state.arrays, model, adapter)
+    total, started = plan.total_steps(len(data)), time.perf_counter()
+    try:
+        for micro_batches in _steps(
+            data, plan, state.step, total, pad=getattr(model.config, "pad_token_id", None) or 0
+        ):
+            state = _step(model, state, micro_batches, plan, total)
+            install(state.arrays, model, adapter)
+            last = state.step == total
+            if valid and (last or (eval_every and state.step % eval_every == 0)):
+                state.history[-1]["valid_loss"] = evaluate(model, valid, batch_size=plan.batch_size).loss
+            if folder is not None and (last or (save_every and state.step % save_every == 0)):
+                save_state(state, identity, folder)
+            if on_step is not None:
+                on_step(state.history[-1])
+    except KeyboardInterrupt:
+        install(state.arrays, model, adapter)
+        if folder is not None:
+            save_state(state, identity, folder)
+        raise
+    return TrainResult(state.history, state.step, time.perf_counter() - started)
+
+
+def _tupled(changes: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
+
+
+def _identity(plan: TrainSettings, data: Sequence[Sample]) -> dict[str, Any]:
+    """What a stored state must agree with to be resumed: the settings and the data."""
+    digest = hashlib.sha256()
+    for sample in data:
+        digest.update(json.dumps({k: sample[k] for k in sorted(sample)}, default=list).encode())
+    return {**plan.to_dict(), "samples": len(data), "data_sha256": digest.hexdigest()}
+
+
+def _steps(data: Sequence[Sample], plan: TrainSettings, done: int, total: int, pad: int) -> Iterator[list[Batch]]:
+    """The micro-batches of every optimizer step after the first `done`, in an order that follows from the seed."""
+    per_epoch = plan.steps_per_epoch(len(data))
+    step = done
+    while step < total:
+        epoch, first = divmod(step, per_epoch)
+        order = list(batches(data, plan.batch_size, seed=plan.seed, epoch=epoch))
+        for position in range(first, per_epoch):
+            if step == total:
+                return
+            group = order[position * plan.grad_accumulation : (position + 1) * plan.grad_accumulation]
+            yield [pad_batch(samples, pad) for samples in group]
+            step += 1
+
+
+def _step(model: Model, state: TrainState, micro_batches: list[Batch], plan: TrainSettings, total: int) -> TrainState:
+    """One optimizer step: a new state."""
+    view = model.watching(state.arrays)
+    loss, tokens = 0.0, 0
+    gradients: dict[str, Array] = {}
+    for batch in micro_batches:
+        output = view(**batch, loss_divisor=1.0)  # the sum: it is divided once, by all labels of the step
+        part = grad(output.loss, state.arrays)
+        gradients = {n: part[n] + gradients[n] for n in part} if gradients else part
+        loss += output.loss.item()
+        tokens += output.tokens
+    if not math.isfinite(loss):
+        raise NumericsError(
+            f"training step {state.step + 1}: the loss is {loss / tokens}. Lower the learning rate ({plan.lr}) or clip "
+            "the gradient (max_grad_norm)"
+        )
+    gradients = {name: g * (1.0 / tokens) for name, g in gradients.items()}
+    norm = _norm(gradients)
+    if plan.max_grad_norm is not None and norm > plan.max_grad_norm:
+        gradients = {name: g * (plan.max_grad_norm / norm) for name, g in gradients.items()}
+    lr = learning_rate(state.step, total, plan.lr, schedule=plan.schedule, warmup_ratio=plan.warmup_ratio)
+    updated = {
+        name: adamw_step(
+            W,
+            gradients[name],
+            state.exp_avg[name],
+            state.exp_avg_sq[name],
+            step=state.step + 1,
+            lr=lr,
+            betas=plan.betas,
+            eps=plan.eps,
+            weight_decay=plan.weight_decay,
+        )
+        for name, W in state.arrays.items()
+    }
+    entry = {"step": state.step + 1, "lr": lr, "loss": loss / tokens, "tokens": tokens, "grad_norm": norm}
+    new, exp_avg, exp_avg_sq = ({name: parts[i] for name, parts in updated.items()} for i in range(3))
+    return TrainState(state.step + 1, new, exp_avg, exp_avg_sq, [*state.history, entry])
+
+
+def _norm(gradients: Mapping[str, Array]) -> float:
+    """Euclidean norm of all gradients together."""
+    squares = [(g * g).sum() for g in gradients.values()]
+    return math.sqrt(float(array_module(squares[0]).stack(squares).sum()))

@@ -1,0 +1,51 @@
+"""Which arrays a run trains, and how they are put back where the forward pass reads them."""
+
+from __future__ import annotations
+
+from tlora_ref.adapter import Adapter
+from tlora_ref.backend import Array
+from tlora_ref.errors import ConfigError
+from tlora_ref.training.settings import TrainSettings
+from tlora_ref.transformer import Model
+
+
+def trained_arrays(model: Model, adapter: Adapter | None, settings: TrainSettings) -> dict[str, Array]:
+    """{leaf name: array} of everything that `settings.trainable` and `settings.also` name.
+
+    Raises
+    ------
+    ConfigError
+        if an adapter is needed and missing, or `also` names a tensor that the model lacks.
+    """
+    if settings.trainable == "all":
+        if adapter is not None:
+            raise ConfigError('trainable="all" trains the model\'s own weights: pass adapter=None')
+        return dict(model.tensors)
+    if adapter is None:
+        raise ConfigError(f'trainable="{settings.trainable}" trains an adapter: make one with tlora_ref.initialize')
+    arrays = {f"{m}.lora_B.weight": B for m, B in adapter.B.items()}
+    if settings.trainable == "AB":
+        arrays |= {f"{m}.lora_A.weight": A for m, A in adapter.A.items()}
+    for name in settings.also:
+        if name not in model.tensors:
+            raise ConfigError(f'also: the model has no tensor "{name}"')
+        arrays[name] = adapter.saved.get(name, model.tensors[name])
+    if not arrays:
+        raise ConfigError("there is nothing to train: the adapter has no module of rank 1 or more")
+    return arrays
+
+
+def install(arrays: dict[str, Array], model: Model, adapter: Adapter | None) -> None:
+    """Put trained arrays where the forward pass reads them: the adapter, or the model for trainable="all".
+
+    A tensor trained beside an adapter goes into `adapter.saved`: W_0 itself is never changed by an adapter's run.
+    """
+    for name, array in arrays.items():
+        if adapter is None:
+            model.tensors[name] = array
+        elif name.endswith(".lora_B.weight"):
+            adapter.B[name.removesuffix(".lora_B.weight")] = array
+        elif name.endswith(".lora_A.weight"):
+            adapter.A[name.removesuffix(".lora_A.weight")] = array
+        else:
+            adapter.saved[name] = array

@@ -1,0 +1,94 @@
+"""The state of a run between two optimizer steps, and its file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from tlora_ref.backend import Array, array_module, asarray, to_numpy
+from tlora_ref.errors import CheckpointError, ConfigError, OutputError
+
+FORMAT = "tlora_ref.training"
+VERSION = 1
+STATE_FILE = "training_state.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Everything that the next step depends on. A step makes a new one, so an interrupt never leaves half a step.
+
+    The data order and every random choice follow from the seed and `step`, so no generator's state is stored.
+    """
+
+    step: int
+    arrays: dict[str, Array]
+    exp_avg: dict[str, Array]
+    exp_avg_sq: dict[str, Array]
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @staticmethod
+    def start(arrays: dict[str, Array]) -> TrainState:
+        """Before the first step: moments zero."""
+
+        def zeros() -> dict[str, Array]:
+            return {name: array_module(x).zeros_like(x) for name, x in arrays.items()}
+
+        return TrainState(0, dict(arrays), zeros(), zeros())
+
+
+def save_state(state: TrainState, identity: dict[str, Any], folder: Path) -> None:
+    """Write `state` to `folder` (beside, then renamed). `identity` says which run it belongs to."""
+    tensors: dict[str, Array] = {}
+    for kind in ("arrays", "exp_avg", "exp_avg_sq"):
+        tensors |= {f"{kind}/{name}": to_numpy(x) for name, x in getattr(state, kind).items()}
+    facts = {"step": state.step, "history": state.history, "identity": identity}
+    metadata = {"format": FORMAT, "version": str(VERSION), "facts": json.dumps(facts)}
+    path = folder / STATE_FILE
+    beside = path.with_name(path.name + ".partial")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, beside, metadata=metadata)
+        beside.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{folder}: the state of the training run cannot be written ({error})") from error
+
+
+def load_state(folder: Path, identity: dict[str, Any], like: dict[str, Array]) -> TrainState:
+    """Read what `save_state` wrote, onto the device of the arrays in `like`.
+
+    Raises
+    ------
+    CheckpointError
+        if there is no state or it is damaged.
+    ConfigError
+        if it belongs to another run; the message names what differs.
+    """
+    path = folder / STATE_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no training state to resume from. Start the run without resuming")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT or metadata.get("version") != str(VERSION):
+                raise CheckpointError(f"{path}: not a training state of version {VERSION} of this library")
+            facts = json.loads(metadata["facts"])
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: damaged training state ({error}). Start the run again") from error
+    differing = [k for k in identity if facts["identity"].get(k) != identity[k]]
+    if differing:
+        shown = "; ".join(f"{k}: then {facts['identity'].get(k)!r}, now {identity[k]!r}" for k in differing[:4])
+        raise ConfigError(f"{path} is of another run and cannot be resumed ({shown})")
+    kinds: dict[str, dict[str, Array]] = {"arrays": {}, "exp_avg": {}, "exp_avg_sq": {}}
+    for kind, placed in kinds.items():
+        for name, reference in like.items():
+            x = stored.get(f"{kind}/{name}")
+            if x is None or x.shape != reference.shape or x.dtype != reference.dtype:
+                raise CheckpointError(f"{path}: damaged training state: {kind} of {name} is missing or misshaped")
+            placed[name] = asarray(x, like=reference)
+    return TrainState(facts["step"], kinds["arrays"], kinds["exp_avg"], kinds["exp_avg_sq"], facts["history"])
