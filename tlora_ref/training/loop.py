@@ -85,10 +85,9 @@ def train(
         model.attach(adapter)
     install(state.arrays, model, adapter)
     total, started = plan.total_steps(len(data)), time.perf_counter()
+    pad = getattr(model.config, "pad_token_id", None) or 0
     try:
-        for micro_batches in _steps(
-            data, plan, state.step, total, pad=getattr(model.config, "pad_token_id", None) or 0
-        ):
+        for micro_batches in _steps(data, plan, state.step, total, pad):
             state = _step(model, state, micro_batches, plan, total)
             install(state.arrays, model, adapter)
             last = state.step == total
