@@ -1,0 +1,41 @@
+"""AdamW, one step, written out."""
+
+from __future__ import annotations
+
+from tlora_ref.backend import Array, array_module
+
+
+def adamw_step(
+    B: Array,
+    grad: Array,
+    exp_avg: Array,
+    exp_avg_sq: Array,
+    *,
+    step: int,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.01,
+) -> tuple[Array, Array, Array]:
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101, Alg. 2), with torch's defaults where the paper is silent.
+
+        m = beta1 m + (1 - beta1) g           m^ = m / (1 - beta1^t)
+        v = beta2 v + (1 - beta2) g^2         v^ = v / (1 - beta2^t)
+        B = B - lr * weight_decay * B - lr * m^ / (sqrt(v^) + eps)
+
+    Parameters
+    ----------
+    B, grad, exp_avg (m), exp_avg_sq (v) : arrays of one shape; none is changed
+    step : t, 1 for the first step
+
+    Returns
+    -------
+    the new B, exp_avg, exp_avg_sq
+    """
+    beta1, beta2 = betas
+    m = exp_avg * beta1 + grad * (1.0 - beta1)
+    v = exp_avg_sq * beta2 + grad * grad * (1.0 - beta2)
+    m_hat = m * (1.0 / (1.0 - beta1**step))
+    v_hat = v * (1.0 / (1.0 - beta2**step))
+    decayed = B * (1.0 - lr * weight_decay)
+    return decayed - m_hat / (array_module(v).sqrt(v_hat) + eps) * lr, m, v

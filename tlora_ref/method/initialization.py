@@ -1,0 +1,100 @@
+"""A, the frozen projection: from the SVD of W C, and the initialisations that the paper compares it with."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tlora_ref.backend import Array, array_module, asarray
+from tlora_ref.errors import NumericsError, ShapeError
+from tlora_ref.method.theory import damped, symmetric_power
+
+
+def _check(W: Array, C: Array | None, r: int) -> None:
+    d_in = W.shape[-1]
+    if W.ndim != 2 or (C is not None and C.shape != (d_in, d_in)):
+        raise ShapeError(
+            f"W is {W.shape} and C {None if C is None else C.shape}: expected (d_out, d_in) and (d_in, d_in)"
+        )
+    if not 0 <= r <= d_in:
+        raise ShapeError(f"rank {r}: A has r rows of length {d_in}, so at most {d_in} can be orthonormal")
+
+
+def right_singular_vectors(M: Array, svd_dtype: str = "float64") -> tuple[Array, Array]:
+    """Alg. 1, line 16: the SVD M = U Sigma V^T, by all of its rows of V^T.
+
+    Parameters
+    ----------
+    M : (d_out, d_in)
+    svd_dtype : "float64", or "float32" for what the released code does
+
+    Returns
+    -------
+    sigma : (min(d_out, d_in),), descending
+    Vt : (d_in, d_in); rows beyond the rank of M span its null space in no determined order. The sign of every row is
+        arbitrary: a caller must not lean on it.
+    """
+    xp = array_module(M)
+    M = M.astype(svd_dtype)
+    if not bool(xp.isfinite(M).all()):
+        raise NumericsError("W C holds a value that is not finite: check the weights and the calibration samples")
+    _, sigma, Vt = xp.linalg.svd(M, full_matrices=M.shape[0] < M.shape[1])
+    return sigma, Vt
+
+
+def wc_svd(W: Array, C: Array, r: int, svd_dtype: str = "float64") -> tuple[Array, Array]:
+    """Eq. 4 (Alg. 1, lines 16 and 17): A = the first r rows of V^T in the SVD of W C.
+
+    The product and the SVD are in float64 whatever the model's dtype (float32 with the released switch). C matters
+    only up to a positive factor.
+
+    Parameters
+    ----------
+    W : (d_out, d_in);  C : (d_in, d_in);  r : at most d_in
+
+    Returns
+    -------
+    A : (r, d_in), rows orthonormal, float64;  sigma : (min(d_out, d_in),)
+    """
+    _check(W, C, r)
+    product_dtype = "float64" if svd_dtype == "float64" else W.dtype
+    sigma, Vt = right_singular_vectors(W.astype(product_dtype) @ C.astype(product_dtype), svd_dtype)
+    return Vt[:r].astype("float64"), sigma
+
+
+def w_svd(W: Array, r: int, svd_dtype: str = "float64") -> tuple[Array, Array]:
+    """Table 12, W-SVD: A = the first r right singular vectors of W_0 itself. Shapes as for `wc_svd`."""
+    _check(W, None, r)
+    sigma, Vt = right_singular_vectors(W, svd_dtype)
+    return Vt[:r].astype("float64"), sigma
+
+
+def theoretical(W: Array, C: Array, r: int, eps: float = 1e-6) -> Array:
+    """App. B.1: A = V_r^T C^-1/2, V_r the top right singular vectors of W_0 C^1/2 (Eq. 3, 16), with C + eps I for C.
+
+    The optimum of Eq. 9 for the proxy D = W_0. Unstable on real activations, which is why the method takes Eq. 4.
+    Its rows are not orthonormal.
+
+    Returns
+    -------
+    A : (r, d_in), float64
+    """
+    _check(W, C, r)
+    C = damped(C.astype("float64"), eps)
+    _, Vt = right_singular_vectors(W.astype("float64") @ symmetric_power(C, 0.5))
+    return Vt[:r] @ symmetric_power(C, -0.5)
+
+
+def random_uniform(d_in: int, r: int, rng: np.random.Generator, like: Array) -> Array:
+    """Plain LoRA's A (Table 12, random): U(-1/sqrt(d_in), 1/sqrt(d_in)), PEFT's Kaiming-uniform with a = sqrt(5).
+
+    Returns
+    -------
+    A : (r, d_in), float64, on the device of `like`
+    """
+    bound = d_in**-0.5
+    return asarray(rng.uniform(-bound, bound, size=(r, d_in)), like=like)
+
+
+def zero_B(d_out: int, r: int, like: Array) -> Array:
+    """Alg. 1, line 17: B = 0, (d_out, r), in the dtype and on the device of `like`."""
+    return array_module(like).zeros((d_out, r), dtype=like.dtype)

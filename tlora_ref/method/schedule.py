@@ -1,0 +1,31 @@
+"""Learning rates over a run, with the conventions of transformers' schedules."""
+
+from __future__ import annotations
+
+import math
+
+from tlora_ref.errors import ConfigError
+
+
+def warmup_steps(total: int, ratio: float) -> int:
+    """ceil(total * ratio), as transformers counts them."""
+    return math.ceil(total * ratio)
+
+
+def learning_rate(step: int, total: int, peak: float, *, schedule: str = "cosine", warmup_ratio: float = 0.03) -> float:
+    """The learning rate of optimizer step `step` (0 for the first) of `total`.
+
+    It rises linearly from 0 over the warm-up (so the first warm-up step has rate 0), then falls to 0 at `total` along
+    half a cosine or a line, or stays ("constant").
+    """
+    warmup = warmup_steps(total, warmup_ratio)
+    if step < warmup:
+        return peak * step / max(1, warmup)
+    progress = (step - warmup) / max(1, total - warmup)
+    if schedule == "cosine":
+        return peak * max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
+    if schedule == "linear":
+        return peak * max(0.0, 1.0 - progress)
+    if schedule == "constant":
+        return peak
+    raise ConfigError(f'schedule "{schedule}" is unknown: expected cosine, linear or constant')
