@@ -74,7 +74,9 @@ def settle_remainder(r: Array, R_total: int) -> Array:
     return r
 
 
-def released_scales(share: Array, alpha_total: float, alpha: float, r_init: int, *, rounded: bool, floor: bool) -> Array:
+def released_scales(
+    share: Array, alpha_total: float, alpha: float, r_init: int, *, rounded: bool, floor: bool
+) -> Array:
     """The released code's scale: alpha_total * share, rounded and never below alpha, over r_init; (L,).
 
     Each of the two steps is a switch; with neither this is `scales`.

@@ -94,7 +94,9 @@ def resolve(profile: str | Switches, **changes: Any) -> Switches:
     known = {f.name for f in fields(Switches)} - {"name"}
     unknown = set(changes) - known
     if unknown:
-        raise ConfigError(f"unknown switch(es) {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(known))}")
+        raise ConfigError(
+            f"unknown switch(es) {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(known))}"
+        )
     real = {key: value for key, value in changes.items() if getattr(switches, key) != value}
     if not real:
         return switches

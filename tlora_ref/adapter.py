@@ -1,0 +1,299 @@
+"""What Algorithm 1 produces: a `Plan` of ranks and scales, and an `Adapter` of matrices."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from tlora_ref import algorithm
+from tlora_ref.algorithm import Allocation
+from tlora_ref.backend import Array
+from tlora_ref.errors import ConfigError, ShapeError
+from tlora_ref.method import initialization
+from tlora_ref.method.adapter import merged_weight
+from tlora_ref.method.allocation import budget
+from tlora_ref.method.switches import Switches, resolve
+
+#: How A can be made: Eq. 4; W_0's own singular vectors; plain LoRA's random A; the theoretical optimum of App. B.1.
+INITS = ("wc-svd", "w-svd", "random", "theory")
+UNIFORM_SCALES = ("alpha/r_init", "alpha/r_i")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which rank and which scale every module gets, and why.
+
+    Attributes
+    ----------
+    rank : r_i used; rank_eq6 : r_i as Eq. 6 gives it, before any rule
+    alpha : rank * scale, so that alpha / rank is the scale (what PEFT's `alpha_pattern` wants)
+    sensitivity, share : S_i and S_i / sum S
+    notes : {module: what a rule changed}, for the modules where one acted
+    """
+
+    rank: dict[str, int]
+    rank_eq6: dict[str, int]
+    alpha: dict[str, float]
+    scales: dict[str, float]
+    sensitivity: dict[str, float]
+    share: dict[str, float]
+    shapes: dict[str, tuple[int, int]]
+    r_init: int
+    alpha_init: float
+    switches: Switches
+    adapt_rank: bool = True
+    adapt_scale: bool = True
+    uniform_scale: str = "alpha/r_init"
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def profile(self) -> str:
+        return self.switches.name
+
+    def scale(self, module: str) -> float:
+        """alpha_i / r_i, defined at rank 0 too."""
+        return self.scales[module]
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Entries of all B: what TLoRA trains."""
+        return sum(self.shapes[m][0] * r for m, r in self.rank.items())
+
+    @property
+    def lora_parameters(self) -> int:
+        """Entries of A and B of plain LoRA at r_init."""
+        return sum((d_out + d_in) * self.r_init for d_out, d_in in self.shapes.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        shapes = {m: list(shape) for m, shape in self.shapes.items()}
+        return {**values, "shapes": shapes, "switches": self.switches.to_dict()}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Plan:
+        """What `to_dict` gave; ConfigError if a field is missing or unknown."""
+        fields = set(Plan.__dataclass_fields__)
+        if set(values) != fields:
+            raise ConfigError(f"a stored plan has the wrong fields: {', '.join(sorted(set(values) ^ fields))}")
+        shapes = {m: (int(s[0]), int(s[1])) for m, s in values["shapes"].items()}
+        return Plan(**{**values, "shapes": shapes, "switches": Switches.from_dict(values["switches"])})
+
+
+@dataclass
+class Adapter:
+    """The low-rank matrices of a model. Modules of rank 0 are absent.
+
+    Attributes
+    ----------
+    A : {module: (r_i, d_in)}, frozen unless a run trains it; B : {module: (d_out, r_i)}
+    scale : {module: alpha_i / r_i}
+    plan : where ranks and scales come from; None for an adapter read from elsewhere
+    saved : whole tensors trained beside it and used instead of the model's (PEFT's `modules_to_save`)
+    sigma : {module: singular values of the matrix that A was taken from}; empty if A was not
+    """
+
+    A: dict[str, Array]
+    B: dict[str, Array]
+    scale: dict[str, float]
+    plan: Plan | None = None
+    init: str = "wc-svd"
+    seed: int = 42
+    frozen_A: bool = True
+    saved: dict[str, Array] = field(default_factory=dict)
+    sigma: dict[str, Array] = field(default_factory=dict)
+
+    @property
+    def modules(self) -> list[str]:
+        """Paths of the adapted modules, in model order."""
+        return list(self.A)
+
+    def merged_weight(self, name: str, W: Array) -> Array:
+        """W' = W + s B A (Eq. 1) of one module."""
+        return merged_weight(W, self.A[name], self.B[name], self.scale[name])
+
+    def trainable_parameters(self) -> int:
+        """Entries of B, and of A unless it is frozen, and of whole saved tensors."""
+        matrices = [*self.B.values(), *self.saved.values(), *([] if self.frozen_A else self.A.values())]
+        return sum(int(matrix.size) for matrix in matrices)
+
+    def copy(self) -> Adapter:
+        """An adapter with arrays of its own."""
+        arrays = {name: {m: x.copy() for m, x in getattr(self, name).items()} for name in ("A", "B", "saved", "sigma")}
+        return Adapter(
+            scale=dict(self.scale), plan=self.plan, init=self.init, seed=self.seed, frozen_A=self.frozen_A, **arrays
+        )
+
+
+class _Model(Protocol):
+    def weight(self, module: str) -> Array: ...
+
+
+class _Statistics(Protocol):
+    @property
+    def covariance(self) -> Mapping[str, Array]: ...
+
+    centre: bool
+
+
+def allocate(
+    sensitivity: Mapping[str, float],
+    shapes: Mapping[str, tuple[int, int]],
+    r_init: int = 8,
+    alpha: float = 8.0,
+    profile: str | Switches = "paper",
+    *,
+    adapt_rank: bool = True,
+    adapt_scale: bool = True,
+    uniform_scale: str = "alpha/r_init",
+    **switches: Any,
+) -> Plan:
+    """Alg. 1, lines 12 to 15: ranks by Eq. 6 and scales by Eq. 7 under the budget of plain LoRA at (r_init, alpha).
+
+    Parameters
+    ----------
+    sensitivity : {module: S_i}; shapes : {module: (d_out, d_in)}, of the same modules; their order is the plan's
+    profile, switches : "paper", "released" or Switches, and single switches changed by keyword
+    adapt_rank, adapt_scale : False for the ablations of Table 4 (uniform rank r_init; uniform scale)
+    uniform_scale : what adapt_scale=False means with adaptive ranks: "alpha/r_init" or "alpha/r_i" (the paper does
+        not say)
+
+    Raises
+    ------
+    ConfigError, NumericsError
+        for modules that disagree, a bad budget or switch, all S zero, or an S that is not finite.
+    """
+    if set(sensitivity) != set(shapes):
+        odd = sorted(set(sensitivity) ^ set(shapes))
+        raise ConfigError(f"sensitivities and shapes are of different modules: {', '.join(odd[:5])}")
+    if uniform_scale not in UNIFORM_SCALES:
+        raise ConfigError(f"uniform_scale is {uniform_scale!r}, expected one of {', '.join(UNIFORM_SCALES)}")
+    chosen = resolve(profile, **switches)
+    modules = list(shapes)
+    S = np.array([sensitivity[m] for m in modules], dtype=np.float64)
+    dims = [(int(shapes[m][0]), int(shapes[m][1])) for m in modules]
+    budget(len(modules), r_init, alpha)
+    ones = np.ones(len(S))
+    by_S = algorithm.allocate(S if adapt_rank or adapt_scale else ones, dims, r_init, alpha, chosen)
+    uniform = by_S if adapt_rank else algorithm.allocate(ones, dims, r_init, alpha, chosen)
+    rank = uniform.rank
+    scale = by_S.scale if adapt_scale else np.full(len(S), alpha / r_init)
+    if not adapt_scale and uniform_scale == "alpha/r_i":
+        scale = alpha / np.maximum(rank, 1)
+
+    def named(values: Array) -> dict[str, Any]:
+        return dict(zip(modules, values.tolist(), strict=True))
+
+    return Plan(
+        rank=named(rank),
+        rank_eq6=named(uniform.rank_eq6),
+        alpha=named(rank * scale),
+        scales=named(scale),
+        sensitivity=named(S),
+        share=named(by_S.share),
+        shapes=dict(zip(modules, dims, strict=True)),
+        r_init=r_init,
+        alpha_init=float(alpha),
+        switches=chosen,
+        adapt_rank=adapt_rank,
+        adapt_scale=adapt_scale,
+        uniform_scale=uniform_scale,
+        notes=_notes(modules, dims, uniform, by_S if adapt_scale else None),
+    )
+
+
+def _notes(
+    modules: list[str], dims: list[tuple[int, int]], ranks: Allocation, scales: Allocation | None
+) -> dict[str, str]:
+    """What the rules beyond Eq. 6 and Eq. 7 changed, module by module."""
+    notes = {}
+    for i, module in enumerate(modules):
+        said = []
+        eq6, settled, rank = (int(r[i]) for r in (ranks.rank_eq6, ranks.rank_settled, ranks.rank))
+        if settled != eq6:
+            said.append(f"remainder: {eq6} -> {settled}")
+        if rank < settled:
+            said.append(f"rank {settled} cut to {rank} ({dims[i][0]} x {dims[i][1]})")
+        elif rank > settled:
+            said.append(f"rank {settled} raised to {rank}")
+        if rank == 0:
+            said.append("rank 0: no adapter")
+        if scales is not None and scales.scale[i] != scales.scale_paper[i]:
+            said.append(f"scale {scales.scale_paper[i]:.4g} -> {scales.scale[i]:.4g}")
+        if said:
+            notes[module] = "; ".join(said)
+    return notes
+
+
+def initialize(
+    model: _Model, stats: _Statistics | None, plan: Plan, *, init: str = "wc-svd", seed: int = 42
+) -> Adapter:
+    """Alg. 1, lines 16 and 17: A of every module with a rank, and B = 0.
+
+    Parameters
+    ----------
+    model : gives W by `weight(module)`
+    stats : calibration statistics; may be None for "w-svd" and "random", which need no C
+    init : "wc-svd" (Eq. 4), "w-svd" or "random" (Table 12), "theory" (App. B.1)
+    seed : of the random A; every module draws from its own stream, so a module's A does not depend on the others
+
+    Returns
+    -------
+    Adapter in the model's dtype; the SVD is in float64 unless the switch `svd_dtype` says otherwise
+
+    Raises
+    ------
+    ConfigError
+        for an unknown `init`, missing statistics, or statistics of another profile than the plan's.
+    """
+    if init not in INITS:
+        raise ConfigError(f"init is {init!r}, expected one of {', '.join(INITS)}")
+    if init in ("wc-svd", "theory"):
+        if stats is None:
+            raise ConfigError(f'init "{init}" needs calibration statistics: pass what tlora_ref.calibrate returned')
+        if stats.centre != plan.switches.centre:
+            raise ConfigError(
+                f"the statistics were made with centre={stats.centre}, the plan ({plan.profile}) says "
+                f"centre={plan.switches.centre}: use one profile for calibration, allocation and initialisation"
+            )
+    adapter = Adapter({}, {}, {}, plan=plan, init=init, seed=seed, frozen_A=plan.switches.freeze_A)
+    for module, r in plan.rank.items():
+        W = model.weight(module)
+        if W.shape != plan.shapes[module]:
+            raise ShapeError(f"{module} is {W.shape}, but the plan was made for {plan.shapes[module]}")
+        if r == 0:
+            continue
+        A, sigma = _make_A(module, W, None if stats is None else stats.covariance, r, plan.switches, init, seed)
+        adapter.A[module] = A.astype(W.dtype)
+        adapter.B[module] = initialization.zero_B(W.shape[0], r, like=W)
+        adapter.scale[module] = plan.scale(module)
+        if sigma is not None:
+            adapter.sigma[module] = sigma
+    return adapter
+
+
+def _make_A(
+    module: str,
+    W: Array,
+    covariance: Mapping[str, Array] | None,
+    r: int,
+    switches: Switches,
+    init: str,
+    seed: int,
+) -> tuple[Array, Array | None]:
+    """A of one module (r, d_in) float64, and the singular values it was chosen by."""
+    if init == "random":
+        rng = np.random.default_rng([seed, zlib.crc32(module.encode())])
+        return initialization.random_uniform(W.shape[1], r, rng, like=W), None
+    if init == "w-svd":
+        return initialization.w_svd(W, r, switches.svd_dtype)
+    if covariance is None or module not in covariance:
+        raise ConfigError(f"the calibration statistics have no covariance of {module}: calibrate with these targets")
+    if init == "theory":
+        return initialization.theoretical(W, covariance[module], r), None
+    A, _, sigma = algorithm.initialize(W, covariance[module], r, switches)
+    return A, sigma
