@@ -1,4 +1,4 @@
-"""Where the paper and the authors' released code part: one named switch a difference, and two named settings of them."""
+"""Where the paper and the authors' released code part: a named switch for each difference, and two settings of them."""
 
 from __future__ import annotations
 

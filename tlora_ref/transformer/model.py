@@ -12,6 +12,7 @@ import numpy as np
 from tlora_ref.autograd import Tensor, leaf, linear, low_rank_linear
 from tlora_ref.backend import Array, Device, device_of
 from tlora_ref.errors import ConfigError, ShapeError
+from tlora_ref.transformer.output import Output
 
 #: Called with a module's path and its input (..., d_in) before the module is applied. Modules that share an input
 #: (q, k and v, say) are given the very same array object.
@@ -66,6 +67,20 @@ class Model:
     def unsanitize(cls, tensors: dict[str, Array], config: Any) -> dict[str, Array]:
         """Ours -> the names and layouts that transformers loads."""
         return tensors
+
+    def __call__(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        labels: Any = None,
+        *,
+        token_type_ids: Any = None,
+        decoder_input_ids: Any = None,
+        decoder_attention_mask: Any = None,
+        loss_divisor: float | None = None,
+    ) -> Output:
+        """Forward pass over one sample (tokens,) or a padded batch (batch, tokens): see the family's task class."""
+        raise NotImplementedError
 
     # ------------------------------------------------------------------ weights
     @property

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from tlora_ref.autograd import Tensor
 from tlora_ref.backend import Array
+from tlora_ref.errors import ConfigError
 
 
 class Output:
@@ -13,8 +14,8 @@ class Output:
 
     Attributes
     ----------
-    loss : Tensor of one element, or None if no labels were given: the summed cross entropy of the scored labels
-        divided by their number (or by the `loss_divisor` of the call)
+    loss : Tensor of one element: the summed cross entropy of the scored labels divided by their number (or by the
+        `loss_divisor` of the call). Without labels there is none, and reading it is a ConfigError
     tokens : number of scored labels
     logits : array (batch, tokens, vocab) or (batch, classes); without the batch axis for a 1-D sample. Computed when
         first read: the loss does not need them whole.
@@ -24,8 +25,14 @@ class Output:
         self._compute = logits
         self._logits: Array | None = None
         self._squeeze = squeeze
-        self.loss = loss
+        self._loss = loss
         self.tokens = tokens
+
+    @property
+    def loss(self) -> Tensor:
+        if self._loss is None:
+            raise ConfigError("there is no loss: call the model with labels=...")
+        return self._loss
 
     @property
     def logits(self) -> Array:

@@ -22,7 +22,8 @@ HARMLESS = frozenset(
     repetition_penalty resid_pdrop return_dict return_dict_in_generate sep_token_id suppress_tokens
     summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
     task_specific_params temperature tf_legacy_loss tokenizer_class top_k top_p torch_dtype torchscript
-    transformers.js_config transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache
+    transformers.js_config transformers_version typical_p unk_token_id unsloth_fixed unsloth_version use_bfloat16
+    use_cache
     """.split()  # noqa: SIM905 (a table is easier to read than eighty quoted strings)
 )
 
@@ -79,7 +80,7 @@ class Settings:
 
     def finish(self) -> None:
         """Refuse what has been neither taken nor expected nor is known to be harmless."""
-        unknown = sorted(set(self.values) - self.seen - HARMLESS)
+        unknown = sorted(k for k in set(self.values) - self.seen - HARMLESS if not k.startswith("_"))
         if "quantization_config" in unknown:
             raise ConfigError(
                 'config.json has "quantization_config": quantised checkpoints are not supported. Save the model '
