@@ -1,0 +1,96 @@
+"""From a model to a Hugging Face folder that transformers loads."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from tlora_ref.backend import Array, to_numpy
+from tlora_ref.checkpoint.write import new_folder, write_json, write_tensors
+from tlora_ref.errors import ConfigError, NumericsError
+from tlora_ref.transformer import Model
+
+#: What a folder may be written in.
+FILE_DTYPES = {
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+#: Files that go along from the folder a model came from.
+COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+def file_dtype(name: str) -> np.dtype[np.generic]:
+    """The dtype called `name`, one that a checkpoint file may hold."""
+    if name not in FILE_DTYPES:
+        raise ConfigError(f'dtype "{name}" cannot be written: expected one of {", ".join(FILE_DTYPES)}')
+    return FILE_DTYPES[name]
+
+
+def save_model(
+    model: Model,
+    folder: str | Path,
+    dtype: str = "float32",
+    *,
+    source: str | Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write `model` (without an attached adapter: merge it first) as config.json and model.safetensors.
+
+    Parameters
+    ----------
+    dtype : float32, float64, float16 or bfloat16; see `rounding_report` before choosing 16 bits
+    source : the folder that the model came from: its tokenizer files go along
+
+    Raises
+    ------
+    OutputError
+        if the folder exists or cannot be written; nothing is left half-written.
+    """
+    kind = file_dtype(dtype)
+    if model.adapter is not None:
+        raise ConfigError("save_model writes plain weights: merge the adapter first, or detach it")
+    host = {name: _rounded(name, to_numpy(x), kind) for name, x in model.tensors.items()}
+    with new_folder(folder, overwrite=overwrite) as beside:
+        write_tensors(type(model).unsanitize(host, model.config), beside / "model.safetensors")
+        write_json({**model.config.to_dict(), "torch_dtype": dtype}, beside / "config.json")
+        for name in COMPANIONS if source is not None else ():
+            companion = Path(str(source)) / name
+            if companion.is_file():
+                shutil.copyfile(companion, beside / name)
+
+
+def _rounded(name: str, x: Array, kind: np.dtype[np.generic]) -> Array:
+    with np.errstate(over="ignore"):
+        rounded = x.astype(kind)
+    if not np.isfinite(rounded).all():
+        raise NumericsError(f"{name} does not fit {kind}: it holds {np.abs(x).max():.3g}. Write bfloat16 or float32")
+    return rounded
+
+
+def rounding_report(
+    base: Model, merged: Model, modules: Mapping[str, Array] | list[str], dtype: str
+) -> dict[str, float]:
+    """How much of the update W' - W a file of `dtype` rounds away: {module: ||round(W') - W'|| / ||W' - W||}.
+
+    Near or above 1 the update is smaller than the rounding: keep float32, or keep the adapter apart.
+    """
+    kind, report = file_dtype(dtype), {}
+    for module in modules:
+        before, after = (to_numpy(m.weight(module)).astype(np.float64) for m in (base, merged))
+        update = float(np.linalg.norm(after - before))
+        lost = float(np.linalg.norm(after.astype(kind).astype(np.float64) - after))
+        report[module] = lost / update if update > 0 else 0.0
+    return report

@@ -1,0 +1,85 @@
+"""Writing folders whole or not at all: everything goes to a folder beside, which is then renamed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from tlora_ref.backend import Array
+from tlora_ref.errors import OutputError
+
+
+def check_output(folder: str | Path, *, overwrite: bool = False) -> Path:
+    """`folder`, if it can be written: it does not exist or is empty (or may be overwritten), and a parent will have it.
+
+    Raises
+    ------
+    OutputError
+        otherwise. Call it before long work, not after.
+    """
+    folder = Path(folder)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder}: there is a file of that name in the way. Choose another folder")
+        if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+            raise OutputError(f"{folder}: already exists and is not empty. Choose another folder, or allow overwriting")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}."):
+            pass
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    return folder
+
+
+@contextmanager
+def new_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A folder to fill, which takes the name `folder` only when all went well; an old one stays until then."""
+    target = check_output(folder, overwrite=overwrite)
+    beside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    beside.chmod(0o755)
+    try:
+        yield beside
+        _swap(beside, target)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{target}: cannot be written ({error})") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _swap(beside: Path, target: Path) -> None:
+    """`beside` becomes `target`; what was there goes only once the new one stands."""
+    if not target.exists():
+        beside.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+    target.rename(old / "old")
+    try:
+        beside.rename(target)
+    except OSError:
+        (old / "old").rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_tensors(tensors: Mapping[str, Array], path: Path) -> None:
+    """A safetensors file as PyTorch's tools expect it."""
+    save_file({name: _contiguous(x) for name, x in tensors.items()}, path, metadata={"format": "pt"})
+    path.chmod(0o644)
+
+
+def _contiguous(x: Array) -> Array:
+    return x if x.flags.c_contiguous else x.copy()
+
+
+def write_json(values: Mapping[str, Any], path: Path) -> None:
+    """A JSON file, indented, ending in a newline."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
