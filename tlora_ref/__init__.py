@@ -1,0 +1,61 @@
+"""TLoRA (arXiv 2604.18124) in plain NumPy: the reference that other implementations are checked against.
+
+Where is ...? Every equation and line of the paper, and the function that is it:
+
+| paper                         | what                                        | function                                    |
+| ----------------------------- | ------------------------------------------- | ------------------------------------------- |
+| Alg. 1                        | the whole method on one page                | `algorithm.algorithm_1`                     |
+| Eq. 1                         | adapted module, merged weight               | `method.adapter.adapted_output`, `merged_weight` |
+| Eq. 2 (erratum: a factor s)   | dL/dB and one SGD step                      | `method.adapter.gradient_B`, `sgd_weight_update` |
+| Eq. 3, 16                     | V_r from W_0 C^1/2                          | `method.theory.optimal_directions`          |
+| Eq. 4 (lines 16, 17)          | A from the SVD of W C, B = 0                | `method.initialization.wc_svd`, `zero_B`    |
+| Eq. 5 (line 8)                | sensitivity mean abs(W * dW)                | `method.sensitivity.sample_sensitivity`     |
+| line 9                        | input second moment X^T X                   | `method.covariance.second_moment`           |
+| line 12                       | the budget                                  | `method.allocation.budget`                  |
+| Eq. 6 (line 14)               | ranks                                       | `method.allocation.ranks`                   |
+| Eq. 7 (line 15)               | alphas and scales                           | `method.allocation.alphas`, `scales`        |
+| Eq. 8                         | least-squares loss                          | `method.theory.least_squares_loss`          |
+| Eq. 9                         | objective J(A)                              | `method.theory.objective`                   |
+| Eq. 10                        | as a trace against a projector              | `method.theory.projector`                   |
+| Eq. 11                        | von Neumann's bound                         | `method.theory.von_neumann_bound`           |
+| Eq. 12                        | M_D and the largest J                       | `method.theory.update_moment`, `objective_bound` |
+| Eq. 13                        | the optimal projector                       | `method.theory.optimal_projector`           |
+| Eq. 14, App. B.1              | the theoretical A = V_r^T C^-1/2            | `method.theory.optimal_A`, `method.initialization.theoretical` |
+| Eq. 15, 17                    | subspace similarity phi                     | `method.theory.subspace_similarity`         |
+| AdamW, schedules              | as torch and transformers have them         | `method.adamw.adamw_step`, `method.schedule.learning_rate` |
+| paper or released code        | one switch a difference                     | `method.switches.Switches`, `PROFILES`      |
+"""
+
+from tlora_ref.adapter import Adapter, Plan, allocate, initialize
+from tlora_ref.autograd import grad, gradcheck
+from tlora_ref.calibration import CalibrationStats, calibrate
+from tlora_ref.checkpoint import load_model, load_peft, save_model, save_peft, save_universal
+from tlora_ref.data import load_tokenizer
+from tlora_ref.errors import TLoRAError
+from tlora_ref.method.switches import PROFILES, Switches
+from tlora_ref.training import TrainSettings, evaluate, train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PROFILES",
+    "Adapter",
+    "CalibrationStats",
+    "Plan",
+    "Switches",
+    "TLoRAError",
+    "TrainSettings",
+    "allocate",
+    "calibrate",
+    "evaluate",
+    "grad",
+    "gradcheck",
+    "initialize",
+    "load_model",
+    "load_peft",
+    "load_tokenizer",
+    "save_model",
+    "save_peft",
+    "save_universal",
+    "train",
+]

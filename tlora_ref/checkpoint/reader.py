@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def _entry(path: Path, name: str, value: Any, data_start: int, size: int) -> Ent
 def _no_overlap(path: Path, entries: Mapping[str, Entry]) -> None:
     """Two tensors never share bytes."""
     ordered = sorted(entries.items(), key=lambda item: item[1].start)
-    for (name, entry), (other, next_entry) in zip(ordered, ordered[1:], strict=False):
+    for (name, entry), (other, next_entry) in pairwise(ordered):
         if entry.start + math.prod(entry.shape) * entry.dtype.itemsize > next_entry.start:
             raise CheckpointError(f'{path}: tensors "{name}" and "{other}" overlap. {MEND}')
 

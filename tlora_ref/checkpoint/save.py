@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import ml_dtypes
@@ -80,9 +80,7 @@ def _rounded(name: str, x: Array, kind: np.dtype[np.generic]) -> Array:
     return rounded
 
 
-def rounding_report(
-    base: Model, merged: Model, modules: Mapping[str, Array] | list[str], dtype: str
-) -> dict[str, float]:
+def rounding_report(base: Model, merged: Model, modules: Iterable[str], dtype: str) -> dict[str, float]:
     """How much of the update W' - W a file of `dtype` rounds away: {module: ||round(W') - W'|| / ||W' - W||}.
 
     Near or above 1 the update is smaller than the rounding: keep float32, or keep the adapter apart.

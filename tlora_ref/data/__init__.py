@@ -1,0 +1,24 @@
+"""Datasets, prompt templates, tokenisation, batches."""
+
+from tlora_ref.data.batches import batches, choose_samples, pad_batch
+from tlora_ref.data.encode import EncodingReport, encode_prompt, encode_rows, response_text
+from tlora_ref.data.rows import Row, dataset_file, file_sha256, load_dataset
+from tlora_ref.data.templates import templates
+from tlora_ref.data.tokenizer import Tokenizer, load_tokenizer
+
+__all__ = [
+    "EncodingReport",
+    "Row",
+    "Tokenizer",
+    "batches",
+    "choose_samples",
+    "dataset_file",
+    "encode_prompt",
+    "encode_rows",
+    "file_sha256",
+    "load_dataset",
+    "load_tokenizer",
+    "pad_batch",
+    "response_text",
+    "templates",
+]

@@ -1,0 +1,59 @@
+"""Which samples calibrate, in which order samples train, and how a batch is padded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from tlora_ref.backend import Array
+from tlora_ref.data.encode import IGNORED
+from tlora_ref.errors import DataError
+
+T = TypeVar("T")
+
+
+def choose_samples(samples: Sequence[T], n: int, seed: int = 42) -> tuple[list[T], list[int]]:
+    """`n` samples drawn without replacement by `seed`, in dataset order, and their indices (for the manifest)."""
+    if not 1 <= n <= len(samples):
+        raise DataError(f"{n} samples were asked for, but there are {len(samples)}: ask for 1 to {len(samples)}")
+    indices = sorted(int(i) for i in np.random.default_rng(seed).choice(len(samples), size=n, replace=False))
+    return [samples[i] for i in indices], indices
+
+
+def batches(samples: Sequence[T], batch_size: int, *, seed: int, epoch: int = 0) -> Iterator[list[T]]:
+    """The batches of an epoch, shuffled by (seed, epoch) alone: any epoch can be had without those before it."""
+    order = np.random.default_rng([seed, epoch]).permutation(len(samples))
+    for start in range(0, len(samples), batch_size):
+        yield [samples[i] for i in order[start : start + batch_size]]
+
+
+def pad_batch(samples: Sequence[Mapping[str, Any]], pad_id: int = 0) -> dict[str, Array]:
+    """Samples padded on the right to one length, as the arguments of a model's call.
+
+    Returns
+    -------
+    input_ids, attention_mask : (batch, longest); labels : (batch, longest) with -100 at padding, or (batch,) classes
+    """
+    if not samples:
+        raise DataError("an empty batch cannot be padded")
+    batch = {
+        "input_ids": _padded([s["input_ids"] for s in samples], pad_id),
+        "attention_mask": _padded([np.ones(len(s["input_ids"]), dtype=np.int64) for s in samples], 0),
+    }
+    if np.ndim(samples[0]["labels"]) == 0:
+        batch["labels"] = np.array([s["labels"] for s in samples], dtype=np.int64)
+    else:
+        batch["labels"] = _padded([s["labels"] for s in samples], IGNORED)
+    if "token_type_ids" in samples[0]:
+        batch["token_type_ids"] = _padded([s["token_type_ids"] for s in samples], 0)
+    return batch
+
+
+def _padded(lists: Sequence[Any], value: int) -> Array:
+    """Integer lists as the rows of one array, `value` after the end of each."""
+    padded = np.full((len(lists), max(len(row) for row in lists)), value, dtype=np.int64)
+    for i, row in enumerate(lists):
+        padded[i, : len(row)] = row
+    return padded
