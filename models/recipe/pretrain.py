@@ -5,7 +5,8 @@
 `--corpus` is what `prepare_corpus.py` wrote. Tokens are cut into samples of 256, every weight is trained by AdamW with
 a cosine schedule, and the held-out loss is reported beside that of a unigram model of the training tokens. `--out`,
 which must not exist, becomes a Hugging Face checkpoint: config, float32 weights, tokenizer, and `pretraining.json`
-with every setting and loss. The same seed, machine and number of threads give the same weights.
+with every setting and loss. With `--state` a run that was stopped goes on where it was. The same seed, machine and
+number of threads give the same weights.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ CONFIG: dict[str, Any] = {
 SETTINGS: dict[str, Any] = {
     "epochs": 10,
     "batch_size": 8,
-    "lr": 4e-3,
+    "lr": 6e-3,
     "schedule": "cosine",
     "warmup_ratio": 0.02,
     "betas": (0.9, 0.95),
@@ -94,14 +95,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=SETTINGS["epochs"])
+    parser.add_argument("--state", type=Path, help="folder to keep the run's state in, and to resume it from")
     args = parser.parse_args()
 
     settings = {**SETTINGS, "epochs": args.epochs, "seed": args.seed}
     streams = {name: np.load(args.corpus / f"{name}.npy") for name in ("train", "valid")}
     train, valid = (samples(stream, CONFIG["max_position_embeddings"]) for stream in streams.values())
+    keeping = {"out": args.state, "save_every": 400, "resume": args.state.exists()} if args.state else {}
     model = initial_model(args.seed)
     print(f"{model.parameter_count()} parameters, {len(train)} samples a pass, {args.epochs} passes", flush=True)
-    result = tr.train(model, None, train, trainable="all", valid=valid, eval_every=400, callback=show, **settings)
+    result = tr.train(
+        model, None, train, trainable="all", valid=valid, eval_every=400, on_step=show, **keeping, **settings
+    )
 
     summary = {
         "settings": settings,
