@@ -26,6 +26,7 @@ class AttachedAdapter(Protocol):
     A: dict[str, Array]
     B: dict[str, Array]
     scale: dict[str, float]
+    saved: dict[str, Array]
 
     def merged_weight(self, name: str, W: Array) -> Array: ...
 
@@ -44,7 +45,7 @@ class Model:
         self.config = config
         self.tensors = dict(tensors)
         self.adapter: AttachedAdapter | None = None
-        self._watches: Callable[[str], bool] = lambda name: True
+        self._watched: frozenset[str] | None = None  # None: every tensor
         self._observer: Observer | None = None
 
     # ------------------------------------------------------------------ what a family declares
@@ -146,10 +147,7 @@ class Model:
         `<module>.lora_B.weight`. A view is cheap, and safe to use in a thread of its own.
         """
         view = copy.copy(self)
-        if names is None:
-            view._watches = lambda name: True
-        else:
-            view._watches = frozenset(names).__contains__
+        view._watched = None if names is None else frozenset(names)
         return view
 
     def observing(self, observer: Observer | None) -> Self:
@@ -189,7 +187,7 @@ class Model:
 
     def merge(self, adapter: AttachedAdapter) -> Self:
         """A new model with W' = W + s B A in every module of `adapter` (Eq. 1). This one is unchanged."""
-        tensors = dict(self.tensors)
+        tensors = {**self.tensors, **adapter.saved}
         for name in adapter.A:
             tensors[f"{name}.weight"] = adapter.merged_weight(name, self.weight(name))
         return type(self)(self.config, tensors)
@@ -197,7 +195,8 @@ class Model:
     # ------------------------------------------------------------------ what the families call
     def parameter(self, name: str) -> Tensor:
         """The tensor called `name`: a leaf if it is watched, a constant if not."""
-        return leaf(self.tensors[name], name) if self._watches(name) else Tensor(self.tensors[name])
+        tensors = self.tensors if self.adapter is None or name not in self.adapter.saved else self.adapter.saved
+        return self._placed(name, tensors[name])
 
     def linear(self, module: str, x: Tensor) -> Tensor:
         """The linear module at path `module` applied to x (..., d_in), with its bias and adapter if it has them."""
@@ -208,9 +207,10 @@ class Model:
         b = self.parameter(bias) if bias in self.tensors else None
         if self.adapter is None or module not in self.adapter.A:
             return linear(x, W, b)
-        A = self._adapter_matrix(f"{module}.lora_A.weight", self.adapter.A[module])
-        B = self._adapter_matrix(f"{module}.lora_B.weight", self.adapter.B[module])
+        A = self._placed(f"{module}.lora_A.weight", self.adapter.A[module])
+        B = self._placed(f"{module}.lora_B.weight", self.adapter.B[module])
         return low_rank_linear(x, W, b, A, B, self.adapter.scale[module])
 
-    def _adapter_matrix(self, name: str, data: Array) -> Tensor:
-        return leaf(data, name) if self._watches(name) else Tensor(data)
+    def _placed(self, name: str, data: Array) -> Tensor:
+        watched = self._watched is None or name in self._watched
+        return leaf(data, name) if watched else Tensor(data)

@@ -1,0 +1,217 @@
+"""The training loop: against recorded PyTorch runs, and what must hold of any run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tlora_ref as tr
+from tests.tiny import tiny_llama, tiny_samples
+from tlora_ref.errors import CheckpointError, ConfigError, DataError, NumericsError
+from tlora_ref.training.loop import TrainResult
+from tlora_ref.transformer import Model
+
+
+def prepared(seed: int = 0, dtype: str = "float64", **plan: Any) -> tuple[Model, tr.Adapter]:
+    """A tiny model and its TLoRA adapter."""
+    model = tiny_llama(seed, dtype)
+    stats = tr.calibrate(model, tiny_samples(3, seed))
+    return model, tr.initialize(model, stats, tr.allocate(stats.sensitivity, model.shapes(), 4, 8, **plan))
+
+
+def bits(arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
+    return {name: x.tobytes() for name, x in arrays.items()}
+
+
+def test_training_lowers_the_loss_and_changes_B_alone() -> None:
+    model, adapter = prepared()
+    W, A, data = bits(model.tensors), bits(adapter.A), tiny_samples(6)
+    before = tr.evaluate(model, data).loss
+    result = tr.train(model, adapter, data, steps=30, batch_size=3, lr=0.05)
+    assert tr.evaluate(model, data).loss < 0.7 * before
+    assert bits(model.tensors) == W
+    assert bits(adapter.A) == A
+    assert all(np.abs(B).max() > 0 for B in adapter.B.values())
+    assert [entry["step"] for entry in result.history] == list(range(1, 31))
+
+
+def test_every_update_of_a_weight_lies_in_the_row_space_of_A() -> None:
+    model, adapter = prepared()
+    tr.train(model, adapter, tiny_samples(4), steps=5, lr=0.05)
+    model.detach()
+    merged = model.merge(adapter)
+    for name, A in adapter.A.items():
+        update = merged.weight(name) - model.weight(name)
+        assert np.linalg.norm(update) > 1e-3
+        outside = update - update @ A.T @ A
+        assert np.abs(outside).max() <= 1e-14 * np.abs(update).max() + 4e-16 * np.abs(model.weight(name)).max()
+
+
+def test_one_sum_over_tokens_is_divided_once_however_the_batch_is_cut() -> None:
+    data = tiny_samples(6, length=(4, 20))
+    runs = {}
+    for batch_size, accumulation in ((6, 1), (2, 3), (1, 6)):
+        model, adapter = prepared()
+        result = tr.train(model, adapter, data, steps=3, batch_size=batch_size, grad_accumulation=accumulation, lr=0.01)
+        runs[batch_size] = (result.history, {name: B.copy() for name, B in adapter.B.items()})
+    for batch_size in (2, 1):
+        for one, other in zip(runs[6][0], runs[batch_size][0], strict=True):
+            assert other["tokens"] == one["tokens"]
+            assert other["loss"] == pytest.approx(one["loss"], rel=1e-12)
+            assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-9)
+    model, _ = prepared()
+    by_hand = [(model(**sample).loss.item(), sum(label != -100 for label in sample["labels"][1:])) for sample in data]
+    mean = sum(loss * n for loss, n in by_hand) / sum(n for _, n in by_hand)
+    assert runs[6][0][0]["loss"] == pytest.approx(mean, rel=1e-12)
+    assert mean != pytest.approx(np.mean([loss for loss, _ in by_hand]), rel=1e-4)  # not a mean of means
+    assert tr.evaluate(model, data, batch_size=4).loss == pytest.approx(mean, rel=1e-12)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7, 9])
+def test_a_run_stopped_anywhere_and_resumed_ends_bit_identical(tmp_path: Path, stop: int) -> None:
+    settings = {"steps": 10, "batch_size": 2, "grad_accumulation": 2, "lr": 0.02, "trainable": "AB"}
+    data, valid = tiny_samples(7), tiny_samples(2, seed=9)
+    model, adapter = prepared()
+    whole = tr.train(model, adapter, data, valid=valid, eval_every=3, **settings)
+
+    class Stopped(KeyboardInterrupt):
+        pass
+
+    def interrupt(entry: dict[str, Any]) -> None:
+        if entry["step"] == stop:
+            raise Stopped
+
+    model, again = prepared()
+    with pytest.raises(Stopped):
+        tr.train(model, again, data, valid=valid, eval_every=3, out=tmp_path, on_step=interrupt, **settings)
+    model, again = prepared()
+    resumed = tr.train(model, again, data, valid=valid, eval_every=3, out=tmp_path, resume=True, **settings)
+    assert bits(again.A) == bits(adapter.A)
+    assert bits(again.B) == bits(adapter.B)
+    assert resumed.history == whole.history
+    assert resumed.steps == 10
+
+
+def test_another_run_is_not_resumed(tmp_path: Path) -> None:
+    data = tiny_samples(4)
+    model, adapter = prepared()
+    tr.train(model, adapter, data, steps=2, out=tmp_path)
+    for changes, named in (({"lr": 0.5}, "lr"), ({"steps": 3}, "steps"), ({"seed": 1}, "seed")):
+        with pytest.raises(ConfigError, match=named):
+            tr.train(model, adapter, data, out=tmp_path, resume=True, **{"steps": 2, **changes})
+    with pytest.raises(ConfigError, match="data_sha256"):
+        tr.train(model, adapter, tiny_samples(4, seed=5), steps=2, out=tmp_path, resume=True)
+    state = tmp_path / "training_state.safetensors"
+    state.write_bytes(state.read_bytes()[:-50])
+    with pytest.raises(CheckpointError, match="damaged"):
+        tr.train(model, adapter, data, steps=2, out=tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="no training state"):
+        tr.train(model, adapter, data, steps=2, out=tmp_path / "elsewhere", resume=True)
+
+
+def test_clipping_bounds_the_norm_that_reaches_the_optimizer() -> None:
+    data = tiny_samples(2)
+    model, adapter = prepared()
+    free = tr.train(
+        model, adapter, data, steps=1, lr=0.01, schedule="constant", warmup_ratio=0, eps=1.0, weight_decay=0
+    )
+    model, clipped = prepared()
+    limit = free.history[0]["grad_norm"] / 4
+    tr.train(
+        model,
+        clipped,
+        data,
+        steps=1,
+        lr=0.01,
+        schedule="constant",
+        warmup_ratio=0,
+        eps=1.0,
+        weight_decay=0,
+        max_grad_norm=limit,
+    )
+    # The first Adam step is -lr g / (|g| + eps): invert it for g and compare the gradients.
+    for name, B in adapter.B.items():
+        g, g_clipped = (-x / (0.01 - np.abs(x)) for x in (B, clipped.B[name]))
+        np.testing.assert_allclose(g_clipped, g / 4, rtol=1e-7, atol=1e-12)
+
+
+def test_trainable_AB_trains_A_and_all_trains_every_weight() -> None:
+    model, adapter = prepared()
+    A, W = bits(adapter.A), bits(model.tensors)
+    tr.train(model, adapter, tiny_samples(3), steps=4, lr=0.01, trainable="AB")
+    assert all(adapter.A[name].tobytes() != A[name] for name in A)
+    assert bits(model.tensors) == W
+    fresh = tiny_llama(tie_word_embeddings=True)
+    W, data = bits(fresh.tensors), tiny_samples(3)
+    before = tr.evaluate(fresh, data).loss
+    tr.train(fresh, None, data, steps=20, lr=0.01, trainable="all")
+    assert all(fresh.tensors[name].tobytes() != W[name] for name in W)
+    assert tr.evaluate(fresh, data).loss < 0.7 * before
+
+
+def test_a_tensor_trained_beside_the_adapter_leaves_the_model_alone() -> None:
+    model, adapter = prepared()
+    W, data = bits(model.tensors), tiny_samples(3)
+    tr.train(model, adapter, data, steps=3, lr=0.05, also=("lm_head.weight",))
+    assert bits(model.tensors) == W
+    assert adapter.saved["lm_head.weight"].tobytes() != W["lm_head.weight"]
+    attached = model(**data[0]).logits
+    model.detach()
+    merged = model.merge(adapter)
+    np.testing.assert_allclose(merged(**data[0]).logits, attached, rtol=1e-12, atol=1e-12)
+    assert np.array_equal(merged.tensors["lm_head.weight"], adapter.saved["lm_head.weight"])
+
+
+def test_float32_stays_float32() -> None:
+    model, adapter = prepared(dtype="float32")
+    tr.train(model, adapter, tiny_samples(3), steps=3, lr=0.05, max_grad_norm=0.1)
+    assert {x.dtype for x in adapter.B.values()} == {np.dtype(np.float32)}
+    assert model(**tiny_samples(1)[0]).logits.dtype == np.float32
+
+
+def test_the_schedule_and_history_are_reported() -> None:
+    model, adapter = prepared()
+    result = tr.train(
+        model, adapter, tiny_samples(5), epochs=4, batch_size=2, lr=0.1, warmup_ratio=0.25, schedule="linear"
+    )
+    lrs = [entry["lr"] for entry in result.history]
+    assert result.steps == 12
+    assert lrs[:4] == pytest.approx([0.0, 0.1 / 3, 0.2 / 3, 0.1])
+    assert lrs[-1] == pytest.approx(0.1 / 9)
+    assert isinstance(result, TrainResult)
+    assert result.loss == result.history[-1]["loss"]
+
+
+def test_divergence_is_an_error_that_names_the_step() -> None:
+    model, adapter = prepared()
+    with np.errstate(all="ignore"), pytest.raises(NumericsError, match=r"training step \d+: the loss is"):
+        tr.train(model, adapter, tiny_samples(2), steps=50, lr=1e200, schedule="constant", warmup_ratio=0)
+
+
+def test_bad_settings_are_named() -> None:
+    model, adapter = prepared()
+    data = tiny_samples(2)
+    for changes, match in (
+        ({"lr": -1.0}, "lr"),
+        ({"lr": math.nan}, "lr"),
+        ({"schedule": "step"}, "schedule"),
+        ({"trainable": "A"}, "trainable"),
+        ({"steps": 0}, "steps"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"betas": (0.9, 1.0)}, "betas"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm"),
+        ({"also": ("no.such",)}, "no.such"),
+        ({"trainable": "all"}, "adapter=None"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            tr.train(model, adapter, data, **{"steps": 1, **changes})
+    with pytest.raises(ConfigError, match="trains an adapter"):
+        tr.train(model, None, data, steps=1)
+    with pytest.raises(DataError, match="no training samples"):
+        tr.train(model, adapter, [], steps=1)
+    with pytest.raises(DataError, match="no samples"):
+        tr.evaluate(model, [])
