@@ -1,7 +1,8 @@
 """Hugging Face folders in and out, PEFT adapters in and out: the one room that knows files and their vendors."""
 
 from tlora_ref.checkpoint.load import load_model, read_config
-from tlora_ref.checkpoint.peft import load_peft, save_peft, save_universal
+from tlora_ref.checkpoint.peft_load import load_peft
+from tlora_ref.checkpoint.peft_save import save_peft, save_universal
 from tlora_ref.checkpoint.save import rounding_report, save_model
 from tlora_ref.checkpoint.write import check_output
 

@@ -8,24 +8,37 @@ from typing import Any
 import numpy as np
 
 from tlora_ref.backend import Array, get_device
-from tlora_ref.checkpoint.reader import iterate, read_folder, read_json
+from tlora_ref.checkpoint.reader import check_finite, read_folder, read_json, read_tensors, shown
 from tlora_ref.errors import CheckpointError, ConfigError
 from tlora_ref.transformer import Model, family
 
 DTYPES = ("float64", "float32")
+#: How many tensors that do not fit an error names.
+MAX_NAMED = 40
 
 
-def checked_dtype(name: str) -> np.dtype[Any]:
-    """The dtype called `name`, one that this library computes in."""
-    if str(name) not in DTYPES:
+def checked_dtype(name: Any) -> np.dtype[Any]:
+    """The dtype called `name` (or a NumPy dtype), one that this library computes in."""
+    try:
+        kind = np.dtype(name)
+    except TypeError:
+        kind = None
+    if kind is None or kind.name not in DTYPES:
         raise ConfigError(f'dtype "{name}" is not supported: expected {" or ".join(DTYPES)} (files may hold others)')
-    return np.dtype(str(name))
+    return kind
 
 
 def read_config(folder: str | Path) -> tuple[Any, type[Model]]:
     """The configuration and model class of a checkpoint folder (or of a config.json itself)."""
     path = Path(folder)
     values = read_json(path if path.suffix == ".json" else path / "config.json")
+    quantised = values.get("quantization_config") or values.get("compression_config")
+    if quantised:
+        method = quantised.get("quant_method", "unnamed") if isinstance(quantised, dict) else "unnamed"
+        raise ConfigError(
+            f"{path}: the checkpoint is quantised ({shown(str(method))}), which is not supported. Save the model "
+            'dequantised (float32, float16 or bfloat16), without "quantization_config" in config.json'
+        )
     config_class, model_class = family(values.get("model_type"))
     return config_class.from_dict(values), model_class
 
@@ -52,17 +65,14 @@ def load_model(folder: str | Path, dtype: str = "float64", device: str = "cpu") 
         raise CheckpointError(f"{folder}: there is no such folder. Give the folder that holds config.json")
     place, kind = get_device(device), checked_dtype(dtype)
     config, model_class = read_config(folder)
-    tensors = model_class.sanitize(dict(iterate(read_folder(folder))), config)
-    _check_tensors(folder, tensors, model_class.tensor_shapes(config))
+    tensors = model_class.sanitize(read_tensors(read_folder(folder)), config)
+    shapes = model_class.tensor_shapes(config)
+    _check_tensors(folder, tensors, shapes)
     placed: dict[str, Array] = {}
-    for name in model_class.tensor_shapes(config):
-        host = np.asarray(tensors.pop(name)).astype(kind, order="C")
-        if not np.isfinite(host).all():
-            bad = int((~np.isfinite(host)).sum())
-            raise CheckpointError(
-                f'{folder}: tensor "{name}" holds {bad} value(s) that are NaN or infinite (of {host.size}, as {kind}). '
-                "The checkpoint is damaged or was saved from a diverged run"
-            )
+    for name in shapes:  # one at a time: what a tensor was read from goes before the next is read
+        with np.errstate(over="ignore"):  # float64 too large for float32 is infinite, and refused below
+            host = np.array(tensors.pop(name), dtype=kind, order="C")
+        check_finite(str(folder), name, host)
         placed[name] = place.put(host)
     return model_class(config, placed)
 
@@ -72,14 +82,15 @@ def _check_tensors(folder: Path, tensors: dict[str, Array], shapes: dict[str, tu
     faults = [f"missing: {name} {shape}" for name, shape in shapes.items() if name not in tensors]
     for name, tensor in tensors.items():
         if name not in shapes:
-            faults.append(f"extra: {name} {tensor.shape}")
+            faults.append(f"extra: {shown(name)} {tensor.shape}")
         elif tensor.shape != shapes[name]:
             faults.append(f"misshaped: {name} is {tensor.shape}, expected {shapes[name]}")
         elif not np.issubdtype(tensor.dtype, np.floating) and tensor.dtype.name != "bfloat16":
             faults.append(f"not floating point: {name} is {tensor.dtype}")
     if faults:
-        more = f" ... and {len(faults) - 8} more" if len(faults) > 8 else ""
+        more = f"\n  ... and {len(faults) - MAX_NAMED} more" if len(faults) > MAX_NAMED else ""
         raise CheckpointError(
-            f"{folder}: the tensors do not fit config.json:\n  " + "\n  ".join(faults[:8]) + more + "\n"
-            "Is it the right config.json, and a model of that family?"
+            f"{folder}: {len(faults)} tensor(s) do not fit config.json:\n  "
+            + "\n  ".join(faults[:MAX_NAMED])
+            + f"{more}\nIs it the right config.json, and a model of that family?"
         )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,14 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "I32": np.dtype("<i4"),
     "I16": np.dtype("<i2"),
     "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
+#: More axes than this no tensor has, and NumPy not many more.
+MAX_AXES = 32
 MEND = "Copy or download the file again"
 
 
@@ -43,6 +47,10 @@ class Entry:
     shape: tuple[int, ...]
     start: int
 
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
 
 def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     """The tensors of a safetensors file by name, and its metadata, all checked against the file's length.
@@ -52,33 +60,64 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     CheckpointError
         saying what is wrong with the file and how to mend it.
     """
+    text, data_start, size = _header_text(path)
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, MAX_HEADER):
-                raise CheckpointError(
-                    f"{path}: no safetensors file, or a truncated one: it is {size} bytes long and its header claims "
-                    f"{length if size >= 8 else 'none'}. {MEND}"
-                )
-            header = json.loads(file.read(length))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: the safetensors header is not valid JSON ({error}). {MEND}") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: the safetensors header is not a JSON object. {MEND}")
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict):
         raise CheckpointError(f"{path}: the safetensors metadata is not a JSON object. {MEND}")
-    entries = {name: _entry(path, name, value, 8 + length, size) for name, value in header.items()}
-    _no_overlap(path, entries)
+    entries = {name: _entry(path, name, value, data_start, size) for name, value in header.items()}
+    _no_overlap_no_gap(path, entries, data_start, size)
     return entries, {str(k): str(v) for k, v in metadata.items()}
+
+
+def _header_text(path: Path) -> tuple[bytes, int, int]:
+    """The header's bytes, where the data begins, and the size of the file: 8 bytes of length, header, data."""
+    try:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: there is no such file")
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8:
+                raise CheckpointError(f"{path}: {size} bytes are too few for a safetensors file: truncated. {MEND}")
+            if length > MAX_HEADER:
+                raise CheckpointError(
+                    f"{path}: no safetensors file: its header claims {length} bytes, more than the format's limit of "
+                    f"{MAX_HEADER}. {MEND}"
+                )
+            if length > size - 8:
+                raise CheckpointError(
+                    f"{path}: truncated, or no safetensors file: its header claims {length} bytes, but only "
+                    f"{size - 8} follow. {MEND}"
+                )
+            return file.read(length), 8 + length, size
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys are all different: which of two tensors of one name counts would be a guess."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"{shown(twice)} is there twice")
+    return values
+
+
+def shown(name: str) -> str:
+    """A name from a file as an error message may print it: short, quoted, control characters escaped."""
+    return json.dumps(name[:100])
 
 
 def _entry(path: Path, name: str, value: Any, data_start: int, size: int) -> Entry:
     """One checked entry of the header."""
-    where = f'{path}: tensor "{name}"'
+    where = f"{path}: tensor {shown(name)}"
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{where}: expected dtype, shape and data_offsets, found {value!r:.100}. {MEND}")
     if not isinstance(value["dtype"], str) or value["dtype"] not in DTYPES:
@@ -91,6 +130,8 @@ def _entry(path: Path, name: str, value: Any, data_start: int, size: int) -> Ent
         if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**62 for n in numbers):
             raise CheckpointError(f"{where}: {key} is {numbers!r:.100}, expected a list of sizes. {MEND}")
     shape, offsets = tuple(value["shape"]), value["data_offsets"]
+    if len(shape) > MAX_AXES or math.prod(n for n in shape if n) * dtype.itemsize >= 2**62:
+        raise CheckpointError(f"{where}: no array has the shape {value['shape']!r:.100}. {MEND}")
     if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
         raise CheckpointError(
             f"{where}: shape {shape} of {value['dtype']} needs {math.prod(shape) * dtype.itemsize} bytes, but its "
@@ -103,33 +144,66 @@ def _entry(path: Path, name: str, value: Any, data_start: int, size: int) -> Ent
     return Entry(path, dtype, shape, data_start + offsets[0])
 
 
-def _no_overlap(path: Path, entries: Mapping[str, Entry]) -> None:
-    """Two tensors never share bytes."""
-    ordered = sorted(entries.items(), key=lambda item: item[1].start)
-    for (name, entry), (other, next_entry) in pairwise(ordered):
-        if entry.start + math.prod(entry.shape) * entry.dtype.itemsize > next_entry.start:
-            raise CheckpointError(f'{path}: tensors "{name}" and "{other}" overlap. {MEND}')
+def _no_overlap_no_gap(path: Path, entries: Mapping[str, Entry], data_start: int, size: int) -> None:
+    """The tensors lie one after the other and fill the file, as the format asks."""
+    end, before = data_start, None
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].nbytes)):
+        if entry.start < end:
+            raise CheckpointError(f"{path}: tensors {shown(str(before))} and {shown(name)} overlap. {MEND}")
+        if entry.start > end:
+            raise CheckpointError(
+                f"{path}: {entry.start - end} bytes before tensor {shown(name)} belong to no tensor. {MEND}"
+            )
+        end, before = entry.start + entry.nbytes, name
+    if end < size:
+        raise CheckpointError(f"{path}: the last {size - end} bytes belong to no tensor. {MEND}")
 
 
-def read_tensor(entry: Entry) -> Array:
-    """The tensor as a read-only view of the memory-mapped file: nothing is read before it is used."""
-    if math.prod(entry.shape) == 0:
-        return np.empty(entry.shape, dtype=entry.dtype)
-    mapped = np.memmap(entry.path, dtype=np.uint8, mode="r", offset=entry.start, shape=(_bytes(entry),))
-    return mapped.view(entry.dtype).reshape(entry.shape)
+def read_tensors(entries: Mapping[str, Entry]) -> dict[str, Array]:
+    """The tensors as read-only views of their memory-mapped files: nothing is read before it is used.
+
+    A file is mapped once, however many tensors it has: every mapping costs a file descriptor.
+    """
+    maps: dict[Path, Array] = {}
+    tensors = {}
+    for name, entry in entries.items():
+        if entry.nbytes == 0:
+            tensors[name] = np.empty(entry.shape, dtype=entry.dtype)
+            continue
+        if entry.path not in maps:
+            try:
+                maps[entry.path] = np.memmap(entry.path, dtype=np.uint8, mode="r")
+            except (OSError, ValueError) as error:
+                raise CheckpointError(f"{entry.path}: cannot be read ({error})") from error
+        raw = maps[entry.path][entry.start : entry.start + entry.nbytes]
+        tensors[name] = raw.view(entry.dtype).reshape(entry.shape)
+    return tensors
 
 
-def _bytes(entry: Entry) -> int:
-    return math.prod(entry.shape) * entry.dtype.itemsize
+def check_finite(where: str, name: str, tensor: Array) -> None:
+    """No NaN, no infinity: a CheckpointError that counts them otherwise."""
+    bad = tensor.size - int(np.count_nonzero(np.isfinite(tensor)))
+    if bad:
+        raise CheckpointError(
+            f"{where}: tensor {shown(name)} holds {bad} value(s) that are NaN or infinite (of {tensor.size}, as "
+            f"{tensor.dtype}). The file is damaged or comes from a run that diverged"
+        )
 
 
 def inside(folder: Path, name: object) -> Path:
-    """`folder / name`, refused if it leads out of the folder (by "..", an absolute path or a symbolic link)."""
+    """`folder / name`, refused if it leads out of the folder: by "..", an absolute path or a symbolic link.
+
+    One layout of links is known: Hugging Face's download cache keeps files in `blobs/` beside `snapshots/<commit>/`.
+    """
     if not isinstance(name, str) or not name:
-        raise CheckpointError(f"{folder}: {name!r} is not a file name")
-    path = folder / name
-    if Path(name).name != name or not path.resolve().is_relative_to(folder.resolve()):
-        raise CheckpointError(f'{folder}: "{name}" leads out of the folder; a checkpoint\'s files must lie inside it')
+        raise CheckpointError(f"{folder}: {name!r:.100} is not a file name")
+    root, path = folder.resolve(), folder / name
+    rooms = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
+    if "\0" in name or Path(name).name != name or not any(path.resolve().is_relative_to(room) for room in rooms):
+        raise CheckpointError(
+            f"{folder}: {shown(name)} leads out of the folder. A checkpoint's files must lie directly in it: copy the "
+            "file there"
+        )
     return path
 
 
@@ -143,10 +217,10 @@ def read_folder(folder: Path, stem: str = "model") -> dict[str, Entry]:
         index and the shards disagree.
     """
     single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    if single.exists() or single.is_symlink():  # first, as in transformers, where both are there
+        return read_header(inside(folder, single.name))[0]
     if index.is_file():
         return _read_shards(folder, index)
-    if single.exists() or single.is_symlink():
-        return read_header(inside(folder, single.name))[0]
     pickled = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt*"))
     hint = (
         f"It holds {pickled[0]}, which is a pickle and is never read: load the model with transformers and save it "
@@ -166,14 +240,15 @@ def _read_shards(folder: Path, index: Path) -> dict[str, Entry]:
     for name in sorted({str(file) for file in weight_map.values()}):
         shard = inside(folder, name)
         if not shard.is_file():
-            raise CheckpointError(f"{index} names the shard {name}, which is not in the folder. {MEND}")
+            raise CheckpointError(f"{index} names the shard {shown(name)}, which is not in the folder. {MEND}")
         for tensor, entry in read_header(shard)[0].items():
             if tensor in entries:
-                raise CheckpointError(f'{folder}: tensor "{tensor}" is in two shards. {MEND}')
+                first = entries[tensor].path.name
+                raise CheckpointError(f"{folder}: tensor {shown(tensor)} is in two shards, {first} and {name}. {MEND}")
             entries[tensor] = entry
     for tensor, file in weight_map.items():
         if tensor not in entries or entries[tensor].path.name != file:
-            raise CheckpointError(f'{index}: tensor "{tensor}" is not in {file}, where the index puts it. {MEND}')
+            raise CheckpointError(f"{index}: tensor {shown(tensor)} is not in {file}, where the index puts it. {MEND}")
     return entries
 
 
@@ -190,9 +265,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(values).__name__}")
     return values
-
-
-def iterate(entries: Mapping[str, Entry]) -> Iterator[tuple[str, Array]]:
-    """(name, tensor) of all entries, each mapped when it is reached."""
-    for name, entry in entries.items():
-        yield name, read_tensor(entry)

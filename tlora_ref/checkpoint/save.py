@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -15,7 +16,7 @@ from tlora_ref.errors import ConfigError, NumericsError
 from tlora_ref.transformer import Model
 
 #: What a folder may be written in.
-FILE_DTYPES = {
+FILE_DTYPES: dict[str, np.dtype[Any]] = {
     "float64": np.dtype(np.float64),
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
@@ -32,7 +33,7 @@ COMPANIONS = (
 )
 
 
-def file_dtype(name: str) -> np.dtype[np.generic]:
+def file_dtype(name: str) -> np.dtype[Any]:
     """The dtype called `name`, one that a checkpoint file may hold."""
     if name not in FILE_DTYPES:
         raise ConfigError(f'dtype "{name}" cannot be written: expected one of {", ".join(FILE_DTYPES)}')
@@ -62,7 +63,7 @@ def save_model(
     kind = file_dtype(dtype)
     if model.adapter is not None:
         raise ConfigError("save_model writes plain weights: merge the adapter first, or detach it")
-    host = {name: _rounded(name, to_numpy(x), kind) for name, x in model.tensors.items()}
+    host = {name: rounded(name, to_numpy(x), kind) for name, x in model.tensors.items()}
     with new_folder(folder, overwrite=overwrite) as beside:
         write_tensors(type(model).unsanitize(host, model.config), beside / "model.safetensors")
         write_json({**model.config.to_dict(), "torch_dtype": dtype}, beside / "config.json")
@@ -72,23 +73,34 @@ def save_model(
                 shutil.copyfile(companion, beside / name)
 
 
-def _rounded(name: str, x: Array, kind: np.dtype[np.generic]) -> Array:
+def rounded(name: str, x: Array, kind: np.dtype[Any]) -> Array:
+    """`x` in the dtype `kind`; a NumericsError if a value is not finite, or no longer is."""
     with np.errstate(over="ignore"):
-        rounded = x.astype(kind)
-    if not np.isfinite(rounded).all():
-        raise NumericsError(f"{name} does not fit {kind}: it holds {np.abs(x).max():.3g}. Write bfloat16 or float32")
-    return rounded
+        y = x.astype(kind)
+    if not np.isfinite(y).all():
+        if np.isfinite(x).all():
+            raise NumericsError(
+                f"{name} does not fit {kind}: it holds {np.abs(x).max():.3g}. Write bfloat16 or float32"
+            )
+        bad = x.size - int(np.count_nonzero(np.isfinite(x)))
+        raise NumericsError(f"{name} holds {bad} value(s) that are NaN or infinite (of {x.size}): nothing was written")
+    return y
 
 
-def rounding_report(base: Model, merged: Model, modules: Iterable[str], dtype: str) -> dict[str, float]:
+def rounding_report(base: Model, merged: Model, dtype: str, modules: Iterable[str] | None = None) -> dict[str, float]:
     """How much of the update W' - W a file of `dtype` rounds away: {module: ||round(W') - W'|| / ||W' - W||}.
 
-    Near or above 1 the update is smaller than the rounding: keep float32, or keep the adapter apart.
+    Near or above 1 the update is smaller than the rounding: keep float32, or keep the adapter apart. A module without
+    an update has 0.
+
+    Parameters
+    ----------
+    modules : paths of linear modules; by default the family's own targets
     """
     kind, report = file_dtype(dtype), {}
-    for module in modules:
+    for module in base.shapes() if modules is None else modules:
         before, after = (to_numpy(m.weight(module)).astype(np.float64) for m in (base, merged))
         update = float(np.linalg.norm(after - before))
-        lost = float(np.linalg.norm(after.astype(kind).astype(np.float64) - after))
+        lost = float(np.linalg.norm(rounded(module, after, kind).astype(np.float64) - after))
         report[module] = lost / update if update > 0 else 0.0
     return report

@@ -20,6 +20,9 @@ from tlora_ref.errors import OutputError
 def check_output(folder: str | Path, *, overwrite: bool = False) -> Path:
     """`folder`, if it can be written: it does not exist or is empty (or may be overwritten), and a parent will have it.
 
+    Overwriting replaces the folder whole, so it is refused where the folder holds folders: nothing written here does,
+    and a slip of the hand (`--out .`) must not cost a project.
+
     Raises
     ------
     OutputError
@@ -31,6 +34,12 @@ def check_output(folder: str | Path, *, overwrite: bool = False) -> Path:
             raise OutputError(f"{folder}: there is a file of that name in the way. Choose another folder")
         if folder.is_dir() and any(folder.iterdir()) and not overwrite:
             raise OutputError(f"{folder}: already exists and is not empty. Choose another folder, or allow overwriting")
+        inner = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        if inner:
+            raise OutputError(
+                f'{folder}: holds the folder "{inner[0]}", so it is not one to overwrite whole. Choose another folder, '
+                "or remove it yourself"
+            )
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}."):
             pass
@@ -60,14 +69,14 @@ def _swap(beside: Path, target: Path) -> None:
         beside.rename(target)
         return
     old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
-    target.rename(old / "old")
+    target.rename(old / target.name)
     try:
         beside.rename(target)
-    except OSError:
-        (old / "old").rename(target)
+    except BaseException:  # an interrupt as well: the old one comes back
+        (old / target.name).rename(target)
+        old.rmdir()
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_tensors(tensors: Mapping[str, Array], path: Path) -> None:

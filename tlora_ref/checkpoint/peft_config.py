@@ -1,0 +1,141 @@
+"""`adapter_config.json`: what PEFT 0.21 means by it, and which of its features are not implemented here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tlora_ref.adapter import Adapter
+from tlora_ref.checkpoint.reader import read_json
+from tlora_ref.errors import CheckpointError, ConfigError
+
+WEIGHTS, CONFIG, FACTS = "adapter_model.safetensors", "adapter_config.json", "tlora.json"
+PREFIX = "base_model.model."
+
+#: PEFT features that change what an adapter computes, with the values (beside null) that mean "off".
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "use_dora": (False,),
+    "bias": ("none",),
+    "lora_bias": (False,),
+    "layer_replication": (),
+    "trainable_token_indices": ([], {}),
+    "target_parameters": ([],),
+    "alora_invocation_tokens": ([],),
+    "use_qalora": (False,),
+    "use_bdlora": (False,),
+    "megatron_config": (),
+    "exclude_modules": ([],),
+    "layers_to_transform": ([],),
+    "arrow_config": (),
+    "kasa_config": (),
+    "monteclora_config": (),
+    "velora_config": (),
+    # Any other initialisation changes the base model's weights when PEFT loads the adapter.
+    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
+}
+
+
+def peft_config(adapter: Adapter, base_model: str | None, task_type: str | None) -> dict[str, Any]:
+    """What `adapter_config.json` says of `adapter`: every module by its full path, its rank and alpha in the patterns.
+
+    PEFT takes the first pattern that matches the end of a module's path. A full path matches itself, and a longer path
+    that ends with it: longer ones come first. Where all modules have one rank and scale 1, no pattern is needed.
+    """
+    ranks = {m: int(A.shape[0]) for m, A in adapter.A.items()}
+    paths = sorted(ranks, key=lambda m: -m.count("."))  # stable: model order among equals
+    r = max(ranks.values()) if adapter.plan is None else adapter.plan.r_init
+    uniform = all(ranks[m] == r and adapter.scale[m] == 1.0 for m in ranks)
+    return {
+        "peft_type": "LORA",
+        "task_type": task_type,
+        "base_model_name_or_path": base_model,
+        "r": r,
+        "lora_alpha": r,
+        "rank_pattern": {} if uniform else {m: ranks[m] for m in paths},
+        "alpha_pattern": {} if uniform else {m: ranks[m] * adapter.scale[m] for m in paths},
+        "target_modules": adapter.modules,
+        "modules_to_save": sorted({name.rpartition(".")[0] for name in adapter.saved}) or None,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+
+
+def read_peft_config(folder: Path) -> dict[str, Any]:
+    """adapter_config.json, with every feature that is not implemented refused by name."""
+    path = folder / CONFIG
+    config = read_json(path)
+    if config.get("peft_type") != "LORA":
+        raise ConfigError(f"{path}: peft_type is {config.get('peft_type')!r:.60}, only 'LORA' is supported")
+    for key, off in UNSUPPORTED.items():
+        value = config.get(key)
+        # `in` alone would take 1 for True.
+        if value is not None and not any(value == v and type(value) is type(v) for v in off):
+            raise ConfigError(
+                f'{path}: "{key}" is {value!r:.60}: that PEFT feature is not implemented. Merge the adapter into its '
+                "model with PEFT, and load the merged model"
+            )
+    for key in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(config.get(key) or {}, dict):
+            raise CheckpointError(f'{path}: "{key}" is {config[key]!r:.60}, expected an object')
+    targets, whole = config.get("target_modules"), config.get("modules_to_save")
+    if not isinstance(targets, str) and not _names(targets):
+        raise CheckpointError(f'{path}: "target_modules" is {targets!r:.60}, expected names or a regular expression')
+    if whole is not None and not _names(whole):
+        raise CheckpointError(f'{path}: "modules_to_save" is {whole!r:.60}, expected a list of names')
+    return config
+
+
+def _names(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def is_target(config: Mapping[str, Any], module: str) -> bool:
+    """Whether `target_modules` claims a module: a regular expression for all of its path, or names of its end."""
+    targets = config["target_modules"]
+    if targets == "all-linear":
+        return True
+    if isinstance(targets, str):
+        return _matches(targets, module, re.fullmatch)
+    return any(module == target or module.endswith(f".{target}") for target in targets)
+
+
+def is_saved_whole(config: Mapping[str, Any], tensor: str) -> bool:
+    """Whether `modules_to_save` claims a tensor."""
+    path = f".{tensor}"
+    return any(f".{module}." in path for module in config.get("modules_to_save") or [])
+
+
+def by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+    """The value of the first key that matches the end of the path, as a regular expression (PEFT's rule)."""
+    for key, value in patterns.items():
+        if _matches(rf"(.*\.)?({key})$", module, re.match):
+            return value
+    return default
+
+
+def _matches(pattern: str, module: str, how: Any) -> bool:
+    try:
+        return how(pattern, module) is not None
+    except re.error as error:
+        raise ConfigError(f'{CONFIG}: the pattern "{pattern}" is no valid regular expression: {error}') from None
+
+
+def scale_of(folder: Path, config: Mapping[str, Any], module: str, rank: int) -> float:
+    """alpha / rank (or alpha / sqrt(rank) under rsLoRA) of a module whose lora_A has `rank` rows."""
+    r = by_pattern(config.get("rank_pattern") or {}, module, config.get("r"))
+    alpha = by_pattern(config.get("alpha_pattern") or {}, module, config.get("lora_alpha"))
+    if r != rank:
+        raise CheckpointError(
+            f"{folder}: {module} has a lora_A of rank {rank}, but {CONFIG} says {r!r:.40}. Config and weights are of "
+            "different adapters: copy both again"
+        )
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < float("inf"):
+        raise CheckpointError(f"{folder}: {CONFIG} gives {module} the alpha {alpha!r:.40}, expected a number")
+    return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
