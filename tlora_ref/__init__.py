@@ -1,29 +1,29 @@
 """TLoRA (arXiv 2604.18124) in plain NumPy: the reference that other implementations are checked against.
 
-Where is ...? Every equation and line of the paper, and the function that is it:
+Where is ...? Every equation and line of the paper, and the function that is it (below `tlora_ref.method`):
 
-| paper                         | what                                        | function                                    |
-| ----------------------------- | ------------------------------------------- | ------------------------------------------- |
-| Alg. 1                        | the whole method on one page                | `algorithm.algorithm_1`                     |
-| Eq. 1                         | adapted module, merged weight               | `method.adapter.adapted_output`, `merged_weight` |
-| Eq. 2 (erratum: a factor s)   | dL/dB and one SGD step                      | `method.adapter.gradient_B`, `sgd_weight_update` |
-| Eq. 3, 16                     | V_r from W_0 C^1/2                          | `method.theory.optimal_directions`          |
-| Eq. 4 (lines 16, 17)          | A from the SVD of W C, B = 0                | `method.initialization.wc_svd`, `zero_B`    |
-| Eq. 5 (line 8)                | sensitivity mean abs(W * dW)                | `method.sensitivity.sample_sensitivity`     |
-| line 9                        | input second moment X^T X                   | `method.covariance.second_moment`           |
-| line 12                       | the budget                                  | `method.allocation.budget`                  |
-| Eq. 6 (line 14)               | ranks                                       | `method.allocation.ranks`                   |
-| Eq. 7 (line 15)               | alphas and scales                           | `method.allocation.alphas`, `scales`        |
-| Eq. 8                         | least-squares loss                          | `method.theory.least_squares_loss`          |
-| Eq. 9                         | objective J(A)                              | `method.theory.objective`                   |
-| Eq. 10                        | as a trace against a projector              | `method.theory.projector`                   |
-| Eq. 11                        | von Neumann's bound                         | `method.theory.von_neumann_bound`           |
-| Eq. 12                        | M_D and the largest J                       | `method.theory.update_moment`, `objective_bound` |
-| Eq. 13                        | the optimal projector                       | `method.theory.optimal_projector`           |
-| Eq. 14, App. B.1              | the theoretical A = V_r^T C^-1/2            | `method.theory.optimal_A`, `method.initialization.theoretical` |
-| Eq. 15, 17                    | subspace similarity phi                     | `method.theory.subspace_similarity`         |
-| AdamW, schedules              | as torch and transformers have them         | `method.adamw.adamw_step`, `method.schedule.learning_rate` |
-| paper or released code        | one switch a difference                     | `method.switches.Switches`, `PROFILES`      |
+| paper                       | what                             | function                                         |
+|-----------------------------|----------------------------------|--------------------------------------------------|
+| Alg. 1                      | the whole method on one page     | `tlora_ref.algorithm.algorithm_1`                |
+| Eq. 1                       | adapted module, merged weight    | `adapter.adapted_output`, `merged_weight`        |
+| Eq. 2 (erratum: a factor s) | dL/dB and one SGD step           | `adapter.gradient_B`, `sgd_weight_update`        |
+| Eq. 3, 16                   | V_r from W_0 C^1/2               | `theory.optimal_directions`                      |
+| Eq. 4 (lines 16, 17)        | A from the SVD of W C, B = 0     | `initialization.wc_svd`, `zero_B`                |
+| Eq. 5 (line 8)              | sensitivity mean abs(W * dW)     | `sensitivity.sample_sensitivity`                 |
+| line 9                      | input second moment X^T X        | `covariance.second_moment`                       |
+| line 12                     | the budget                       | `allocation.budget`                              |
+| Eq. 6 (line 14)             | ranks                            | `allocation.ranks`                               |
+| Eq. 7 (line 15)             | alphas and scales                | `allocation.alphas`, `scales`                    |
+| Eq. 8                       | least-squares loss               | `theory.least_squares_loss`                      |
+| Eq. 9                       | objective J(A)                   | `theory.objective`                               |
+| Eq. 10                      | as a trace against a projector   | `theory.projector`                               |
+| Eq. 11                      | von Neumann's bound              | `theory.von_neumann_bound`                       |
+| Eq. 12                      | M_D and the largest J            | `theory.update_moment`, `objective_bound`        |
+| Eq. 13                      | the optimal projector            | `theory.optimal_projector`                       |
+| Eq. 14, App. B.1            | the theoretical A = V_r^T C^-1/2 | `theory.optimal_A`, `initialization.theoretical` |
+| Eq. 15, 17                  | subspace similarity phi          | `theory.subspace_similarity`                     |
+| AdamW, schedules            | torch's and transformers'        | `adamw.adamw_step`, `schedule.learning_rate`     |
+| paper or released code      | one switch a difference          | `switches.Switches`, `PROFILES`                  |
 """
 
 from tlora_ref.adapter import Adapter, Plan, allocate, initialize

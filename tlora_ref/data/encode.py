@@ -88,6 +88,11 @@ def encode_rows(
     return samples, report
 
 
+def encode_text(prompt: str, tokenizer: Tokenizer, template: str = "plain") -> list[int]:
+    """Token ids of a prompt alone, under a named template or the tokenizer's own ("chat")."""
+    return encode_prompt(Row("pair", {"prompt": prompt, "completion": ""}, "the prompt"), tokenizer, template)
+
+
 def encode_prompt(row: Row, tokenizer: Tokenizer, template: str = "plain") -> list[int]:
     """Token ids of what stands before a row's (last) response, for generation."""
     if row.form == "pair" and template != CHAT:

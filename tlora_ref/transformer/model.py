@@ -83,6 +83,10 @@ class Model:
         """Forward pass over one sample (tokens,) or a padded batch (batch, tokens): see the family's task class."""
         raise NotImplementedError
 
+    def generate(self, input_ids: Any, **options: Any) -> Array:
+        """Continue a prompt, where the family can; see `tlora_ref.transformer.generation.generate`."""
+        raise ConfigError(f"a {type(self).__name__} model does not generate text")
+
     # ------------------------------------------------------------------ weights
     @property
     def dtype(self) -> np.dtype[Any]:
