@@ -1,0 +1,182 @@
+"""A folder becomes a model, or one error that says everything."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests.tiny import tiny_llama
+from tlora_ref.checkpoint import load_model, read_config
+from tlora_ref.errors import CheckpointError, ConfigError, DeviceError
+
+Q0 = "model.layers.0.self_attn.q_proj.weight"
+
+
+def folder_of(path: Path, tensors: dict[str, np.ndarray] | None = None, **config: Any) -> Path:
+    """A checkpoint of a tiny Llama written without our writer, `tensors` and `config` keys changed (None: removed)."""
+    model = tiny_llama(dtype="float32")
+    path.mkdir(exist_ok=True)
+    values = {**model.config.to_dict(), **config}
+    (path / "config.json").write_text(json.dumps(values))
+    changed = {**model.tensors, **(tensors or {})}
+    save_file({k: v for k, v in changed.items() if v is not None}, path / "model.safetensors")
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", np.float32, np.dtype("float64")])
+def test_every_tensor_arrives_in_the_dtype_asked_for(tmp_path: Path, dtype: Any) -> None:
+    model, wanted = load_model(folder_of(tmp_path), dtype), tiny_llama(dtype="float32")
+    assert model.dtype == np.dtype(dtype) and list(model.tensors) == list(wanted.tensors)
+    for name, tensor in model.tensors.items():
+        assert tensor.dtype == np.dtype(dtype) and tensor.flags.c_contiguous
+        assert np.array_equal(tensor, wanted.tensors[name])
+        assert not isinstance(tensor, np.memmap) and tensor.base is None  # nothing hangs on the file
+
+
+@pytest.mark.parametrize("stored", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+def test_every_stored_dtype_widens_exactly(tmp_path: Path, stored: Any) -> None:
+    original = tiny_llama()
+    tensors = {name: tensor.astype(stored) for name, tensor in original.tensors.items()}
+    model = load_model(folder_of(tmp_path, tensors))
+    for name, tensor in tensors.items():
+        assert np.array_equal(model.tensors[name], tensor.astype(np.float64))
+
+
+def test_tied_output_needs_no_tensor_and_ignores_a_copy(tmp_path: Path) -> None:
+    tensors = {"lm_head.weight": None}
+    tied = load_model(folder_of(tmp_path / "a", tensors, tie_word_embeddings=True))
+    copied = load_model(folder_of(tmp_path / "b", {}, tie_word_embeddings=True))
+    assert "lm_head.weight" not in tied.tensors and "lm_head.weight" not in copied.tensors
+    ids = [1, 2, 3]
+    E = tied.tensors["model.embed_tokens.weight"]
+    untied = tiny_llama()
+    hidden = np.linalg.lstsq(untied.tensors["lm_head.weight"], untied(ids).logits.T, rcond=None)[0]
+    # Float32 storage is the difference between the two.
+    np.testing.assert_allclose(tied(ids).logits, (E @ hidden).T, rtol=1e-4, atol=1e-4)
+    assert np.array_equal(tied(ids).logits, copied(ids).logits)
+
+
+def test_buffers_of_older_checkpoints_are_ignored(tmp_path: Path) -> None:
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    assert name not in load_model(folder_of(tmp_path, {name: np.ones(2, dtype="f4")})).tensors
+
+
+def test_all_faults_are_in_one_message(tmp_path: Path) -> None:
+    shape = tiny_llama().tensors[Q0].shape
+    folder = folder_of(
+        tmp_path,
+        {
+            "model.norm.weight": None,
+            "lm_head.weight": None,
+            "surplus.weight": np.ones(3, dtype="f4"),
+            Q0: np.ones((shape[0] + 1, shape[1]), dtype="f4"),
+            "model.layers.1.input_layernorm.weight": np.ones(16, dtype="i4"),
+        },
+    )
+    with pytest.raises(CheckpointError) as caught:
+        load_model(folder)
+    message = str(caught.value)
+    assert str(folder) in message and "5 tensor(s)" in message
+    for fault in (
+        "missing: model.norm.weight (16,)",
+        "missing: lm_head.weight (31, 16)",
+        'extra: "surplus.weight" (3,)',
+        f"misshaped: {Q0} is {(shape[0] + 1, shape[1])}, expected {shape}",
+        "not floating point: model.layers.1.input_layernorm.weight is int32",
+    ):
+        assert fault in message
+
+
+def test_a_checkpoint_of_another_family_does_not_flood_the_terminal(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, {f"other.{i}": np.ones(1, dtype="f4") for i in range(500)})
+    with pytest.raises(CheckpointError, match=r"(?s)500 tensor.*and 460 more") as caught:
+        load_model(folder)
+    assert str(caught.value).count("\n") < 50
+
+
+@pytest.mark.parametrize(("value", "count"), [(np.nan, 1), (np.inf, 3), (-np.inf, 2)])
+def test_values_that_are_not_finite_are_counted(tmp_path: Path, value: float, count: int) -> None:
+    bad = tiny_llama(dtype="float32").tensors[Q0].copy()
+    bad.reshape(-1)[5 : 5 + count] = value
+    with pytest.raises(CheckpointError, match=f'"{Q0}" holds {count} value'):
+        load_model(folder_of(tmp_path, {Q0: bad}))
+
+
+def test_float64_too_large_for_float32_is_an_error_not_infinity(tmp_path: Path) -> None:
+    big = tiny_llama().tensors[Q0].copy()
+    big[0, 0] = 1e300
+    folder = folder_of(tmp_path, {Q0: big})
+    assert load_model(folder).tensors[Q0][0, 0] == 1e300
+    with pytest.raises(CheckpointError, match=r"holds 1 value.*as float32"):
+        load_model(folder, "float32")
+
+
+def test_an_unsupported_family_lists_the_supported_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mamba.*llama"):
+        load_model(folder_of(tmp_path, model_type="mamba"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("quantization_config", {"quant_method": "gptq", "bits": 4}, "quantised.*gptq.*dequantised"),
+        ("quantization_config", "what", "quantised"),
+        ("compression_config", {"quant_method": "compressed-tensors"}, "compressed-tensors"),
+    ],
+)
+def test_quantised_checkpoints_are_refused_by_name(tmp_path: Path, key: str, value: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_model(folder_of(tmp_path, **{key: value}))
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such folder"):
+        load_model(tmp_path / "absent")
+    with pytest.raises(CheckpointError, match=r"config\.json: there is no such file"):
+        load_model(tmp_path)
+    folder = folder_of(tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int64", "nonsense", None.__class__])
+def test_an_unknown_dtype_is_refused_before_anything_is_read(tmp_path: Path, dtype: Any) -> None:
+    with pytest.raises(ConfigError, match="expected float64 or float32"):
+        load_model(tmp_path, dtype)
+
+
+def test_an_unknown_device_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError):
+        load_model(folder_of(tmp_path), device="tpu")
+
+
+def test_read_config_takes_the_folder_or_the_file_and_no_weights(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    (folder / "model.safetensors").unlink()
+    (config, model_class), (same, _) = read_config(folder), read_config(folder / "config.json")
+    assert config == same == tiny_llama().config and model_class is type(tiny_llama())
+
+
+def test_loading_holds_one_copy(tmp_path: Path) -> None:
+    config = tiny_llama().config.to_dict() | {"hidden_size": 128, "intermediate_size": 512, "head_dim": 32}
+    model = tiny_llama(dtype="float32", **{k: config[k] for k in ("hidden_size", "intermediate_size", "head_dim")})
+    folder = folder_of(
+        tmp_path, model.tensors, **{k: config[k] for k in ("hidden_size", "intermediate_size", "head_dim")}
+    )
+    size = sum(tensor.nbytes for tensor in model.tensors.values())
+    largest = max(tensor.nbytes for tensor in model.tensors.values())
+    del model
+    tracemalloc.start()
+    loaded = load_model(folder, "float32")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size > 1e6 and loaded.dtype == np.float32
+    assert peak < size + largest + 300_000
