@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,10 +13,9 @@ import numpy as np
 from tlora_ref import algorithm
 from tlora_ref.algorithm import Allocation
 from tlora_ref.backend import Array
-from tlora_ref.errors import ConfigError, ShapeError
+from tlora_ref.errors import ConfigError, NumericsError, ShapeError
 from tlora_ref.method import initialization
 from tlora_ref.method.adapter import merged_weight
-from tlora_ref.method.allocation import budget
 from tlora_ref.method.switches import Switches, resolve
 
 #: How A can be made: Eq. 4; W_0's own singular vectors; plain LoRA's random A; the theoretical optimum of App. B.1.
@@ -55,7 +55,9 @@ class Plan:
         return self.switches.name
 
     def scale(self, module: str) -> float:
-        """alpha_i / r_i, defined at rank 0 too."""
+        """alpha_i / r_i, defined at rank 0 too; ConfigError for a module that the plan does not hold."""
+        if module not in self.scales:
+            raise ConfigError(f"the plan holds no module {module}: it was made for {', '.join(self.scales)}")
         return self.scales[module]
 
     @property
@@ -167,31 +169,25 @@ def allocate(
     ConfigError, NumericsError
         for modules that disagree, a bad budget or switch, all S zero, or an S that is not finite.
     """
-    if set(sensitivity) != set(shapes):
-        odd = sorted(set(sensitivity) ^ set(shapes))
-        raise ConfigError(f"sensitivities and shapes are of different modules: {', '.join(odd[:5])}")
     if uniform_scale not in UNIFORM_SCALES:
-        raise ConfigError(f"uniform_scale is {uniform_scale!r}, expected one of {', '.join(UNIFORM_SCALES)}")
+        raise ConfigError(f"uniform_scale is {uniform_scale!r}, expected {' or '.join(UNIFORM_SCALES)}")
+    _check_modules(sensitivity, shapes)
     chosen = resolve(profile, **switches)
     modules = list(shapes)
     S = np.array([sensitivity[m] for m in modules], dtype=np.float64)
     dims = [(int(shapes[m][0]), int(shapes[m][1])) for m in modules]
-    budget(len(modules), r_init, alpha)
     ones = np.ones(len(S))
     by_S = algorithm.allocate(S if adapt_rank or adapt_scale else ones, dims, r_init, alpha, chosen)
-    uniform = by_S if adapt_rank else algorithm.allocate(ones, dims, r_init, alpha, chosen)
-    rank = uniform.rank
-    scale = by_S.scale if adapt_scale else np.full(len(S), alpha / r_init)
-    if not adapt_scale and uniform_scale == "alpha/r_i":
-        scale = alpha / np.maximum(rank, 1)
+    ranks = by_S if adapt_rank else algorithm.allocate(ones, dims, r_init, alpha, chosen)
+    scale = by_S.scale if adapt_scale else _uniform_scale(ranks.rank, r_init, alpha, uniform_scale)
 
     def named(values: Array) -> dict[str, Any]:
         return dict(zip(modules, values.tolist(), strict=True))
 
     return Plan(
-        rank=named(rank),
-        rank_eq6=named(uniform.rank_eq6),
-        alpha=named(rank * scale),
+        rank=named(ranks.rank),
+        rank_eq6=named(ranks.rank_eq6),
+        alpha=named(ranks.rank * scale),
         scales=named(scale),
         sensitivity=named(S),
         share=named(by_S.share),
@@ -202,14 +198,33 @@ def allocate(
         adapt_rank=adapt_rank,
         adapt_scale=adapt_scale,
         uniform_scale=uniform_scale,
-        notes=_notes(modules, dims, uniform, by_S if adapt_scale else None),
+        notes=_notes(modules, dims, ranks, by_S if adapt_scale else None, alpha / r_init),
     )
 
 
+def _uniform_scale(rank: Array, r_init: int, alpha: float, rule: str) -> Array:
+    """The scale of every module where the sensitivities do not decide it, (L,)."""
+    if rule == "alpha/r_init":
+        return np.full(len(rank), alpha / r_init)
+    return alpha / np.maximum(rank, 1)  # "alpha/r_i"; without a rank there is nothing to scale
+
+
+def _check_modules(sensitivity: Mapping[str, float], shapes: Mapping[str, tuple[int, int]]) -> None:
+    """Refuses modules that disagree and numbers that no share is defined for, by the module's name."""
+    if set(sensitivity) != set(shapes):
+        odd = sorted(set(sensitivity) ^ set(shapes))
+        raise ConfigError(f"sensitivities and shapes are of different modules: {', '.join(odd[:5])}")
+    for module, S in sensitivity.items():
+        if not 0 <= S < math.inf:
+            raise NumericsError(f"the sensitivity of {module} is {S}: expected a finite number, not negative")
+        if len(shapes[module]) != 2 or min(shapes[module]) < 1:
+            raise ShapeError(f"the shape of {module} is {tuple(shapes[module])}: expected (d_out, d_in), both positive")
+
+
 def _notes(
-    modules: list[str], dims: list[tuple[int, int]], ranks: Allocation, scales: Allocation | None
+    modules: list[str], dims: list[tuple[int, int]], ranks: Allocation, scales: Allocation | None, least: float
 ) -> dict[str, str]:
-    """What the rules beyond Eq. 6 and Eq. 7 changed, module by module."""
+    """What the rules beyond Eq. 6 and Eq. 7 changed, module by module; `least` is plain LoRA's scale."""
     notes = {}
     for i, module in enumerate(modules):
         said = []
@@ -223,7 +238,8 @@ def _notes(
         if rank == 0:
             said.append("rank 0: no adapter")
         if scales is not None and scales.scale[i] != scales.scale_paper[i]:
-            said.append(f"scale {scales.scale_paper[i]:.4g} -> {scales.scale[i]:.4g}")
+            rule = "floor" if scales.scale[i] == least and scales.scale_paper[i] < least else "rounding"
+            said.append(f"alpha {rule}: scale {scales.scale_paper[i]:.4g} -> {scales.scale[i]:.4g}")
         if said:
             notes[module] = "; ".join(said)
     return notes
@@ -267,7 +283,10 @@ def initialize(
             raise ShapeError(f"{module} is {W.shape}, but the plan was made for {plan.shapes[module]}")
         if r == 0:
             continue
-        A, sigma = _make_A(module, W, None if stats is None else stats.covariance, r, plan.switches, init, seed)
+        try:
+            A, sigma = _make_A(module, W, None if stats is None else stats.covariance, r, plan.switches, init, seed)
+        except (NumericsError, ShapeError) as error:
+            raise type(error)(f"{module}: {error}") from error
         adapter.A[module] = A.astype(W.dtype)
         adapter.B[module] = initialization.zero_B(W.shape[0], r, like=W)
         adapter.scale[module] = plan.scale(module)

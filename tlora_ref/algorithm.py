@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tlora_ref.backend import Array
+from tlora_ref.errors import DataError
 from tlora_ref.method import allocation, initialization
 from tlora_ref.method.covariance import second_moment
 from tlora_ref.method.sensitivity import sample_sensitivity
@@ -56,6 +57,8 @@ def algorithm_1(
             S[i] += float(sample_sensitivity(W[i], dW))  #                                        line 8, Eq. 5
             term = second_moment(X, centre=switches.centre)  #                                    line 9
             C[i] = C[i] + term if i in C else term
+    if N == 0:
+        raise DataError("algorithm_1: there is no calibration sample, so S and C are not defined: give at least one")
     S = {i: total / N for i, total in S.items()}
     C = {i: total / N for i, total in C.items()}
     shapes = {i: (W[i].shape[0], W[i].shape[1]) for i in W}
@@ -77,7 +80,7 @@ def allocate(S: Array, shapes: list[tuple[int, int]], r_init: int, alpha: float,
     """
     R_total, alpha_total = allocation.budget(len(S), r_init, alpha)  #                            line 12
     share = allocation.shares(S)
-    rank_eq6 = allocation.ranks(share, R_total)  #                                                line 14, Eq. 6
+    rank_eq6 = allocation.ranks(S, R_total)  #                                                    line 14, Eq. 6
     scale = scale_paper = allocation.scales(share, alpha, r_init)  #                              line 15, Eq. 7
     if switches.round_alpha or switches.floor_alpha:
         scale = allocation.released_scales(

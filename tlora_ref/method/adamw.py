@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tlora_ref.backend import Array, array_module
+from tlora_ref.errors import ConfigError, ShapeError
 
 
 def adamw_step(
@@ -31,7 +32,21 @@ def adamw_step(
     Returns
     -------
     the new B, exp_avg, exp_avg_sq
+
+    Raises
+    ------
+    ShapeError
+        if the four shapes differ.
+    ConfigError
+        if `step` is not at least 1: the bias correction divides by 1 - beta^t.
     """
+    if not B.shape == grad.shape == exp_avg.shape == exp_avg_sq.shape:
+        raise ShapeError(
+            f"adamw_step: B is {B.shape}, grad {grad.shape}, exp_avg {exp_avg.shape}, exp_avg_sq {exp_avg_sq.shape}: "
+            "all four must agree"
+        )
+    if step < 1:
+        raise ConfigError(f"adamw_step: step is {step}, expected 1 for the first step")
     beta1, beta2 = betas
     m = exp_avg * beta1 + grad * (1.0 - beta1)
     v = exp_avg_sq * beta2 + grad * grad * (1.0 - beta2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tlora_ref.backend import Array
@@ -12,19 +14,16 @@ def budget(modules: int, r_init: int, alpha: float) -> tuple[int, float]:
     """Alg. 1, line 12: R_total = L r_init, alpha_total = L alpha."""
     if modules < 1:
         raise ConfigError("there is no target module to share the budget among")
-    if r_init < 1 or not alpha > 0:
-        raise ConfigError(f"r_init is {r_init} and alpha {alpha}: expected a positive integer and a positive number")
-    return modules * r_init, modules * alpha
+    whole = isinstance(r_init, (int, np.integer)) and not isinstance(r_init, bool)
+    if not whole or r_init < 1 or not 0 < alpha < math.inf:
+        raise ConfigError(
+            f"r_init is {r_init} and alpha {alpha}: expected a positive integer and a positive, finite number"
+        )
+    return modules * int(r_init), modules * alpha
 
 
-def shares(S: Array) -> Array:
-    """The S_i / sum_j S_j of Eq. 6 and Eq. 7, (L,).
-
-    Raises
-    ------
-    NumericsError
-        if a sensitivity is not finite or negative, or all are zero: then no share is defined.
-    """
+def _checked(S: Array) -> Array:
+    """S as float64, times the power of two that brings its largest to [1/2, 1): exact, and no sum overflows."""
     S = np.asarray(S, dtype=np.float64)
     if S.ndim != 1:
         raise ShapeError(f"shares: S has shape {S.shape}, expected (modules,)")
@@ -37,16 +36,29 @@ def shares(S: Array) -> Array:
             "all sensitivities are zero, so no share of the budget is defined: the weights or their gradients vanish "
             "on these calibration samples"
         )
-    scaled = S / largest  # so that the sum neither overflows nor loses tiny values
-    return np.asarray(scaled / scaled.sum())
+    return np.asarray(np.ldexp(S, -np.frexp(largest)[1]))
 
 
-def ranks(share: Array, R_total: int) -> Array:
+def shares(S: Array) -> Array:
+    """The S_i / sum_j S_j of Eq. 6 and Eq. 7, (L,).
+
+    Raises
+    ------
+    NumericsError
+        if a sensitivity is not finite or negative, or all are zero: then no share is defined.
+    """
+    S = _checked(S)
+    return S / math.fsum(S)  # fsum: the same sum in whatever order the modules come
+
+
+def ranks(S: Array, R_total: int) -> Array:
     """Eq. 6 (Alg. 1, line 14): r_i = round(R_total * S_i / sum_j S_j), ties to even; (L,) integers.
 
-    As it stands: no floor, no cap, and the sum may miss R_total by up to L / 2.
+    As it stands: no floor, no cap, and the sum may miss R_total by up to L / 2. Multiplied before it is divided: a
+    rounded share times R_total would miss one exact tie in five. Errors as for `shares`.
     """
-    return np.rint(R_total * share).astype(np.int64)
+    S = _checked(S)
+    return np.rint(R_total * S / math.fsum(S)).astype(np.int64)
 
 
 def scales(share: Array, alpha: float, r_init: int) -> Array:

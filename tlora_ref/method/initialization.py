@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from tlora_ref.backend import Array, array_module, asarray
-from tlora_ref.errors import NumericsError, ShapeError
-from tlora_ref.method.theory import damped, symmetric_power
+from tlora_ref.errors import ShapeError
+from tlora_ref.method.singular import right_singular_vectors
+from tlora_ref.method.theory import damped, optimal_A, optimal_directions
 
 
 def _check(W: Array, C: Array | None, r: int) -> None:
@@ -17,28 +18,6 @@ def _check(W: Array, C: Array | None, r: int) -> None:
         )
     if not 0 <= r <= d_in:
         raise ShapeError(f"rank {r}: A has r rows of length {d_in}, so at most {d_in} can be orthonormal")
-
-
-def right_singular_vectors(M: Array, svd_dtype: str = "float64") -> tuple[Array, Array]:
-    """Alg. 1, line 16: the SVD M = U Sigma V^T, by all of its rows of V^T.
-
-    Parameters
-    ----------
-    M : (d_out, d_in)
-    svd_dtype : "float64", or "float32" for what the released code does
-
-    Returns
-    -------
-    sigma : (min(d_out, d_in),), descending
-    Vt : (d_in, d_in); rows beyond the rank of M span its null space in no determined order. The sign of every row is
-        arbitrary: a caller must not lean on it.
-    """
-    xp = array_module(M)
-    M = M.astype(svd_dtype)
-    if not bool(xp.isfinite(M).all()):
-        raise NumericsError("W C holds a value that is not finite: check the weights and the calibration samples")
-    _, sigma, Vt = xp.linalg.svd(M, full_matrices=M.shape[0] < M.shape[1])
-    return sigma, Vt
 
 
 def wc_svd(W: Array, C: Array, r: int, svd_dtype: str = "float64") -> tuple[Array, Array]:
@@ -57,15 +36,15 @@ def wc_svd(W: Array, C: Array, r: int, svd_dtype: str = "float64") -> tuple[Arra
     """
     _check(W, C, r)
     product_dtype = "float64" if svd_dtype == "float64" else W.dtype
-    sigma, Vt = right_singular_vectors(W.astype(product_dtype) @ C.astype(product_dtype), svd_dtype)
-    return Vt[:r].astype("float64"), sigma
+    sigma, Vt = right_singular_vectors(W.astype(product_dtype) @ C.astype(product_dtype), r, svd_dtype)
+    return Vt.astype("float64"), sigma
 
 
 def w_svd(W: Array, r: int, svd_dtype: str = "float64") -> tuple[Array, Array]:
     """Table 12, W-SVD: A = the first r right singular vectors of W_0 itself. Shapes as for `wc_svd`."""
     _check(W, None, r)
-    sigma, Vt = right_singular_vectors(W, svd_dtype)
-    return Vt[:r].astype("float64"), sigma
+    sigma, Vt = right_singular_vectors(W, r, svd_dtype)
+    return Vt.astype("float64"), sigma
 
 
 def theoretical(W: Array, C: Array, r: int, eps: float = 1e-6) -> Array:
@@ -80,8 +59,7 @@ def theoretical(W: Array, C: Array, r: int, eps: float = 1e-6) -> Array:
     """
     _check(W, C, r)
     C = damped(C.astype("float64"), eps)
-    _, Vt = right_singular_vectors(W.astype("float64") @ symmetric_power(C, 0.5))
-    return Vt[:r] @ symmetric_power(C, -0.5)
+    return optimal_A(optimal_directions(W.astype("float64"), C, r), C)
 
 
 def random_uniform(d_in: int, r: int, rng: np.random.Generator, like: Array) -> Array:

@@ -6,9 +6,13 @@ import math
 
 from tlora_ref.errors import ConfigError
 
+SCHEDULES = ("cosine", "linear", "constant")
+
 
 def warmup_steps(total: int, ratio: float) -> int:
-    """ceil(total * ratio), as transformers counts them."""
+    """ceil(total * ratio), as transformers counts them; ConfigError unless the ratio lies in [0, 1]."""
+    if not 0.0 <= ratio <= 1.0:
+        raise ConfigError(f"warmup_ratio is {ratio}: expected a fraction of the run, from 0 to 1")
     return math.ceil(total * ratio)
 
 
@@ -16,8 +20,10 @@ def learning_rate(step: int, total: int, peak: float, *, schedule: str = "cosine
     """The learning rate of optimizer step `step` (0 for the first) of `total`.
 
     It rises linearly from 0 over the warm-up (so the first warm-up step has rate 0), then falls to 0 at `total` along
-    half a cosine or a line, or stays ("constant").
+    half a cosine or a line, or stays ("constant"). ConfigError for another schedule, or a ratio outside [0, 1].
     """
+    if schedule not in SCHEDULES:
+        raise ConfigError(f'schedule "{schedule}" is unknown: expected {", ".join(SCHEDULES)}')
     warmup = warmup_steps(total, warmup_ratio)
     if step < warmup:
         return peak * step / max(1, warmup)
@@ -26,6 +32,4 @@ def learning_rate(step: int, total: int, peak: float, *, schedule: str = "cosine
         return peak * max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
     if schedule == "linear":
         return peak * max(0.0, 1.0 - progress)
-    if schedule == "constant":
-        return peak
-    raise ConfigError(f'schedule "{schedule}" is unknown: expected cosine, linear or constant')
+    return peak

@@ -43,7 +43,11 @@ class Switches:
             raise ConfigError(f'switch remainder is {self.remainder!r}, expected "none" or "largest"')
         if self.svd_dtype not in ("float64", "float32"):
             raise ConfigError(f'switch svd_dtype is {self.svd_dtype!r}, expected "float64" or "float32"')
-        if not isinstance(self.rank_floor, int) or self.rank_floor < 0:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.type == "bool" and not isinstance(value, bool):
+                raise ConfigError(f"switch {f.name} is {value!r}, expected true or false")
+        if not isinstance(self.rank_floor, int) or isinstance(self.rank_floor, bool) or self.rank_floor < 0:
             raise ConfigError(f"switch rank_floor is {self.rank_floor!r}, expected an integer, not negative")
         if self.redistribute and not self.cap_rank:
             raise ConfigError("switch redistribute hands on what cap_rank cuts off: turn cap_rank on as well")

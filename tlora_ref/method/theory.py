@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from tlora_ref.backend import Array, array_module
 from tlora_ref.errors import NumericsError, ShapeError
+from tlora_ref.method.singular import right_singular_vectors
 
 
 def damped(C: Array, eps: float = 1e-6) -> Array:
@@ -17,6 +18,10 @@ def damped(C: Array, eps: float = 1e-6) -> Array:
 def symmetric_power(C: Array, power: float) -> Array:
     """C^power for a symmetric positive definite C, (d_in, d_in), by its eigenvalues."""
     xp = array_module(C)
+    if C.ndim != 2 or C.shape[0] != C.shape[1]:
+        raise ShapeError(f"symmetric_power: C has shape {C.shape}, expected (d_in, d_in)")
+    if not bool(xp.isfinite(C).all()):
+        raise NumericsError("C holds a value that is not finite: check the weights and the calibration samples")
     values, vectors = xp.linalg.eigh(C)
     if not bool((values > 0).all()):
         raise NumericsError(
@@ -34,12 +39,12 @@ def objective(A: Array, C: Array, D: Array) -> float:
     """Eq. 9: J(A) = Tr[ A C D^T D C A^T (A C A^T)^-1 ], to be maximised.
 
     A (r, d_in) of full row rank, C (d_in, d_in) positive definite, D (d_out, d_in). It depends on the row space of A
-    alone.
+    alone. NumericsError if A's rows are not independent.
     """
     xp = array_module(A, C, D)
     CAt = C @ A.T  # (d_in, r)
     DCAt = D @ CAt  # (d_out, r)
-    return float(xp.trace(xp.linalg.solve(A @ CAt, DCAt.T @ DCAt)))
+    return float(xp.trace(_solve(A @ CAt, DCAt.T @ DCAt)))
 
 
 def projector(A: Array, C: Array) -> Array:
@@ -47,9 +52,19 @@ def projector(A: Array, C: Array) -> Array:
 
     J(A) = Tr[M_D P]: a trace against a projector of rank r.
     """
-    xp = array_module(A, C)
     At = A @ symmetric_power(C, 0.5)
-    return At.T @ xp.linalg.solve(At @ At.T, At)
+    return At.T @ _solve(At @ At.T, At)
+
+
+def _solve(gram: Array, right: Array) -> Array:
+    """gram^-1 right for the (r, r) Gram matrix A C A^T."""
+    xp = array_module(gram, right)
+    values = xp.linalg.eigvalsh(gram)
+    if not bool(values[0] > len(values) * float(xp.finfo(gram.dtype).eps) * values[-1]):
+        raise NumericsError(
+            "A C A^T is singular: A needs independent rows (full row rank) and C positive eigenvalues (see `damped`)"
+        )
+    return xp.linalg.solve(gram, right)
 
 
 def von_neumann_bound(M: Array, P: Array) -> float:
@@ -72,8 +87,7 @@ def objective_bound(C: Array, D: Array, r: int) -> float:
 
 def optimal_directions(D: Array, C: Array, r: int) -> Array:
     """Eq. 13 (and Eq. 3, 16 with W_0 for D): V_r^T, the top r right singular vectors of D C^1/2; (r, d_in)."""
-    xp = array_module(D, C)
-    return xp.linalg.svd(D @ symmetric_power(C, 0.5), full_matrices=D.shape[0] < D.shape[1])[2][:r]
+    return right_singular_vectors(D @ symmetric_power(C, 0.5), r)[1]
 
 
 def optimal_projector(V_rt: Array) -> Array:
@@ -88,8 +102,8 @@ def optimal_A(V_rt: Array, C: Array) -> Array:
 
 def subspace_similarity(U1: Array, U2: Array) -> float:
     """Eq. 15, 17: phi = ||U1^T U2||_F^2 / r, in [0, 1], for (d, r) matrices of orthonormal columns."""
-    if U1.shape != U2.shape:
-        raise ShapeError(f"phi compares subspaces of one dimension: got {U1.shape} and {U2.shape}")
+    if U1.ndim != 2 or U1.shape != U2.shape or U1.shape[1] == 0:
+        raise ShapeError(f"phi compares subspaces of one dimension, at least 1: got {U1.shape} and {U2.shape}")
     overlap = U1.T @ U2
     return float((overlap * overlap).sum()) / U1.shape[1]
 
@@ -98,6 +112,9 @@ def largest_sine(A: Array, A_other: Array) -> float:
     """Sine of the largest angle between the row spaces of A and A_other, both of orthonormal rows.
 
     ||(I - A^T A) A_other^T||_2: first order in the angle, where phi is only second order and blind to small ones.
+    With fewer rows in A_other it is 0 when A's row space contains the other's.
     """
+    if A.ndim != 2 or A_other.ndim != 2 or A.shape[1] != A_other.shape[1] or 0 in (len(A), len(A_other)):
+        raise ShapeError(f"angles between row spaces need (r, d_in) matrices with rows: got {A.shape}, {A_other.shape}")
     xp = array_module(A, A_other)
     return float(xp.linalg.norm(A_other.T - A.T @ (A @ A_other.T), ord=2))
