@@ -6,6 +6,7 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -180,10 +181,7 @@ def allocate(
     by_S = algorithm.allocate(S if adapt_rank or adapt_scale else ones, dims, r_init, alpha, chosen)
     ranks = by_S if adapt_rank else algorithm.allocate(ones, dims, r_init, alpha, chosen)
     scale = by_S.scale if adapt_scale else _uniform_scale(ranks.rank, r_init, alpha, uniform_scale)
-
-    def named(values: Array) -> dict[str, Any]:
-        return dict(zip(modules, values.tolist(), strict=True))
-
+    named = partial(_named, modules)
     return Plan(
         rank=named(ranks.rank),
         rank_eq6=named(ranks.rank_eq6),
@@ -200,6 +198,11 @@ def allocate(
         uniform_scale=uniform_scale,
         notes=_notes(modules, dims, ranks, by_S if adapt_scale else None, alpha / r_init),
     )
+
+
+def _named(modules: list[str], values: Array) -> dict[str, Any]:
+    """A vector over the modules as Python numbers by name."""
+    return dict(zip(modules, values.tolist(), strict=True))
 
 
 def _uniform_scale(rank: Array, r_init: int, alpha: float, rule: str) -> Array:
