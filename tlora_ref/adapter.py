@@ -170,9 +170,7 @@ def allocate(
     ConfigError, NumericsError
         for modules that disagree, a bad budget or switch, all S zero, or an S that is not finite.
     """
-    if uniform_scale not in UNIFORM_SCALES:
-        raise ConfigError(f"uniform_scale is {uniform_scale!r}, expected {' or '.join(UNIFORM_SCALES)}")
-    _check_modules(sensitivity, shapes)
+    _check_request(sensitivity, shapes, uniform_scale)
     chosen = resolve(profile, **switches)
     modules = list(shapes)
     S = np.array([sensitivity[m] for m in modules], dtype=np.float64)
@@ -212,8 +210,10 @@ def _uniform_scale(rank: Array, r_init: int, alpha: float, rule: str) -> Array:
     return alpha / np.maximum(rank, 1)  # "alpha/r_i"; without a rank there is nothing to scale
 
 
-def _check_modules(sensitivity: Mapping[str, float], shapes: Mapping[str, tuple[int, int]]) -> None:
-    """Refuses modules that disagree and numbers that no share is defined for, by the module's name."""
+def _check_request(sensitivity: Mapping[str, float], shapes: Mapping[str, tuple[int, int]], uniform_scale: str) -> None:
+    """Refuses an unknown rule, modules that disagree and numbers that have no share, by the module's name."""
+    if uniform_scale not in UNIFORM_SCALES:
+        raise ConfigError(f"uniform_scale is {uniform_scale!r}, expected {' or '.join(UNIFORM_SCALES)}")
     if set(sensitivity) != set(shapes):
         odd = sorted(set(sensitivity) ^ set(shapes))
         raise ConfigError(f"sensitivities and shapes are of different modules: {', '.join(odd[:5])}")
