@@ -424,6 +424,18 @@ def test_a_damaged_or_contradicting_tlora_json_is_refused(folder: Path, values: 
         load_peft(folder)
 
 
+def test_a_tlora_json_of_another_adapter_is_refused(folder: Path) -> None:
+    extra = json.loads((folder / "tlora.json").read_text())
+    module = adapter_of().modules[0]
+    change(folder, "tlora.json", scale={**extra["scale"], "model.layers.9.mlp.up_proj": 1.0})
+    with pytest.raises(CheckpointError, match=r"different modules: model\.layers\.9.*delete it"):
+        load_peft(folder)
+    plan = {**extra["plan"], "rank": {**extra["plan"]["rank"], module: 7}}
+    change(folder, "tlora.json", scale=extra["scale"], plan=plan)
+    with pytest.raises(CheckpointError, match=f"the plan's rank of {module} is 7.*delete it"):
+        load_peft(folder)
+
+
 def test_an_edited_alpha_is_not_overruled_silently(folder: Path) -> None:
     config = json.loads((folder / "adapter_config.json").read_text())
     module = config["target_modules"][0]

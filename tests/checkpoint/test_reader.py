@@ -276,6 +276,13 @@ def test_index_and_shards_must_agree(tmp_path: Path, shards: Any, weight_map: An
         read_folder(sharded(tmp_path / "model", shards, weight_map))
 
 
+def test_shards_lie_directly_in_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    write(tmp_path / "below" / "s1", {"a": np.ones(2)})
+    with pytest.raises(CheckpointError, match=r'"below/s1".*directly'):
+        read_folder(sharded(tmp_path, {}, {"a": "below/s1"}))
+
+
 def test_a_link_out_of_the_folder_is_refused_and_one_within_is_not(tmp_path: Path) -> None:
     outside = write(tmp_path / "outside.safetensors", {"a": np.ones(2)})
     folder = sharded(tmp_path / "model", {}, {"a": "s1"})

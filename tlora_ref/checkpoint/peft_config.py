@@ -75,8 +75,7 @@ def read_peft_config(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: peft_type is {config.get('peft_type')!r:.60}, only 'LORA' is supported")
     for key, off in UNSUPPORTED.items():
         value = config.get(key)
-        # `in` alone would take 1 for True.
-        if value is not None and not any(value == v and type(value) is type(v) for v in off):
+        if value is not None and value not in off:
             raise ConfigError(
                 f'{path}: "{key}" is {value!r:.60}: that PEFT feature is not implemented. Merge the adapter into its '
                 "model with PEFT, and load the merged model"
