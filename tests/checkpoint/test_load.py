@@ -180,3 +180,21 @@ def test_loading_holds_one_copy(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert size > 1e6 and loaded.dtype == np.float32
     assert peak < size + largest + 300_000
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the kernel's account of mapped files is Linux's")
+def test_pages_of_the_file_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(tmp_path)
+    file = str(folder / "model.safetensors")
+    resident: list[int] = []
+
+    def check(where: str, name: str, tensor: np.ndarray) -> None:
+        lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+        for line in lines:
+            if line.endswith(file):
+                resident.append(next(int(at.split()[1]) for at in lines if at.startswith("Rss:")))
+
+    monkeypatch.setattr("tlora_ref.checkpoint.load.check_finite", check)
+    model = load_model(folder)
+    assert len(resident) == len(model.tensors) - 1  # with the last tensor the mapping itself is gone
+    assert max(resident) == 0

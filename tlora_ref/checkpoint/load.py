@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tlora_ref.backend import Array, get_device
-from tlora_ref.checkpoint.reader import check_finite, read_folder, read_json, read_tensors, shown
+from tlora_ref.checkpoint.reader import check_finite, read_folder, read_json, read_tensors, release, shown
 from tlora_ref.errors import CheckpointError, ConfigError
 from tlora_ref.transformer import Model, family
 
@@ -71,7 +71,8 @@ def load_model(folder: str | Path, dtype: str = "float64", device: str = "cpu") 
     placed: dict[str, Array] = {}
     for name in shapes:  # one at a time: what a tensor was read from goes before the next is read
         with np.errstate(over="ignore"):  # float64 too large for float32 is infinite, and refused below
-            host = np.array(tensors.pop(name), dtype=kind, order="C")
+            host = np.array(tensors[name], dtype=kind, order="C")
+        release(tensors.pop(name))
         check_finite(str(folder), name, host)
         placed[name] = place.put(host)
     return model_class(config, placed)

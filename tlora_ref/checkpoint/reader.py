@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +179,16 @@ def read_tensors(entries: Mapping[str, Entry]) -> dict[str, Array]:
         raw = maps[entry.path][entry.start : entry.start + entry.nbytes]
         tensors[name] = raw.view(entry.dtype).reshape(entry.shape)
     return tensors
+
+
+def release(tensor: Array) -> None:
+    """Let go of the memory that reading `tensor` and others of its file took: pages of a mapped file count as the
+    process's own until then. They may be read again."""
+    owner: Any = tensor
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        owner.madvise(mmap.MADV_DONTNEED)
 
 
 def check_finite(where: str, name: str, tensor: Array) -> None:
