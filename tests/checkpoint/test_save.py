@@ -111,6 +111,9 @@ def test_overwriting_spares_folders_that_hold_folders(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r'holds the folder "\.git"'):
         save_model(tiny_llama(), tmp_path / "project", overwrite=True)
     assert (tmp_path / "project" / ".git").is_dir()
+    assert (
+        check_output(tmp_path / "project", overwrite=True) == tmp_path / "project"
+    )  # to write into it is another thing
 
 
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:

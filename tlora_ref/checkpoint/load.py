@@ -39,7 +39,7 @@ def read_config(folder: str | Path) -> tuple[Any, type[Model]]:
             f"{path}: the checkpoint is quantised ({shown(str(method))}), which is not supported. Save the model "
             'dequantised (float32, float16 or bfloat16), without "quantization_config" in config.json'
         )
-    config_class, model_class = family(values.get("model_type"))
+    config_class, model_class = family(values.get("model_type"), values.get("architectures"))
     return config_class.from_dict(values), model_class
 
 

@@ -17,11 +17,13 @@ from tlora_ref.backend import Array
 from tlora_ref.errors import OutputError
 
 
-def check_output(folder: str | Path, *, overwrite: bool = False) -> Path:
+def check_output(folder: str | Path, *, overwrite: bool = False, replace: bool = False) -> Path:
     """`folder`, if it can be written: it does not exist or is empty (or may be overwritten), and a parent will have it.
 
-    Overwriting replaces the folder whole, so it is refused where the folder holds folders: nothing written here does,
-    and a slip of the hand (`--out .`) must not cost a project.
+    Parameters
+    ----------
+    replace : the folder will be replaced whole, as `save_model` and `save_peft` do. That is refused where it holds
+        folders: theirs never do, and a slip of the hand (`--out .`) must not cost a project
 
     Raises
     ------
@@ -34,7 +36,7 @@ def check_output(folder: str | Path, *, overwrite: bool = False) -> Path:
             raise OutputError(f"{folder}: there is a file of that name in the way. Choose another folder")
         if folder.is_dir() and any(folder.iterdir()) and not overwrite:
             raise OutputError(f"{folder}: already exists and is not empty. Choose another folder, or allow overwriting")
-        inner = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        inner = sorted(path.name for path in folder.iterdir() if path.is_dir()) if replace and folder.is_dir() else []
         if inner:
             raise OutputError(
                 f'{folder}: holds the folder "{inner[0]}", so it is not one to overwrite whole. Choose another folder, '
@@ -51,7 +53,7 @@ def check_output(folder: str | Path, *, overwrite: bool = False) -> Path:
 @contextmanager
 def new_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A folder to fill, which takes the name `folder` only when all went well; an old one stays until then."""
-    target = check_output(folder, overwrite=overwrite)
+    target = check_output(folder, overwrite=overwrite, replace=True)
     beside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     beside.chmod(0o755)
     try:
