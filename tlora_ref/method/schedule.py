@@ -31,5 +31,5 @@ def learning_rate(step: int, total: int, peak: float, *, schedule: str = "cosine
     if schedule == "cosine":
         return peak * max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
     if schedule == "linear":
-        return peak * max(0.0, 1.0 - progress)
+        return peak * max(0.0, (total - step) / max(1, total - warmup))
     return peak
