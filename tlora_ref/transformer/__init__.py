@@ -3,21 +3,44 @@
 from typing import Any
 
 from tlora_ref.errors import ConfigError
-from tlora_ref.transformer.llama import Llama, LlamaConfig
+from tlora_ref.transformer.llama import Llama, LlamaClassifier, LlamaConfig
+from tlora_ref.transformer.mistral import Mistral, MistralClassifier, MistralConfig
 from tlora_ref.transformer.model import Model
 from tlora_ref.transformer.output import Output
+from tlora_ref.transformer.qwen2 import Qwen2, Qwen2Classifier, Qwen2Config
+from tlora_ref.transformer.qwen3 import Qwen3, Qwen3Classifier, Qwen3Config
 
-#: model_type of a config.json -> (configuration class, model class).
-FAMILIES: dict[str, tuple[Any, type[Model]]] = {"llama": (LlamaConfig, Llama)}
+#: model_type of a config.json -> (configuration class, {architecture: model class}), the default architecture first.
+FAMILIES: dict[str, tuple[Any, dict[str, type[Model]]]] = {
+    "llama": (LlamaConfig, {"LlamaForCausalLM": Llama, "LlamaForSequenceClassification": LlamaClassifier}),
+    "mistral": (
+        MistralConfig,
+        {"MistralForCausalLM": Mistral, "MistralForSequenceClassification": MistralClassifier},
+    ),
+    "qwen2": (Qwen2Config, {"Qwen2ForCausalLM": Qwen2, "Qwen2ForSequenceClassification": Qwen2Classifier}),
+    "qwen3": (Qwen3Config, {"Qwen3ForCausalLM": Qwen3, "Qwen3ForSequenceClassification": Qwen3Classifier}),
+}
 
 
-def family(model_type: object) -> tuple[Any, type[Model]]:
-    """The classes of a `model_type`, or a ConfigError that lists the supported ones."""
+def family(model_type: object, architectures: object = None) -> tuple[Any, type[Model]]:
+    """The configuration and model class of a config.json's `model_type` and `architectures`.
+
+    Without architectures it is the family's first; a ConfigError lists the supported ones.
+    """
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ConfigError(
             f"config.json: model_type {model_type!r} is not supported: expected one of {', '.join(sorted(FAMILIES))}"
         )
-    return FAMILIES[model_type]
+    config_class, models = FAMILIES[model_type]
+    if not architectures:
+        return config_class, next(iter(models.values()))
+    name = architectures[0] if isinstance(architectures, list | tuple) else architectures
+    if name not in models:
+        raise ConfigError(
+            f"config.json: architecture {name!r} of a {model_type} model is not implemented: expected one of "
+            f"{', '.join(models)}"
+        )
+    return config_class, models[name]
 
 
 __all__ = ["FAMILIES", "Model", "Output", "family"]

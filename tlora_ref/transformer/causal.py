@@ -1,12 +1,12 @@
-"""Decoder-only language models: the call, the shifted loss, and the door to generation."""
+"""Decoders, and the language models made of them: the call, the shifted loss, and the door to generation."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from tlora_ref.autograd import Tensor, linear_cross_entropy, reshape, take_rows
+from tlora_ref.autograd import Tensor, Visibility, linear_cross_entropy, reshape, take_rows
 from tlora_ref.backend import Array
 from tlora_ref.errors import ConfigError, DataError
 from tlora_ref.transformer.cache import KeyValueCache
@@ -16,21 +16,62 @@ from tlora_ref.transformer.model import Model
 from tlora_ref.transformer.output import Output
 
 
-class CausalLM(Model):
-    """A model that predicts each token from those before it. A family implements `hidden_states`."""
+class Decoder(Model):
+    """Layers in which each token sees those before it. A family implements these; a task class adds the head."""
 
-    #: Name of the output matrix (vocab, d_model); where it is tied, the embedding's own name is used instead.
-    output_name = "lm_head.weight"
-    embedding_name = "model.embed_tokens.weight"
+    embedding_name: ClassVar[str] = "model.embed_tokens.weight"
+
+    @classmethod
+    def decoder_shapes(cls, config: Any) -> dict[str, tuple[int, ...]]:
+        """Name and in-memory shape of every tensor but the head's."""
+        raise NotImplementedError
+
+    @classmethod
+    def decoder_modules(cls, config: Any) -> list[str]:
+        """Paths of all linear modules but the head, in model order."""
+        raise NotImplementedError
 
     def hidden_states(self, ids: Array, positions: Array, keep: Array | None, cache: KeyValueCache | None) -> Tensor:
-        """The final hidden states (batch, tokens, d_model), normalised, ready for the output matrix.
+        """The final hidden states (batch, tokens, d_model), normalised, ready for the head.
 
         ids, positions : host integers (batch, tokens), (1 or batch, tokens)
         keep : host booleans (batch, keys), False at padding, or None
         cache : where earlier tokens' keys and values are, or None
         """
         raise NotImplementedError
+
+    def causal(self, keep: Array | None, window: int | None = None) -> Visibility:
+        """Each token sees itself and those before it (the latest `window` of them), padding excepted."""
+        return Visibility(causal=True, window=window, keys=None if keep is None else self.device.put(keep))
+
+    def refuse(self, **inputs: Any) -> None:
+        """ConfigError for an input that another kind of model takes."""
+        for name, value in inputs.items():
+            if value is not None:
+                raise ConfigError(f"{name} means nothing to a {self.config.model_type} model: leave it out")
+
+
+class CausalLM(Decoder):
+    """A decoder that predicts each token from those before it."""
+
+    #: Name of the output matrix (vocab, d_model); where it is tied, the embedding is used instead.
+    output_name: ClassVar[str] = "lm_head.weight"
+
+    @classmethod
+    def tensor_shapes(cls, config: Any) -> dict[str, tuple[int, ...]]:
+        shapes = cls.decoder_shapes(config)
+        return shapes if config.tie_word_embeddings else {**shapes, cls.output_name: shapes[cls.embedding_name]}
+
+    @classmethod
+    def linear_modules(cls, config: Any) -> list[str]:
+        output = [] if config.tie_word_embeddings else [cls.output_name.removesuffix(".weight")]
+        return [*cls.decoder_modules(config), *output]
+
+    @classmethod
+    def sanitize(cls, tensors: dict[str, Array], config: Any) -> dict[str, Array]:
+        """Drop the copy of a tied output matrix that some checkpoints store."""
+        tensors = super().sanitize(tensors, config)
+        return {name: x for name, x in tensors.items() if not (config.tie_word_embeddings and name == cls.output_name)}
 
     def output_matrix(self) -> Tensor:
         """The (vocab, d_model) matrix that turns hidden states into logits."""
@@ -61,7 +102,7 @@ class CausalLM(Model):
         DataError, ShapeError
             for ids outside the vocabulary, shapes that disagree, or labels of which none is scored.
         """
-        self._refuse(
+        self.refuse(
             token_type_ids=token_type_ids,
             decoder_input_ids=decoder_input_ids,
             decoder_attention_mask=decoder_attention_mask,
@@ -90,11 +131,6 @@ class CausalLM(Model):
         targets = put(labels[row, column + 1])
         loss = linear_cross_entropy(scored, self.output_matrix(), targets, float(divisor or row.size))
         return loss, int(row.size)
-
-    def _refuse(self, **inputs: Any) -> None:
-        for name, value in inputs.items():
-            if value is not None:
-                raise ConfigError(f"{name} means nothing to a {self.config.model_type} model: leave it out")
 
     def generate(self, input_ids: Any, **options: Any) -> Array:
         """Continue a prompt: see `tlora_ref.transformer.generation.generate`."""

@@ -1,4 +1,5 @@
-"""Llama (Touvron et al., arXiv 2302.13971; grouped-query attention as in arXiv 2307.09288).
+"""Llama (Touvron et al., arXiv 2302.13971; grouped-query attention as in arXiv 2307.09288), and what its relatives
+share with it.
 
 Legend: batch, tokens; d_model the width; heads query heads of d_head channels; groups key/value heads; d_ff the MLP's.
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from tlora_ref.autograd import (
     Tensor,
@@ -30,14 +31,15 @@ from tlora_ref.autograd import (
 from tlora_ref.backend import Array
 from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.cache import KeyValueCache
-from tlora_ref.transformer.causal import CausalLM
+from tlora_ref.transformer.causal import CausalLM, Decoder
+from tlora_ref.transformer.classification import DecoderClassifier, head_dict, read_head
 from tlora_ref.transformer.rope import Rope, rotary_tables
 from tlora_ref.transformer.settings import Settings
 
 
 @dataclass(frozen=True)
-class LlamaConfig:
-    """What defines a Llama, under transformers' names."""
+class LlamaLikeConfig:
+    """What defines Llama and each of its relatives, under transformers' names."""
 
     vocab_size: int
     hidden_size: int
@@ -51,31 +53,39 @@ class LlamaConfig:
     max_position_embeddings: int = 2048
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
-    attention_bias: bool = False
-    mlp_bias: bool = False
     bos_token_id: int | None = None
     eos_token_id: int | None = None
     pad_token_id: int | None = None
+    architecture: str = "LlamaForCausalLM"
+    labels: tuple[str, ...] = ()
     model_type: str = "llama"
 
+    #: The family's name in transformers' class names, and its values of keys that a config.json leaves out.
+    prefix: ClassVar[str] = "Llama"
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> LlamaConfig:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """From the contents of a config.json; ConfigError for a key that is missing, wrong or unknown."""
-        settings = Settings(values, "llama")
-        settings.expect("pretraining_tp", [1], "tensor-parallel slicing only changes the order of summation")
-        settings.expect("rope_interleaved", [False], "channels are paired half by half")
-        config = cls(**read_decoder(settings), mlp_bias=settings.take("mlp_bias", bool, False))
+        settings = Settings({**cls.defaults, **values}, cls.model_type)
+        head = read_head(settings, f"{cls.prefix}ForCausalLM")
+        config = cls(**_read_common(settings), **head, **cls.own_fields(settings))
         settings.finish()
         return config
 
+    @classmethod
+    def own_fields(cls, settings: Settings) -> dict[str, Any]:
+        """The fields that this family has beside the common ones."""
+        raise NotImplementedError
+
     def to_dict(self) -> dict[str, Any]:
         """A config.json that transformers reads."""
-        values = {k: v for k, v in self.__dict__.items() if k != "rope"}
-        return {"architectures": ["LlamaForCausalLM"], **values, **self.rope.to_dict()}
+        values = {k: v for k, v in self.__dict__.items() if k not in ("rope", "architecture", "labels")}
+        return {**head_dict(self), **values, **self.rope.to_dict()}
 
 
-def read_decoder(settings: Settings) -> dict[str, Any]:
-    """The fields that Llama and its relatives have in common, checked against each other."""
+def _read_common(settings: Settings) -> dict[str, Any]:
+    """The common fields, checked against each other."""
     hidden, heads = settings.count("hidden_size"), settings.count("num_attention_heads")
     groups = settings.count("num_key_value_heads", heads)
     head_dim = settings.count("head_dim", max(1, hidden // heads))
@@ -93,75 +103,105 @@ def read_decoder(settings: Settings) -> dict[str, Any]:
         "num_attention_heads": heads,
         "num_key_value_heads": groups,
         "head_dim": head_dim,
-        "rope": Rope.read(settings),
+        "rope": Rope.read(settings, head_dim),
         "hidden_act": check_activation(settings.take("hidden_act", str, "silu")),
         "max_position_embeddings": settings.count("max_position_embeddings", 2048),
         "rms_norm_eps": settings.take("rms_norm_eps", float, 1e-6),
         "tie_word_embeddings": settings.take("tie_word_embeddings", bool, False),
-        "attention_bias": settings.take("attention_bias", bool, False),
         "bos_token_id": settings.token_id("bos_token_id"),
         "eos_token_id": settings.token_id("eos_token_id"),
         "pad_token_id": settings.token_id("pad_token_id"),
     }
 
 
-class Llama(CausalLM):
-    """LlamaForCausalLM."""
+@dataclass(frozen=True)
+class LlamaConfig(LlamaLikeConfig):
+    """What defines a Llama."""
 
-    config: LlamaConfig
+    attention_bias: bool = False
+    mlp_bias: bool = False
+
+    @classmethod
+    def own_fields(cls, settings: Settings) -> dict[str, Any]:
+        settings.expect("pretraining_tp", [1], "tensor-parallel slicing only changes the order of summation")
+        settings.expect("rope_interleaved", [False], "channels are paired half by half")
+        return {key: settings.take(key, bool, False) for key in ("attention_bias", "mlp_bias")}
+
+
+class LlamaDecoder(Decoder):
+    """The layers of Llama; relatives override `biases`, `layer_norms`, `window` and `queries_and_keys`."""
+
+    config: Any
     default_targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
     @classmethod
-    def linear_modules(cls, config: LlamaConfig) -> list[str]:
-        attention_and_mlp = [f"self_attn.{p}_proj" for p in "qkvo"] + [f"mlp.{p}_proj" for p in ("gate", "up", "down")]
-        layers = [f"model.layers.{i}.{m}" for i in range(config.num_hidden_layers) for m in attention_and_mlp]
-        return layers if config.tie_word_embeddings else [*layers, "lm_head"]
+    def biases(cls, config: Any) -> frozenset[str]:
+        """The modules of a layer that have a bias."""
+        attention = {f"self_attn.{p}_proj" for p in "qkvo"} if config.attention_bias else set()
+        mlp = {f"mlp.{p}_proj" for p in ("gate", "up", "down")} if config.mlp_bias else set()
+        return frozenset(attention | mlp)
 
     @classmethod
-    def tensor_shapes(cls, config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    def layer_norms(cls, config: Any) -> dict[str, int]:
+        """The norms of a layer and their widths."""
+        return dict.fromkeys(("input_layernorm", "post_attention_layernorm"), config.hidden_size)
+
+    @classmethod
+    def layer_linears(cls, config: Any) -> dict[str, tuple[int, int]]:
+        """The linear modules of a layer and their (d_out, d_in)."""
         d_model, d_ff = config.hidden_size, config.intermediate_size
-        d_q = config.num_attention_heads * config.head_dim
-        d_kv = config.num_key_value_heads * config.head_dim
+        d_q, d_kv = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
         attention = {"q": (d_q, d_model), "k": (d_kv, d_model), "v": (d_kv, d_model), "o": (d_model, d_q)}
         mlp = {"gate": (d_ff, d_model), "up": (d_ff, d_model), "down": (d_model, d_ff)}
-        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.vocab_size, d_model)}
-        for i in range(config.num_hidden_layers):
-            layer = f"model.layers.{i}"
-            for part, matrices, biased in (
-                ("self_attn", attention, config.attention_bias),
-                ("mlp", mlp, config.mlp_bias),
-            ):
-                for name, shape in matrices.items():
-                    shapes[f"{layer}.{part}.{name}_proj.weight"] = shape
-                    if biased:
-                        shapes[f"{layer}.{part}.{name}_proj.bias"] = shape[:1]
-            shapes[f"{layer}.input_layernorm.weight"] = (d_model,)
-            shapes[f"{layer}.post_attention_layernorm.weight"] = (d_model,)
-        shapes["model.norm.weight"] = (d_model,)
-        if not config.tie_word_embeddings:
-            shapes["lm_head.weight"] = (config.vocab_size, d_model)
-        return shapes
+        return {
+            **{f"self_attn.{name}_proj": shape for name, shape in attention.items()},
+            **{f"mlp.{name}_proj": shape for name, shape in mlp.items()},
+        }
 
     @classmethod
-    def sanitize(cls, tensors: dict[str, Array], config: LlamaConfig) -> dict[str, Array]:
-        """Drop what older checkpoints store beside the weights: rotary frequencies, a copy of a tied output matrix."""
-        dropped = [name for name in tensors if name.endswith(".rotary_emb.inv_freq")]
-        if config.tie_word_embeddings:
-            dropped.append("lm_head.weight")
-        return {name: tensor for name, tensor in tensors.items() if name not in dropped}
+    def decoder_modules(cls, config: Any) -> list[str]:
+        return [f"model.layers.{i}.{m}" for i in range(config.num_hidden_layers) for m in cls.layer_linears(config)]
+
+    @classmethod
+    def decoder_shapes(cls, config: Any) -> dict[str, tuple[int, ...]]:
+        biases = cls.biases(config)
+        layer: dict[str, tuple[int, ...]] = {}
+        for module, shape in cls.layer_linears(config).items():
+            layer[f"{module}.weight"] = shape
+            if module in biases:
+                layer[f"{module}.bias"] = shape[:1]
+        layer |= {f"{norm}.weight": (width,) for norm, width in cls.layer_norms(config).items()}
+        return {
+            "model.embed_tokens.weight": (config.vocab_size, config.hidden_size),
+            **{f"model.layers.{i}.{name}": layer[name] for i in range(config.num_hidden_layers) for name in layer},
+            "model.norm.weight": (config.hidden_size,),
+        }
+
+    @classmethod
+    def sanitize(cls, tensors: dict[str, Array], config: Any) -> dict[str, Array]:
+        """Drop the rotary frequencies that older checkpoints store."""
+        tensors = super().sanitize(tensors, config)
+        return {name: x for name, x in tensors.items() if not name.endswith(".rotary_emb.inv_freq")}
 
     # ------------------------------------------------------------------ forward
     def hidden_states(self, ids: Array, positions: Array, keep: Array | None, cache: KeyValueCache | None) -> Tensor:
-        x = embedding(self.parameter("model.embed_tokens.weight"), self.device.put(ids))  # (batch, tokens, d_model)
+        x = embedding(self.parameter(self.embedding_name), self.device.put(ids))  # (batch, tokens, d_model)
         angles = rotary_tables(self.config.rope, self.config.head_dim, positions, like=x.data)
-        see = Visibility(causal=True, keys=None if keep is None else self.device.put(keep))
         for i in range(self.config.num_hidden_layers):
-            layer = f"model.layers.{i}"
+            layer, see = f"model.layers.{i}", self.causal(keep, self.window(i))
             normed = self._norm(f"{layer}.input_layernorm", x)
             x = add(x, self._attention(f"{layer}.self_attn", normed, angles, see, cache))
             normed = self._norm(f"{layer}.post_attention_layernorm", x)
             x = add(x, self._mlp(f"{layer}.mlp", normed))
         return self._norm("model.norm", x)
+
+    def window(self, layer: int) -> int | None:
+        """How many of the latest tokens a token sees in a layer, itself included; None for all."""
+        return None
+
+    def queries_and_keys(self, name: str, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """q and k (batch, tokens, heads or groups, d_head) as they enter the rotary embedding."""
+        return q, k
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         return rms_norm(x, self.parameter(f"{name}.weight"), self.config.rms_norm_eps)
@@ -175,7 +215,8 @@ class Llama(CausalLM):
         def heads(projection: str) -> Tensor:  # (batch, tokens, d_model) -> (batch, tokens, heads or groups, d_head)
             return reshape(self.linear(f"{name}.{projection}", x), (batch, tokens, -1, d_head))
 
-        q, k, v = rotary(heads("q_proj"), *angles), rotary(heads("k_proj"), *angles), heads("v_proj")
+        q, k = self.queries_and_keys(name, heads("q_proj"), heads("k_proj"))
+        q, k, v = rotary(q, *angles), rotary(k, *angles), heads("v_proj")
         if cache is not None:
             k, v = cache.extend(name, k, v)
         y = attention(q, k, v, scale=d_head**-0.5, see=see)  # (batch, tokens, heads, d_head)
@@ -184,3 +225,11 @@ class Llama(CausalLM):
     def _mlp(self, name: str, x: Tensor) -> Tensor:
         gate, up = self.linear(f"{name}.gate_proj", x), self.linear(f"{name}.up_proj", x)  # (batch, tokens, d_ff)
         return self.linear(f"{name}.down_proj", gated(gate, up, self.config.hidden_act))
+
+
+class Llama(LlamaDecoder, CausalLM):
+    """LlamaForCausalLM."""
+
+
+class LlamaClassifier(LlamaDecoder, DecoderClassifier):
+    """LlamaForSequenceClassification."""

@@ -62,6 +62,11 @@ class Settings:
             raise ConfigError(f'config.json: "{key}" is {value}, expected a positive integer')
         return value
 
+    def count_or_none(self, key: str) -> int | None:
+        """A positive integer, or None if absent or null."""
+        self.seen.add(key)
+        return None if self.values.get(key) is None else self.count(key)
+
     def expect(self, key: str, allowed: Sequence[Any], why: str) -> None:
         """`key` is absent, null or one of `allowed`: any other value asks for something that is not implemented."""
         self.seen.add(key)
