@@ -63,7 +63,11 @@ UNSAFE_YAML = {"load", "load_all", "unsafe_load", "full_load", "unsafe_load_all"
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 40
 #: "path" or "path::function" -> why it may be longer. An entry that is no longer needed fails a test.
-LENGTH_EXEMPTIONS: dict[str, str] = {}
+LENGTH_EXEMPTIONS: dict[str, str] = {
+    "tlora_ref/cli/making.py::init": "a command's flags are its parameters, one a line",
+    "tlora_ref/cli/training.py::train": "a command's flags are its parameters, one a line",
+    "tlora_ref/cli/using.py::generate": "a command's flags are its parameters, one a line",
+}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import tlora_ref as tr
-from tlora_ref.transformer import FAMILIES
+from tlora_ref.transformer import family
 
 #: 857,216 parameters: 3.4 MB in float32.
 CONFIG: dict[str, Any] = {
@@ -56,7 +56,7 @@ INITIAL_STD = 0.02
 
 def initial_model(seed: int) -> Any:
     """A random float32 Llama: normal weights (those that write to the residual stream smaller), norms at one."""
-    config_class, model_class = FAMILIES["llama"]
+    config_class, model_class = family("llama")
     config = config_class.from_dict(CONFIG)
     generator = np.random.default_rng(seed)
     residual_std = INITIAL_STD / np.sqrt(2 * CONFIG["num_hidden_layers"])

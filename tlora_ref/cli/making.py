@@ -46,7 +46,7 @@ def init(
 ) -> None:
     """Calibrate, allocate and initialise: writes a PEFT adapter folder (B is zero)."""
     screen = Screen(json)
-    check_output(out, overwrite=overwrite)
+    check_output(out, overwrite=overwrite, replace=True)
     choice = AdapterChoice(
         rank, alpha, target, profile, init, samples, seed, uniform_rank, uniform_scale, rank_floor, redistribute
     )
@@ -75,7 +75,7 @@ def merge(
 ) -> None:
     """Fold an adapter into the weights: writes a Hugging Face folder that transformers loads."""
     screen = Screen(json)
-    check_output(out, overwrite=overwrite)
+    check_output(out, overwrite=overwrite, replace=True)
     if out.resolve() == model.resolve():
         raise ConfigError(f"{out}: is the model's own folder; merge into a new one")
     base = tr.load_model(model, dtype, device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,7 +102,8 @@ def train(
     _start_folder(out, context.params, facts)
     if not (resume and (out / "initial_adapter").is_dir()):
         tr.save_peft(trained, out / "initial_adapter", base_model=str(model), facts=facts, overwrite=True)
-    result = _run(screen, base, trained, train_samples, valid_samples, settings, out, eval_every, save_every, resume)
+    options = {"eval_every": eval_every, "save_every": save_every, "resume": resume}
+    result = _run(screen, base, trained, train_samples, settings, out, valid_samples, **options)
     tr.save_peft(trained, out / "adapter", base_model=str(model), facts=facts, overwrite=True)
     screen.say(f"wrote {out / 'adapter'}: {trained.trainable_parameters():,} trained parameters")
     screen.finish({"out": str(out), "steps": result.steps, "history": result.history})
@@ -149,51 +151,43 @@ def _start_folder(out: Path, flags: dict[str, Any], facts: dict[str, Any]) -> No
         raise OutputError(f"{out}: cannot be written ({error})") from error
 
 
+class _Reporter:
+    """Prints training as it goes: a bar on a terminal, and a line every twentieth of the run."""
+
+    def __init__(self, screen: Screen, progress: Callable[[int, int], None], total: int) -> None:
+        self.screen, self.progress, self.total = screen, progress, total
+        self.clock = time.perf_counter()
+
+    def __call__(self, entry: dict[str, Any]) -> None:
+        now, before = time.perf_counter(), self.clock
+        self.clock, step = now, entry["step"]
+        if self.screen.rich:
+            self.progress(step, self.total)
+        if step % max(1, self.total // 20) == 0 or step in (1, self.total) or "valid_loss" in entry:
+            held = f"  held-out {entry['valid_loss']:.4f}" if "valid_loss" in entry else ""
+            rate = entry["tokens"] / max(1e-9, now - before)
+            self.screen.say(
+                f"step {step:>5} of {self.total}  loss {entry['loss']:.4f}  lr {entry['lr']:.2e}  "
+                f"{rate:,.0f} scored tokens/s{held}"
+            )
+
+
 def _run(
     screen: Screen,
     base: Any,
     adapter: tr.Adapter,
     data: list[dict[str, Any]],
-    valid: list[dict[str, Any]] | None,
     settings: tr.TrainSettings,
     out: Path,
-    eval_every: int | None,
-    save_every: int | None,
-    resume: bool,
+    valid: list[dict[str, Any]] | None,
+    **options: Any,
 ) -> Any:
-    """Train with a line a step (or a bar), held-out loss before and after."""
-    if valid and not resume:
+    """Train with progress, held-out loss before and after, history written beside."""
+    if valid and not options["resume"]:
         screen.say(f"held-out loss before: {tr.evaluate(base, valid, batch_size=settings.batch_size).loss:.4f}")
-    total, clock = settings.total_steps(len(data)), time.perf_counter()
-    every = max(1, total // 20)
     with screen.progress("training") as progress:
-
-        def on_step(entry: dict[str, Any]) -> None:
-            nonlocal clock
-            now, clock_before = time.perf_counter(), clock
-            clock = now
-            if screen.rich:
-                progress(entry["step"], total)
-            if entry["step"] % every == 0 or entry["step"] in (1, total) or "valid_loss" in entry:
-                held = f"  held-out {entry['valid_loss']:.4f}" if "valid_loss" in entry else ""
-                rate = entry["tokens"] / max(1e-9, now - clock_before)
-                screen.say(
-                    f"step {entry['step']:>5} of {total}  loss {entry['loss']:.4f}  lr {entry['lr']:.2e}  "
-                    f"{rate:,.0f} scored tokens/s{held}"
-                )
-
-        result = tr.train(
-            base,
-            adapter,
-            data,
-            settings=settings,
-            valid=valid,
-            eval_every=eval_every,
-            out=out,
-            save_every=save_every,
-            resume=resume,
-            on_step=on_step,
-        )
+        reporter = _Reporter(screen, progress, settings.total_steps(len(data)))
+        result = tr.train(base, adapter, data, settings=settings, valid=valid, out=out, on_step=reporter, **options)
     lines = "".join(jsonlib.dumps(entry) + "\n" for entry in result.history)
     (out / "history.jsonl").write_text(lines, encoding="utf-8")
     if valid:

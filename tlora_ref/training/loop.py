@@ -74,16 +74,8 @@ def train(
     ConfigError, DataError, NumericsError, OutputError, CheckpointError
     """
     plan = replace(settings or TrainSettings(), **_tupled(changes))
-    if not data:
-        raise DataError("there are no training samples")
-    model.detach()
-    arrays = trained_arrays(model, adapter, plan)
-    identity = _identity(plan, data)
     folder = None if out is None else Path(out)
-    state = load_state(folder, identity, arrays) if resume and folder is not None else TrainState.start(arrays)
-    if adapter is not None:
-        model.attach(adapter)
-    install(state.arrays, model, adapter)
+    state, identity = _begin(model, adapter, data, plan, folder if resume else None)
     total, started = plan.total_steps(len(data)), time.perf_counter()
     pad = getattr(model.config, "pad_token_id", None) or 0
     try:
@@ -103,6 +95,21 @@ def train(
             save_state(state, identity, folder)
         raise
     return TrainResult(state.history, state.step, time.perf_counter() - started)
+
+
+def _begin(
+    model: Model, adapter: Adapter | None, data: Sequence[Sample], plan: TrainSettings, stored: Path | None
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state to start from, installed and attached, and what identifies the run."""
+    if not data:
+        raise DataError("there are no training samples")
+    model.detach()
+    arrays, identity = trained_arrays(model, adapter, plan), _identity(plan, data)
+    state = TrainState.start(arrays) if stored is None else load_state(stored, identity, arrays)
+    if adapter is not None:
+        model.attach(adapter)
+    install(state.arrays, model, adapter)
+    return state, identity
 
 
 def _tupled(changes: dict[str, Any]) -> dict[str, Any]:

@@ -66,11 +66,7 @@ def generate(
     Host integers: the prompt and what follows it, as a 1-D array for a 1-D prompt, else (batch, longest) with padding
     moved to the left of the prompts and eos filling rows that ended early.
     """
-    if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
-        raise ConfigError(
-            f"generate: max_new_tokens {max_new_tokens}, temperature {temperature}, top_p {top_p}: expected "
-            "max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1"
-        )
+    _check_options(max_new_tokens, temperature, top_p)
     ids = token_ids(input_ids, model.config.vocab_size)
     ids, keep = _left_padded(ids, padding_mask(attention_mask, ids))
     eos = model.config.eos_token_id if eos_token_id is None else eos_token_id
@@ -93,6 +89,14 @@ def generate(
         if done.all():
             break
     return ids[0] if np.ndim(input_ids) == 1 else ids
+
+
+def _check_options(max_new_tokens: int, temperature: float, top_p: float) -> None:
+    if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
+        raise ConfigError(
+            f"generate: max_new_tokens {max_new_tokens}, temperature {temperature}, top_p {top_p}: expected "
+            "max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1"
+        )
 
 
 def _next_logits(model: CausalLM, ids: Array, keep: Array | None, cache: KeyValueCache | None) -> Array:
