@@ -3,6 +3,8 @@
 from typing import Any
 
 from tlora_ref.errors import ConfigError
+from tlora_ref.transformer.gpt2 import GPT2, GPT2Classifier, GPT2Config
+from tlora_ref.transformer.gpt_neox import GPTNeoX, GPTNeoXClassifier, GPTNeoXConfig
 from tlora_ref.transformer.llama import Llama, LlamaClassifier, LlamaConfig
 from tlora_ref.transformer.mistral import Mistral, MistralClassifier, MistralConfig
 from tlora_ref.transformer.model import Model
@@ -12,6 +14,11 @@ from tlora_ref.transformer.qwen3 import Qwen3, Qwen3Classifier, Qwen3Config
 
 #: model_type of a config.json -> (configuration class, {architecture: model class}), the default architecture first.
 FAMILIES: dict[str, tuple[Any, dict[str, type[Model]]]] = {
+    "gpt2": (GPT2Config, {"GPT2LMHeadModel": GPT2, "GPT2ForSequenceClassification": GPT2Classifier}),
+    "gpt_neox": (
+        GPTNeoXConfig,
+        {"GPTNeoXForCausalLM": GPTNeoX, "GPTNeoXForSequenceClassification": GPTNeoXClassifier},
+    ),
     "llama": (LlamaConfig, {"LlamaForCausalLM": Llama, "LlamaForSequenceClassification": LlamaClassifier}),
     "mistral": (
         MistralConfig,
