@@ -68,6 +68,7 @@ class GPT2Config:
         settings.expect("scale_attn_weights", [True], "scores are divided by the square root of a head's channels")
         settings.expect("scale_attn_by_inverse_layer_idx", [False], "all layers scale their scores alike")
         settings.expect("reorder_and_upcast_attn", [False], "one precision throughout")
+        settings.expect("is_decoder", [False, True], "a decoder either way")
         settings.expect("add_cross_attention", [False], "decoder only")
         settings.take("n_ctx", int, None)  # an old name of n_positions that transformers does not read
         config = cls(

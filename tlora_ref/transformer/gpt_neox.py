@@ -70,6 +70,7 @@ class GPTNeoXConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> GPTNeoXConfig:
         """From the contents of a config.json; ConfigError for a key that is missing, wrong or unknown."""
         settings = Settings({"bos_token_id": 0, "eos_token_id": 2, **values}, "gpt_neox")
+        settings.expect("is_decoder", [False, True], "a decoder either way")
         hidden, heads = settings.count("hidden_size"), settings.count("num_attention_heads")
         if hidden % heads:
             raise ConfigError(f'config.json: "hidden_size" {hidden} is not a multiple of the {heads} attention heads')

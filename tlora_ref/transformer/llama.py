@@ -68,6 +68,7 @@ class LlamaLikeConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """From the contents of a config.json; ConfigError for a key that is missing, wrong or unknown."""
         settings = Settings({**cls.defaults, **values}, cls.model_type)
+        settings.expect("is_decoder", [False, True], "a decoder either way")
         head = read_head(settings, f"{cls.prefix}ForCausalLM")
         config = cls(**_read_common(settings), **head, **cls.own_fields(settings))
         settings.finish()

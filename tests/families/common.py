@@ -1,0 +1,129 @@
+"""Tiny decoders of every family, and the checks that each of them must pass. Needs no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tlora_ref.autograd import grad
+from tlora_ref.transformer import Model, family
+
+#: What a hand-written config.json of each family says (transformers 4's spelling), shrunk.
+LLAMA_LIKE = {
+    "vocab_size": 31,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama": {**LLAMA_LIKE, "model_type": "llama"},
+    "mistral": {**LLAMA_LIKE, "model_type": "mistral", "sliding_window": 4},
+    "qwen2": {
+        **LLAMA_LIKE,
+        **{"model_type": "qwen2", "tie_word_embeddings": True},
+        **{"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
+    },
+    "qwen3": {**LLAMA_LIKE, "model_type": "qwen3", "head_dim": 6},
+    "gpt2": {"model_type": "gpt2", "vocab_size": 31, "n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 4},
+    "gpt_neox": {
+        **{k: LLAMA_LIKE[k] for k in LLAMA_LIKE if k != "num_key_value_heads"},
+        **{"model_type": "gpt_neox", "rotary_pct": 0.5},
+    },
+}
+CLASSIFIERS = {
+    "llama": "LlamaForSequenceClassification",
+    "mistral": "MistralForSequenceClassification",
+    "qwen2": "Qwen2ForSequenceClassification",
+    "qwen3": "Qwen3ForSequenceClassification",
+    "gpt2": "GPT2ForSequenceClassification",
+    "gpt_neox": "GPTNeoXForSequenceClassification",
+}
+PAD = 0
+
+
+def random_tensors(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
+    """Matrices around 0, norms around 1, biases around 0, large enough for every path to matter."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: 0.3 * rng.standard_normal(shape) + (1.0 if len(shape) == 1 and name.endswith("weight") else 0.0)
+        for name, shape in shapes.items()
+    }
+
+
+def tiny(model_type: str, seed: int = 0, dtype: str = "float64", **changes: Any) -> Model:
+    """A random model of a family; `changes` are keys of its config.json."""
+    values = {**CONFIGS[model_type], **changes}
+    config_class, model_class = family(values["model_type"], values.get("architectures"))
+    config = config_class.from_dict(values)
+    tensors = random_tensors(model_class.tensor_shapes(config), seed)
+    return model_class(config, {name: x.astype(dtype) for name, x in tensors.items()})
+
+
+def tiny_classifier(model_type: str, seed: int = 0, **changes: Any) -> Model:
+    """A random classifier of 3 classes that pads with token 0."""
+    head = {"architectures": [CLASSIFIERS[model_type]], "id2label": {"0": "a", "1": "b", "2": "c"}}
+    return tiny(model_type, seed, **head, pad_token_id=PAD, **changes)
+
+
+def padded_batch(side: str, rows: tuple[int, ...] = (9, 6, 1), seed: int = 1) -> dict[str, np.ndarray]:
+    """Rows of the given lengths, padded on one side; the first two tokens of each are not scored."""
+    rng = np.random.default_rng(seed)
+    longest = max(rows)
+    ids, mask = np.full((len(rows), longest), PAD), np.zeros((len(rows), longest), dtype=np.int64)
+    labels = np.full((len(rows), longest), -100)
+    for row, length in enumerate(rows):
+        at = slice(0, length) if side == "right" else slice(longest - length, longest)
+        ids[row, at] = rng.integers(1, 31, length)
+        mask[row, at] = 1
+        labels[row, at] = ids[row, at]
+        labels[row, at][: min(2, length)] = -100
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def check_finite_differences(model: Model, inputs: dict[str, Any], entries: int = 2, step: float = 1e-5) -> None:
+    """A few entries of every tensor's gradient against central differences of the loss."""
+    gradients = grad(model(**inputs).loss, list(model.tensors))
+    largest = max(float(np.abs(g).max()) for g in gradients.values())
+    rng = np.random.default_rng(3)
+    for name, x in model.tensors.items():
+        for flat in rng.integers(0, x.size, entries):
+            index = np.unravel_index(int(flat), x.shape)
+            losses = []
+            for move in (step, -step):
+                moved = x.copy()
+                moved[index] += move
+                other = type(model)(model.config, {**model.tensors, name: moved})
+                losses.append(float(other(**inputs).loss))
+            numeric = (losses[0] - losses[1]) / (2 * step)
+            assert abs(numeric - gradients[name][index]) <= 1e-6 * largest, (name, index)
+
+
+def check_padding(model: Model) -> None:
+    """A row's logits do not depend on the padding beside it, on either side, nor on what the padding holds."""
+    alone = padded_batch("right")
+    for side in ("right", "left"):
+        batch = padded_batch(side)
+        noisy = np.where(batch["attention_mask"] == 1, batch["input_ids"], 17)
+        for ids in (batch["input_ids"], noisy):
+            logits = model(ids, batch["attention_mask"]).logits
+            for row, mask in enumerate(batch["attention_mask"]):
+                single = model(alone["input_ids"][row][: mask.sum()]).logits
+                np.testing.assert_allclose(logits[row][mask == 1], single, rtol=0, atol=1e-12 * np.abs(single).max())
+
+
+def check_cache(model: Model, new_tokens: int = 8) -> None:
+    """Greedy generation is the same with the cache and without, and batched as one row at a time."""
+    options: dict[str, Any] = {"max_new_tokens": new_tokens, "eos_token_id": -1}
+    for side in ("right", "left"):
+        batch = padded_batch(side, rows=(7, 4))
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        cached = model.generate(ids, attention_mask=mask, **options)
+        plain = model.generate(ids, attention_mask=mask, use_cache=False, **options)
+        assert (cached == plain).all()
+        for row, keep in enumerate(mask == 1):
+            alone = model.generate(ids[row][keep], **options)
+            assert (alone[-new_tokens:] == cached[row, -new_tokens:]).all()
