@@ -80,3 +80,5 @@ def _exact_rotary_frequencies(model: torch.nn.Module) -> None:
             exact = type(module)(module.config)
             for name, buffer in exact.named_buffers(recurse=False):
                 setattr(module, name, buffer)
+            if hasattr(exact, "max_seq_len_cached"):  # the length that dynamic frequencies were last made for
+                module.max_seq_len_cached = exact.max_seq_len_cached

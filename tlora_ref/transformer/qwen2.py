@@ -55,6 +55,10 @@ class QwenConfig(LlamaLikeConfig):
             "layer_types": tuple(types),
         }
 
+    def to_dict(self) -> dict[str, Any]:
+        """A config.json that transformers reads."""
+        return {**super().to_dict(), "layer_types": list(self.layer_types)}
+
 
 @dataclass(frozen=True)
 class Qwen2Config(QwenConfig):
