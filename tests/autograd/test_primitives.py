@@ -1,0 +1,151 @@
+"""Every primitive: its VJP against central differences, its value against formulas written another way."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import numpy as np
+import pytest
+import scipy.special
+
+from tlora_ref import autograd as ag
+from tlora_ref.autograd import gradcheck
+from tlora_ref.autograd import loss as loss_module
+from tlora_ref.errors import ConfigError, ShapeError
+
+KEYS = np.array([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 0, 0, 0]], dtype=bool)
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape)
+
+
+@pytest.mark.parametrize("shapes", [((3, 4), (3, 4)), ((3, 4), (4,)), ((2, 1, 4), (3, 1)), ((1,), (2, 3)), ((), (2,))])
+def test_add_and_multiply_broadcast(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    inputs = [normal(*shape, seed=i) for i, shape in enumerate(shapes)]
+    gradcheck(ag.add, inputs)
+    gradcheck(ag.multiply, inputs)
+
+
+def test_shapes() -> None:
+    gradcheck(lambda x: ag.reshape(x, (4, 3)), [normal(2, 6)])
+    gradcheck(lambda x: ag.scale(x, -1.7), [normal(2, 3)])
+    gradcheck(lambda x: ag.multiply(*ag.split(x, [2, 2], axis=1)), [normal(3, 4)])
+    gradcheck(lambda x: ag.split(x, [1, 3])[1], [normal(2, 4)])
+    gradcheck(lambda x: ag.take_rows(x, np.array([2, 0, 2])), [normal(3, 2)])
+    gradcheck(lambda x: ag.embedding(x, np.array([[1, 2], [2, 0]])), [normal(3, 4)])
+    with pytest.raises(ShapeError, match="do not add up"):
+        ag.split(ag.Tensor(normal(2, 4)), [1, 2])
+
+
+@pytest.mark.parametrize("lead", [(), (1,), (5,), (2, 3)])
+def test_linear_and_low_rank_linear(lead: tuple[int, ...]) -> None:
+    x, W, b, A, B = normal(*lead, 5), normal(4, 5), normal(4), normal(2, 5), normal(4, 2)
+    gradcheck(ag.linear, [x, W])
+    gradcheck(ag.linear, [x, W, b])
+    gradcheck(lambda x, W, A, B: ag.low_rank_linear(x, W, None, A, B, 1.7), [x, W, A, B])
+    gradcheck(lambda x, W, b, A, B: ag.low_rank_linear(x, W, b, A, B, -0.3), [x, W, b, A, B])
+    got = ag.low_rank_linear(*(ag.Tensor(v) for v in (x, W, b, A, B)), 1.7).data
+    by_entries = np.einsum("...i,oi->...o", x, W + 1.7 * np.einsum("or,ri->oi", B, A)) + b
+    np.testing.assert_allclose(got, by_entries, rtol=1e-12, atol=1e-12)
+
+
+def test_norms() -> None:
+    x, w, b = normal(2, 3, 5), normal(5), normal(5, seed=1)
+    gradcheck(lambda x, w: ag.rms_norm(x, w, 1e-5), [x, w])
+    gradcheck(lambda x, w, b: ag.layer_norm(x, w, b, 1e-5), [x, w, b])
+    gradcheck(lambda x, w: ag.rms_norm(x, w, 1e-2), [normal(3, 1), normal(1)])
+    row = x[1, 2]
+    rms = math.sqrt(math.fsum(v * v for v in row) / 5 + 1e-5)
+    np.testing.assert_allclose(ag.rms_norm(ag.Tensor(x), ag.Tensor(w), 1e-5).data[1, 2], row / rms * w, rtol=1e-13)
+    expected = (row - row.mean()) / math.sqrt(row.var() + 1e-5) * w + b
+    got = ag.layer_norm(ag.Tensor(x), ag.Tensor(w), ag.Tensor(b), 1e-5).data[1, 2]
+    np.testing.assert_allclose(got, expected, rtol=1e-13)
+
+
+ACTIVATIONS = {
+    "silu": lambda x: x * scipy.special.expit(x),
+    "relu": lambda x: np.maximum(x, 0),
+    "tanh": np.tanh,
+    "gelu": lambda x: x * scipy.special.ndtr(x),
+    "gelu_new": lambda x: x * scipy.special.expit(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)),
+}
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_activations(kind: str) -> None:
+    x, up = normal(3, 4) + 0.05, normal(3, 4, seed=1)
+    gradcheck(lambda x: ag.activation(x, kind), [x])
+    gradcheck(lambda x, u: ag.gated(x, u, kind), [x, up])
+    wide = np.array([-80.0, -5.0, -0.5, 0.0, 0.5, 5.0, 80.0])
+    np.testing.assert_allclose(
+        ag.activation(ag.Tensor(wide), kind).data, ACTIVATIONS[kind](wide), rtol=1e-12, atol=1e-15
+    )
+    with pytest.raises(ConfigError, match="not implemented"):
+        ag.check_activation("gelu_10")
+
+
+def test_rotary_turns_pairs_by_their_angle() -> None:
+    angle = normal(1, 5, 1, 2)
+    x = normal(2, 5, 3, 5)
+    gradcheck(lambda x: ag.rotary(x, np.cos(angle), np.sin(angle)), [x])
+    y = ag.rotary(ag.Tensor(x), np.cos(angle), np.sin(angle)).data
+    turned = (x[..., 0:2] + 1j * x[..., 2:4]) * np.exp(1j * angle)
+    np.testing.assert_allclose(y[..., 0:2] + 1j * y[..., 2:4], turned, rtol=1e-12)
+    assert np.array_equal(y[..., 4], x[..., 4])  # beyond the rotary channels
+
+
+def dense_attention(q, k, v, scale, causal, window, keys, bias):  # type: ignore[no-untyped-def]
+    """Softmax attention by loops over batch, head and query."""
+    (batch, queries, heads, _), (S, groups) = q.shape, k.shape[1:3]
+    y = np.zeros((batch, queries, heads, v.shape[3]))
+    for b, t, h in np.ndindex(batch, queries, heads):
+        g, position = h // (heads // groups), S - queries + t
+        seen = [
+            s
+            for s in range(S)
+            if (not causal or s <= position)
+            and (window is None or position - s < window)
+            and (keys is None or keys[b, s])
+        ]
+        if seen:
+            scores = np.array([q[b, t, h] @ k[b, s, g] * scale + (0 if bias is None else bias[h, t, s]) for s in seen])
+            y[b, t, h] = scipy.special.softmax(scores) @ v[b, seen, g]
+    return y
+
+
+@pytest.mark.parametrize("block", [2, 128])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("keys", [None, KEYS])
+@pytest.mark.parametrize(("causal", "window"), [(False, None), (True, None), (True, 2)])
+@pytest.mark.parametrize("queries", [5, 2, 1])
+def test_attention(monkeypatch, block, with_bias, keys, causal, window, queries) -> None:  # type: ignore[no-untyped-def]
+    # The package re-exports the function under the module's own name: the module itself is found in sys.modules.
+    monkeypatch.setattr(sys.modules["tlora_ref.autograd.attention"], "BLOCK", block)
+    see = ag.Visibility(causal, window, keys)
+    inputs = [normal(3, queries, 4, 3), normal(3, 5, 2, 3), normal(3, 5, 2, 2)]
+    inputs += [normal(4, queries, 5)] if with_bias else []
+
+    def f(q, k, v, *bias):  # type: ignore[no-untyped-def]
+        return ag.attention(q, k, v, scale=0.5, see=see, bias=bias[0] if bias else None)
+
+    expected = dense_attention(*inputs[:3], 0.5, causal, window, keys, inputs[3] if with_bias else None)
+    np.testing.assert_allclose(f(*(ag.Tensor(x) for x in inputs)).data, expected, rtol=1e-12, atol=1e-13)
+    if queries != 2:
+        gradcheck(f, inputs)
+
+
+@pytest.mark.parametrize("chunk", [2, 256])
+def test_cross_entropy(monkeypatch, chunk: int) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(loss_module, "CHUNK", chunk)
+    h, W, targets = normal(5, 3), normal(6, 3), np.array([1, 0, 3, 3, 5])
+    gradcheck(lambda h, W: ag.linear_cross_entropy(h, W, targets, 3.0), [h, W])
+    gradcheck(lambda x: ag.cross_entropy(x, targets, 3.0), [normal(5, 6)])
+    log_p = scipy.special.log_softmax(h @ W.T, axis=1)
+    expected = -log_p[np.arange(5), targets].sum() / 3
+    assert ag.linear_cross_entropy(ag.Tensor(h), ag.Tensor(W), targets, 3.0).item() == pytest.approx(
+        expected, rel=1e-13
+    )
+    huge = ag.cross_entropy(ag.Tensor(np.array([[1e4, 0.0], [0.0, -1e4]])), np.array([0, 1]), 1.0)
+    assert huge.item() == pytest.approx(1e4)
