@@ -43,7 +43,13 @@ def test_ranks_are_exact_with_ties_to_even(S: list[int], r_init: int) -> None:
 
 @pytest.mark.parametrize(
     ("S", "r_init", "expected"),
-    [([1.0, 3.0], 1, [0, 2]), ([3.0, 5.0], 2, [2, 2]), ([1.0, 6.0, 7.0], 7, [2, 9, 10]), ([1.0, 1.0, 1.0], 5, [5] * 3)],
+    [
+        ([1.0, 2.0, 7.0], 15, [4, 9, 32]),
+        ([1.0, 3.0], 1, [0, 2]),
+        ([3.0, 5.0], 2, [2, 2]),
+        ([1.0, 6.0, 7.0], 7, [2, 9, 10]),
+        ([1.0, 1.0, 1.0], 5, [5] * 3),
+    ],
 )
 def test_ties_go_to_even(S: list[float], r_init: int, expected: list[int]) -> None:
     assert in_order(plan(S, r_init).rank) == expected
