@@ -80,9 +80,7 @@ def check_pass(model: Any, mine: Model, inputs: dict[str, Any], scored: np.ndarr
 
 def check_gradients(model: Any, mine: Model, gradients: dict[str, Any]) -> None:
     """Every gradient against transformers' own, which may hold the tensors in another layout."""
-    raw = {
-        name: np.zeros(p.shape) if p.grad is None else p.grad.numpy().copy() for name, p in model.named_parameters()
-    }
+    raw = {name: np.zeros(p.shape) if p.grad is None else p.grad.numpy().copy() for name, p in model.named_parameters()}
     expected = type(mine).sanitize(raw, mine.config)
     assert set(expected) == set(gradients)
     largest = max(float(np.abs(g).max()) for g in expected.values())
