@@ -28,7 +28,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **{"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
     },
     "qwen3": {**LLAMA_LIKE, "model_type": "qwen3", "head_dim": 6},
-    "gpt2": {"model_type": "gpt2", "vocab_size": 31, "n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 4},
+    "gpt2": {
+        "model_type": "gpt2",
+        "vocab_size": 31,
+        "n_positions": 24,
+        "n_embd": 16,
+        "n_layer": 2,
+        "n_head": 4,
+        "bos_token_id": 30,
+        "eos_token_id": 30,
+    },
     "gpt_neox": {
         **{k: LLAMA_LIKE[k] for k in LLAMA_LIKE if k != "num_key_value_heads"},
         **{"model_type": "gpt_neox", "rotary_pct": 0.5},

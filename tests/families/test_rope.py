@@ -34,13 +34,11 @@ def read(kind: str, parameters: dict[str, Any], **values: Any) -> Rope:
     return Rope.read(Settings(config, "llama"), D)
 
 
-def frequencies(rope: Rope, length: int = 1) -> tuple[np.ndarray, float]:
+def frequencies(rope: Rope, length: int = 2) -> tuple[np.ndarray, float]:
     """(D / 2,) frequencies and the factor of cos and sin, as the tables of a sequence of `length` show them."""
     cos, sin = rotary_tables(rope, D, np.arange(length)[None], np.zeros(1))
-    factor = float(cos[0, 0, 0, 0])  # position 0: cos is 1
-    if length < 2:
-        cos, sin = rotary_tables(rope, D, np.array([[1]]), np.zeros(1))
-    return np.arctan2(sin[0, -1 if length < 2 else 1, 0], cos[0, -1 if length < 2 else 1, 0]), factor
+    turned = np.arctan2(sin[0, 1, 0], cos[0, 1, 0])  # by position 1
+    return turned, float(cos[0, 0, 0, 0])  # at position 0 the cosine is 1
 
 
 DEFAULT = np.array([100.0 ** (-2 * i / D) for i in range(D // 2)])
