@@ -99,6 +99,16 @@ def test_init_reuses_statistics_and_prints_json(folder: Path, capsys: pytest.Cap
     assert status == 2 and 'profile "published" is unknown' in error and not (folder / "c").exists()
 
 
+def test_A_is_trained_where_the_profile_does_not_freeze_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("train", folder / "model", "--data", folder / "data", "--samples", 2, "--rank", 2, "--steps", 3)
+    for flags, frozen in (((), True), (("--profile", "released"), False), (("--trainable", "AB"), False)):
+        out = folder / f"run{len(list(folder.iterdir()))}"
+        assert run(capsys, *common, "--out", out, *flags)[0] == 0
+        before, after = tr.load_peft(out / "initial_adapter"), tr.load_peft(out / "adapter")
+        assert all(np.array_equal(before.A[name], after.A[name]) == frozen for name in after.A)
+        assert after.frozen_A == frozen
+
+
 def test_a_config_file_holds_flags_and_flags_win(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = folder / "flags.yaml"
     config.write_text("rank: 5\nsamples: 2\n", encoding="utf-8")

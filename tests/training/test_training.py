@@ -144,6 +144,8 @@ def test_trainable_AB_trains_A_and_all_trains_every_weight() -> None:
     A, W = bits(adapter.A), bits(model.tensors)
     tr.train(model, adapter, tiny_samples(3), steps=4, lr=0.01, trainable="AB")
     assert all(adapter.A[name].tobytes() != A[name] for name in A)
+    assert not adapter.frozen_A
+    assert adapter.trainable_parameters() == sum(A.size + adapter.B[name].size for name, A in adapter.A.items())
     assert bits(model.tensors) == W
     fresh = tiny_llama(tie_word_embeddings=True)
     W, data = bits(fresh.tensors), tiny_samples(3)

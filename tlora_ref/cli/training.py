@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +41,9 @@ def train(
     uniform_scale: o.UniformScale = False,
     rank_floor: o.RankFloor = None,
     redistribute: o.Redistribute = False,
-    trainable: Annotated[str, typer.Option(help="B (TLoRA) or AB (plain LoRA, ablations).")] = "B",
+    trainable: Annotated[
+        str | None, typer.Option(help="B or AB; by default B where the adapter's A is frozen (profile paper), else AB.")
+    ] = None,
     also: Annotated[list[str] | None, typer.Option(help="A whole tensor to train beside the adapter.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; overrides --epochs.")] = None,
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 1.0,
@@ -67,7 +70,7 @@ def train(
     screen = Screen(json)
     check_output(out, overwrite=overwrite or resume)
     settings = tr.TrainSettings(
-        trainable=trainable,
+        trainable=trainable or "B",
         also=tuple(also or ()),
         steps=steps,
         epochs=epochs,
@@ -90,6 +93,8 @@ def train(
         rank, alpha, target, profile, init, samples, seed, uniform_rank, uniform_scale, rank_floor, redistribute
     )
     trained, indices = _adapter(screen, base, train_samples, choice, out, adapter, resume, dtype, device)
+    if trainable is None and not trained.frozen_A:
+        settings = replace(settings, trainable="AB")
     facts = manifest(
         data=data_facts(source.file(split)),
         calibration=indices,

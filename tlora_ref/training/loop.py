@@ -107,6 +107,7 @@ def _begin(
     arrays, identity = trained_arrays(model, adapter, plan), _identity(plan, data)
     state = TrainState.start(arrays) if stored is None else load_state(stored, identity, arrays)
     if adapter is not None:
+        adapter.frozen_A = plan.trainable == "B"  # what the adapter's files will say
         model.attach(adapter)
     install(state.arrays, model, adapter)
     return state, identity
