@@ -185,6 +185,8 @@ def test_a_copy_has_arrays_of_its_own() -> None:
     assert adapter.A["q"].any()
     assert adapter.scale["q"] == 2.0
     assert (twin.plan, twin.init, twin.seed, twin.frozen_A) == (adapter.plan, "wc-svd", 42, True)
+    both = tr.initialize(MODEL, None, planned(freeze_A=False), init="random", seed=5).copy()
+    assert (both.init, both.seed, both.frozen_A) == ("random", 5, False)
 
 
 # ---- errors ----
