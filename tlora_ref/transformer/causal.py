@@ -40,9 +40,9 @@ class Decoder(Model):
         """
         raise NotImplementedError
 
-    def causal(self, keep: Array | None, window: int | None = None) -> Visibility:
-        """Each token sees itself and those before it (the latest `window` of them), padding excepted."""
-        return Visibility(causal=True, window=window, keys=None if keep is None else self.device.put(keep))
+    def causal(self, keep: Array | None) -> Visibility:
+        """Each token sees itself and those before it, padding excepted."""
+        return Visibility(causal=True, keys=None if keep is None else self.device.put(keep))
 
     def refuse(self, **inputs: Any) -> None:
         """ConfigError for an input that another kind of model takes."""

@@ -13,7 +13,7 @@ Legend: batch, tokens; d_model the width; heads query heads of d_head channels; 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 from tlora_ref.autograd import (
@@ -188,8 +188,9 @@ class LlamaDecoder(Decoder):
     def hidden_states(self, ids: Array, positions: Array, keep: Array | None, cache: KeyValueCache | None) -> Tensor:
         x = embedding(self.parameter(self.embedding_name), self.device.put(ids))  # (batch, tokens, d_model)
         angles = rotary_tables(self.config.rope, self.config.head_dim, positions, like=x.data)
+        all_before = self.causal(keep)
         for i in range(self.config.num_hidden_layers):
-            layer, see = f"model.layers.{i}", self.causal(keep, self.window(i))
+            layer, see = f"model.layers.{i}", replace(all_before, window=self.window(i))
             normed = self._norm(f"{layer}.input_layernorm", x)
             x = add(x, self._attention(f"{layer}.self_attn", normed, angles, see, cache))
             normed = self._norm(f"{layer}.post_attention_layernorm", x)
