@@ -149,3 +149,12 @@ def test_cross_entropy(monkeypatch, chunk: int) -> None:  # type: ignore[no-unty
     )
     huge = ag.cross_entropy(ag.Tensor(np.array([[1e4, 0.0], [0.0, -1e4]])), np.array([0, 1]), 1.0)
     assert huge.item() == pytest.approx(1e4)
+
+
+def test_bucket_bias() -> None:
+    table, buckets = normal(4, 3), np.array([[0, 2, 2], [3, 0, 2]])  # bucket 1 is never used
+    y = ag.bucket_bias(ag.Tensor(table), buckets).data
+    assert y.shape == (3, 2, 3)
+    assert y[1, 0, 2] == table[2, 1]
+    assert y[2, 1, 0] == table[3, 2]
+    gradcheck(lambda x: ag.bucket_bias(x, buckets), [table])

@@ -4,6 +4,7 @@ and a public gradient checker (`gradcheck`)."""
 from tlora_ref.autograd.attention import Visibility, attention
 from tlora_ref.autograd.basic import (
     add,
+    bucket_bias,
     embedding,
     linear,
     low_rank_linear,
@@ -25,6 +26,7 @@ __all__ = [
     "add",
     "attention",
     "backward",
+    "bucket_bias",
     "check_activation",
     "cross_entropy",
     "embedding",

@@ -107,6 +107,21 @@ def embedding(table: Tensor, ids: Array) -> Tensor:
     return reshape(flat, (*ids.shape, table.shape[1]))
 
 
+def bucket_bias(table: Tensor, buckets: Array) -> Tensor:
+    """y[h, t, s] = table[buckets[t, s], h]: a bias of attention scores by bucket (Raffel et al., arXiv 1910.10683).
+
+    table (n_buckets, heads), integer buckets (T, S): y (heads, T, S). The VJP adds up in float64.
+    """
+    xp, (n_buckets, heads), dtype = array_module(table.data), table.shape, table.dtype
+
+    def vjp(dy: Array) -> tuple[Array]:
+        flat = buckets.reshape(-1)
+        sums = [xp.bincount(flat, weights=row, minlength=n_buckets) for row in dy.reshape(heads, -1)]
+        return (xp.stack(sums, axis=1).astype(dtype),)
+
+    return record(xp.take(table.data.T, buckets, axis=1), (table,), vjp)
+
+
 # ---------------------------------------------------------------------------------------------- linear maps
 def _rows(x: Array) -> Array:
     """(..., d) -> (tokens, d)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tlora_ref.autograd import Tensor
 from tlora_ref.backend import Array, array_module
 
@@ -13,6 +15,7 @@ class KeyValueCache:
         self.capacity = capacity
         self.length = 0
         self._store: dict[str, tuple[Array, Array]] = {}
+        self._fixed: dict[str, tuple[Tensor, Tensor]] = {}
 
     def extend(self, layer: str, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append the new k and v (batch, tokens, groups, d_head) of a layer; returns all so far."""
@@ -25,6 +28,12 @@ class KeyValueCache:
         keys[:, self.length : stop] = k.data
         values[:, self.length : stop] = v.data
         return Tensor(keys[:, :stop]), Tensor(values[:, :stop])
+
+    def once(self, layer: str, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """k and v of what does not grow (an encoder's output): made at the first pass, kept for those after it."""
+        if layer not in self._fixed:
+            self._fixed[layer] = make()
+        return self._fixed[layer]
 
     def advance(self, tokens: int) -> None:
         """A pass over `tokens` tokens is complete in all layers."""

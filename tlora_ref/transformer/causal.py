@@ -8,7 +8,7 @@ import numpy as np
 
 from tlora_ref.autograd import Tensor, Visibility, linear_cross_entropy, reshape, take_rows
 from tlora_ref.backend import Array
-from tlora_ref.errors import ConfigError, DataError
+from tlora_ref.errors import DataError
 from tlora_ref.transformer.cache import KeyValueCache
 from tlora_ref.transformer.generation import generate
 from tlora_ref.transformer.inputs import IGNORED, padding_mask, positions_of, token_ids, token_labels
@@ -43,13 +43,6 @@ class Decoder(Model):
     def causal(self, keep: Array | None) -> Visibility:
         """Each token sees itself and those before it, padding excepted."""
         return Visibility(causal=True, keys=None if keep is None else self.device.put(keep))
-
-    def refuse(self, **inputs: Any) -> None:
-        """ConfigError for an input that another kind of model takes."""
-        for name, value in inputs.items():
-            if value is not None:
-                raise ConfigError(f"{name} means nothing to a {self.config.model_type} model: leave it out")
-
 
 class CausalLM(Decoder):
     """A decoder that predicts each token from those before it."""

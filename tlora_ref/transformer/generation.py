@@ -14,6 +14,7 @@ from tlora_ref.transformer.inputs import padding_mask, positions_of, token_ids
 
 if TYPE_CHECKING:
     from tlora_ref.transformer.causal import CausalLM
+    from tlora_ref.transformer.model import Model
 
 
 def sample_token(logits: Array, temperature: float, top_p: float, rng: np.random.Generator) -> int:
@@ -66,29 +67,61 @@ def generate(
     Host integers: the prompt and what follows it, as a 1-D array for a 1-D prompt, else (batch, longest) with padding
     moved to the left of the prompts and eos filling rows that ended early.
     """
-    _check_options(max_new_tokens, temperature, top_p)
     ids = token_ids(input_ids, model.config.vocab_size)
     ids, keep = _left_padded(ids, padding_mask(attention_mask, ids))
-    eos = model.config.eos_token_id if eos_token_id is None else eos_token_id
-    eos = None if eos == -1 else eos
-    rng = np.random.default_rng(seed)
     model = model.watching([])
     cache = KeyValueCache(ids.shape[1] + max_new_tokens) if use_cache else None
+    eos = ending_token(model, eos_token_id)
+    ids = continued(
+        ids,
+        lambda ids: _next_logits(model, ids, keep, cache),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        eos=eos,
+        filler=eos,
+        on_token=on_token,
+    )
+    return ids[0] if np.ndim(input_ids) == 1 else ids
+
+
+def ending_token(model: Model, eos_token_id: int | None) -> int | None:
+    """The token that ends a row: the configuration's unless one is given; None for none (-1)."""
+    eos = model.config.eos_token_id if eos_token_id is None else eos_token_id
+    return None if eos == -1 else eos
+
+
+def continued(
+    ids: Array,
+    next_logits: Callable[[Array], Array],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    eos: int | None,
+    filler: int | None,
+    on_token: Callable[[list[int]], None] | None,
+) -> Array:
+    """`ids` (batch, tokens) and what follows: `next_logits` maps all ids so far to host logits (batch, vocab).
+
+    eos : ends a row, which `filler` then fills; generation ends when all rows have
+    """
+    _check_options(max_new_tokens, temperature, top_p)
+    rng = np.random.default_rng(seed)
     done = np.zeros(len(ids), dtype=bool)
     for _ in range(max_new_tokens):
-        logits = _next_logits(model, ids, keep, cache)
-        new = np.array([sample_token(row, temperature, top_p, rng) for row in logits])
+        new = np.array([sample_token(row, temperature, top_p, rng) for row in next_logits(ids)])
         if eos is not None:
-            new[done] = eos
+            new[done] = filler
             done |= new == eos
         ids = np.concatenate([ids, new[:, None]], axis=1)
-        if keep is not None:
-            keep = np.concatenate([keep, np.ones((len(ids), 1), dtype=bool)], axis=1)
         if on_token is not None:
             on_token([int(token) for token in new])
         if done.all():
             break
-    return ids[0] if np.ndim(input_ids) == 1 else ids
+    return ids
 
 
 def _check_options(max_new_tokens: int, temperature: float, top_p: float) -> None:
@@ -99,8 +132,14 @@ def _check_options(max_new_tokens: int, temperature: float, top_p: float) -> Non
         )
 
 
-def _next_logits(model: CausalLM, ids: Array, keep: Array | None, cache: KeyValueCache | None) -> Array:
-    """Host logits (batch, vocab) after the last token; with a cache, only the tokens not yet in it are computed."""
+def _next_logits(model: CausalLM, ids: Array, prompt: Array | None, cache: KeyValueCache | None) -> Array:
+    """Host logits (batch, vocab) after the last token; with a cache, only the tokens not yet in it are computed.
+
+    prompt : host booleans (batch, prompt's tokens), False at padding: nothing after the prompt is padding
+    """
+    keep = None
+    if prompt is not None:
+        keep = np.pad(prompt, ((0, 0), (0, ids.shape[1] - prompt.shape[1])), constant_values=True)
     seen = 0 if cache is None else cache.length
     positions = positions_of(keep, ids.shape[1])[:, seen:]
     hidden = model.hidden_states(ids[:, seen:], positions, keep, cache)

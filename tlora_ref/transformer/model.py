@@ -197,6 +197,12 @@ class Model:
         return type(self)(self.config, tensors)
 
     # ------------------------------------------------------------------ what the families call
+    def refuse(self, **inputs: Any) -> None:
+        """ConfigError for an input that another kind of model takes."""
+        for name, value in inputs.items():
+            if value is not None:
+                raise ConfigError(f"{name} means nothing to a {self.config.model_type} model: leave it out")
+
     def parameter(self, name: str) -> Tensor:
         """The tensor called `name`: a leaf if it is watched, a constant if not."""
         tensors = self.tensors if self.adapter is None or name not in self.adapter.saved else self.adapter.saved
