@@ -11,6 +11,7 @@ from tlora_ref.transformer.model import Model
 from tlora_ref.transformer.output import Output
 from tlora_ref.transformer.qwen2 import Qwen2, Qwen2Classifier, Qwen2Config
 from tlora_ref.transformer.qwen3 import Qwen3, Qwen3Classifier, Qwen3Config
+from tlora_ref.transformer.t5 import T5, T5Config
 
 #: model_type of a config.json -> (configuration class, {architecture: model class}), the default architecture first.
 FAMILIES: dict[str, tuple[Any, dict[str, type[Model]]]] = {
@@ -26,6 +27,7 @@ FAMILIES: dict[str, tuple[Any, dict[str, type[Model]]]] = {
     ),
     "qwen2": (Qwen2Config, {"Qwen2ForCausalLM": Qwen2, "Qwen2ForSequenceClassification": Qwen2Classifier}),
     "qwen3": (Qwen3Config, {"Qwen3ForCausalLM": Qwen3, "Qwen3ForSequenceClassification": Qwen3Classifier}),
+    "t5": (T5Config, {"T5ForConditionalGeneration": T5, "T5WithLMHeadModel": T5}),  # the latter is its old name
 }
 
 

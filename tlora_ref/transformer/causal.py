@@ -44,6 +44,7 @@ class Decoder(Model):
         """Each token sees itself and those before it, padding excepted."""
         return Visibility(causal=True, keys=None if keep is None else self.device.put(keep))
 
+
 class CausalLM(Decoder):
     """A decoder that predicts each token from those before it."""
 

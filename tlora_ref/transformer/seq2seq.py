@@ -1,0 +1,191 @@
+"""Encoder-decoders: the call, the loss on the decoder's labels, and generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tlora_ref.autograd import Tensor, linear_cross_entropy, reshape, take_rows
+from tlora_ref.backend import Array, to_numpy
+from tlora_ref.errors import ConfigError, DataError, ShapeError
+from tlora_ref.transformer.cache import KeyValueCache
+from tlora_ref.transformer.generation import continued, ending_token
+from tlora_ref.transformer.inputs import IGNORED, padding_mask, token_ids, token_labels
+from tlora_ref.transformer.model import Model
+from tlora_ref.transformer.output import Output
+
+
+class Seq2SeqLM(Model):
+    """An encoder reads `input_ids`; a decoder that attends to it predicts the labels. A family implements both."""
+
+    #: Name of the matrix (vocab, d_model) that embeds tokens; where the output matrix is tied, it is this one.
+    embedding_name: ClassVar[str] = "shared.weight"
+    output_name: ClassVar[str] = "lm_head.weight"
+
+    def encode(self, ids: Array, keep: Array | None) -> Tensor:
+        """The encoder's hidden states (batch, tokens, d_model) of host `ids`; `keep` is False at padding."""
+        raise NotImplementedError
+
+    def decode(
+        self, ids: Array, keep: Array | None, memory: Tensor, memory_keep: Array | None, cache: KeyValueCache | None
+    ) -> Tensor:
+        """The decoder's hidden states (batch, tokens, d_model), ready for the output matrix.
+
+        ids, keep : host decoder tokens (batch, tokens), and False at their padding (batch, all tokens so far)
+        memory, memory_keep : the encoder's hidden states, and False at its padding
+        cache : where earlier tokens' keys and values are, or None
+        """
+        raise NotImplementedError
+
+    def output_matrix(self) -> Tensor:
+        """The (vocab, d_model) matrix that turns hidden states into logits."""
+        return self.parameter(self.embedding_name if self.config.tie_word_embeddings else self.output_name)
+
+    def __call__(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        labels: Any = None,
+        *,
+        token_type_ids: Any = None,
+        decoder_input_ids: Any = None,
+        decoder_attention_mask: Any = None,
+        loss_divisor: float | None = None,
+    ) -> Output:
+        """Forward pass over one sample (tokens,) or a padded batch (batch, tokens).
+
+        Parameters
+        ----------
+        input_ids : integer token ids of the encoder
+        attention_mask : 1 at its tokens, 0 at padding (either side)
+        labels : token ids of the decoder, -100 where not scored; not shifted: the logits at t are scored against
+            labels[t]. They may be of another length than `input_ids`
+        decoder_input_ids : what the decoder reads; by default the labels shifted right (see `shifted_right`)
+        decoder_attention_mask : 1 at the decoder's tokens, 0 at padding
+        loss_divisor : what the summed loss is divided by; by default the number of scored labels, so the mean
+
+        Raises
+        ------
+        DataError, ShapeError
+            for ids outside the vocabulary, shapes that disagree, labels of which none is scored, or nothing to decode.
+        """
+        self.refuse(token_type_ids=token_type_ids)
+        ids = token_ids(input_ids, self.config.vocab_size)
+        keep = padding_mask(attention_mask, ids)
+        decoder_ids, targets = self._decoder_inputs(decoder_input_ids, labels)
+        if len(decoder_ids) != len(ids):
+            raise ShapeError(
+                f"the encoder is given {len(ids)} row(s) and the decoder {len(decoder_ids)}: they must agree"
+            )
+        decoder_keep = padding_mask(decoder_attention_mask, decoder_ids, "decoder_attention_mask")
+        hidden = self.decode(decoder_ids, decoder_keep, self.encode(ids, keep), keep, None)
+        loss, tokens = (None, 0) if targets is None else self._loss(hidden, targets, loss_divisor)
+        final, W = hidden.data, self.output_matrix().data
+        return Output(lambda: final @ W.T, loss, tokens, squeeze=np.ndim(input_ids) == 1)
+
+    def _decoder_inputs(self, decoder_input_ids: Any, labels: Any) -> tuple[Array, Array | None]:
+        """What the decoder reads, and its labels if there are any: host integers (batch, tokens)."""
+        vocab = self.config.vocab_size
+        if labels is None:
+            if decoder_input_ids is None:
+                raise DataError(
+                    f"a {self.config.model_type} model needs labels=... or decoder_input_ids=...: the decoder has "
+                    "nothing to read"
+                )
+            return token_ids(decoder_input_ids, vocab, "decoder_input_ids"), None
+        values = np.atleast_2d(np.asarray(to_numpy(labels)))
+        if decoder_input_ids is None:
+            targets = token_labels(values, values, vocab)
+            if targets.ndim != 2 or targets.size == 0:
+                raise ShapeError(f"labels have shape {values.shape}: expected (tokens,) or (batch, tokens)")
+            return self.shifted_right(targets), targets
+        decoder_ids = token_ids(decoder_input_ids, vocab, "decoder_input_ids")
+        return decoder_ids, token_labels(values, decoder_ids, vocab)
+
+    def shifted_right(self, labels: Array) -> Array:
+        """`decoder_start_token_id`, then all labels but the last, `pad_token_id` for -100: host (batch, tokens)."""
+        shifted = np.empty_like(labels)
+        shifted[:, 0] = self.start_token()
+        shifted[:, 1:] = labels[:, :-1]
+        if (shifted == IGNORED).any():
+            shifted[shifted == IGNORED] = self._special_token("pad_token_id")
+        return shifted
+
+    def start_token(self) -> int:
+        """What the decoder begins with."""
+        return self._special_token("decoder_start_token_id")
+
+    def _special_token(self, key: str) -> int:
+        token = getattr(self.config, key)
+        if token is None:
+            raise ConfigError(f'config.json has no "{key}", which the decoder needs (0 for all published T5 models)')
+        return int(token)
+
+    def _loss(self, hidden: Tensor, labels: Array, divisor: float | None) -> tuple[Tensor, int]:
+        """Cross entropy of the labels under the logits of their own position, at scored positions alone."""
+        batch, tokens, d_model = hidden.shape
+        row, column = np.nonzero(labels != IGNORED)
+        if row.size == 0:
+            raise DataError("no label is scored: every label is -100. Give at least one labelled token")
+        put = self.device.put
+        scored = take_rows(reshape(hidden, (batch * tokens, d_model)), put(row * tokens + column))
+        loss = linear_cross_entropy(scored, self.output_matrix(), put(labels[row, column]), float(divisor or row.size))
+        return loss, int(row.size)
+
+    def generate(self, input_ids: Any, **options: Any) -> Array:
+        """Answer a prompt: see `generate_answer`."""
+        return generate_answer(self, input_ids, **options)
+
+
+def generate_answer(
+    model: Seq2SeqLM,
+    input_ids: Any,
+    attention_mask: Any = None,
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    eos_token_id: int | None = None,
+    use_cache: bool = True,
+    on_token: Callable[[list[int]], None] | None = None,
+) -> Array:
+    """What the decoder says to a prompt (tokens,) or a padded batch of prompts (batch, tokens).
+
+    Parameters
+    ----------
+    as those of `tlora_ref.transformer.generation.generate`
+
+    Returns
+    -------
+    Host integers, 1-D for a 1-D prompt, else (batch, longest): `decoder_start_token_id` and what follows it, with
+    `pad_token_id` filling rows that ended early. The prompt is not among them.
+    """
+    ids = token_ids(input_ids, model.config.vocab_size)
+    keep = padding_mask(attention_mask, ids)
+    view = model.watching([])
+    memory = view.encode(ids, keep)
+    cache = KeyValueCache(1 + max_new_tokens) if use_cache else None
+    eos = ending_token(view, eos_token_id)
+
+    def next_logits(made: Array) -> Array:
+        seen = 0 if cache is None else cache.length
+        hidden = view.decode(made[:, seen:], None, memory, keep, cache)
+        if cache is not None:
+            cache.advance(made.shape[1] - seen)
+        return to_numpy(hidden.data[:, -1] @ view.output_matrix().data.T)
+
+    made = continued(
+        np.full((len(ids), 1), view.start_token(), dtype=np.int64),
+        next_logits,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        eos=eos,
+        filler=eos if model.config.pad_token_id is None else model.config.pad_token_id,
+        on_token=on_token,
+    )
+    return made[0] if np.ndim(input_ids) == 1 else made
