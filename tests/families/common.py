@@ -63,13 +63,17 @@ def random_tensors(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, n
     }
 
 
-def tiny(model_type: str, seed: int = 0, dtype: str = "float64", **changes: Any) -> Model:
-    """A random model of a family; `changes` are keys of its config.json."""
-    values = {**CONFIGS[model_type], **changes}
+def made(values: dict[str, Any], seed: int = 0, dtype: str = "float64") -> Model:
+    """A random model of a config.json."""
     config_class, model_class = family(values["model_type"], values.get("architectures"))
     config = config_class.from_dict(values)
     tensors = random_tensors(model_class.tensor_shapes(config), seed)
     return model_class(config, {name: x.astype(dtype) for name, x in tensors.items()})
+
+
+def tiny(model_type: str, seed: int = 0, dtype: str = "float64", **changes: Any) -> Model:
+    """A random model of a family; `changes` are keys of its config.json."""
+    return made({**CONFIGS[model_type], **changes}, seed, dtype)
 
 
 def tiny_classifier(model_type: str, seed: int = 0, **changes: Any) -> Model:
