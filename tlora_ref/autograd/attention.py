@@ -30,7 +30,7 @@ class Visibility:
 
     def span(self, start: int, stop: int, offset: int, S: int) -> tuple[int, int]:
         """The keys [low, high) that any of the queries [start, stop) may see."""
-        high = min(S, offset + stop) if self.causal else S
+        high = min(S, max(0, offset + stop)) if self.causal else S
         low = max(0, offset + start - self.window + 1) if self.window is not None else 0
         return low, high
 

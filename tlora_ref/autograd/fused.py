@@ -128,14 +128,14 @@ def activation(x: Tensor, kind: str) -> Tensor:
 def gated(gate: Tensor, up: Tensor, kind: str) -> Tensor:
     """y = f(gate) * up: SwiGLU for f = silu (Shazeer, arXiv 2002.05202). f is computed again in the VJP, not saved."""
     f = ACTIVATIONS[kind]
-    g, u = gate.data, up.data
-    need_gate, need_up = gate.watched, up.watched
+    g, need_up = gate.data, up.watched
+    saved_u = up.data if gate.watched else None
 
     def vjp(dy: Array) -> tuple[Array | None, Array | None]:
         value, slope = f(g)
-        return dy * u * slope if need_gate else None, dy * value if need_up else None
+        return None if saved_u is None else dy * saved_u * slope, dy * value if need_up else None
 
-    return record(f(g)[0] * u, (gate, up), vjp)
+    return record(f(g)[0] * up.data, (gate, up), vjp)
 
 
 # ---------------------------------------------------------------------------------------------- rotary embedding

@@ -168,18 +168,19 @@ def grad(loss: Tensor, names: Iterable[str]) -> dict[str, Array]:
         if the loss does not depend on a name that was asked for: that is a mistake, not a zero.
     """
     wanted = list(names)
-    asked_as = {f"{name}.weight": name for name in wanted} | {name: name for name in wanted}
-    gradients: dict[str, Array] = {}
+    accepted = {tensor for name in wanted for tensor in (name, f"{name}.weight")}
+    found: dict[str, Array] = {}
 
     def deliver(name: str, gradient: Array) -> None:
-        if name in asked_as:
-            gradients[asked_as[name]] = gradient
+        if name in accepted:
+            found[name] = gradient
 
     backward(loss, deliver)
+    gradients = {name: found[tensor] for name in wanted for tensor in (f"{name}.weight", name) if tensor in found}
     missing = [name for name in wanted if name not in gradients]
     if missing:
         raise GraphError(
             f"the loss does not depend on {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}: "
             "no such tensor took part in the forward pass, or it was not watched"
         )
-    return {name: gradients[name] for name in wanted}
+    return gradients

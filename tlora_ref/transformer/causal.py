@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tlora_ref.autograd import Tensor, Visibility, linear_cross_entropy, reshape, take_rows
+from tlora_ref.autograd import Tensor, Visibility
 from tlora_ref.backend import Array
 from tlora_ref.errors import DataError
 from tlora_ref.transformer.cache import KeyValueCache
 from tlora_ref.transformer.generation import generate
+from tlora_ref.transformer.head import VocabularyHead, loss_divisor_of
 from tlora_ref.transformer.inputs import IGNORED, padding_mask, positions_of, token_ids, token_labels
 from tlora_ref.transformer.model import Model
 from tlora_ref.transformer.output import Output
@@ -45,11 +46,8 @@ class Decoder(Model):
         return Visibility(causal=True, keys=None if keep is None else self.device.put(keep))
 
 
-class CausalLM(Decoder):
+class CausalLM(Decoder, VocabularyHead):
     """A decoder that predicts each token from those before it."""
-
-    #: Name of the output matrix (vocab, d_model); where it is tied, the embedding is used instead.
-    output_name: ClassVar[str] = "lm_head.weight"
 
     @classmethod
     def tensor_shapes(cls, config: Any) -> dict[str, tuple[int, ...]]:
@@ -66,10 +64,6 @@ class CausalLM(Decoder):
         """Drop the copy of a tied output matrix that some checkpoints store."""
         tensors = super().sanitize(tensors, config)
         return {name: x for name, x in tensors.items() if not (config.tie_word_embeddings and name == cls.output_name)}
-
-    def output_matrix(self) -> Tensor:
-        """The (vocab, d_model) matrix that turns hidden states into logits."""
-        return self.parameter(self.embedding_name if self.config.tie_word_embeddings else self.output_name)
 
     def __call__(
         self,
@@ -93,6 +87,8 @@ class CausalLM(Decoder):
 
         Raises
         ------
+        ConfigError
+            for a divisor that is not positive.
         DataError, ShapeError
             for ids outside the vocabulary, shapes that disagree, or labels of which none is scored.
         """
@@ -104,16 +100,15 @@ class CausalLM(Decoder):
         ids = token_ids(input_ids, self.config.vocab_size)
         keep = padding_mask(attention_mask, ids)
         hidden = self.hidden_states(ids, positions_of(keep, ids.shape[1]), keep, None)
+        self.observe_head(hidden)
         loss, tokens = None, 0
         if labels is not None:
             targets = token_labels(labels, ids, self.config.vocab_size)
             loss, tokens = self._loss(hidden, targets, loss_divisor)
-        final, W = hidden.data, self.output_matrix().data
-        return Output(lambda: final @ W.T, loss, tokens, squeeze=np.ndim(input_ids) == 1)
+        return Output(self.logits_of(hidden), loss, tokens, squeeze=np.ndim(input_ids) == 1)
 
     def _loss(self, hidden: Tensor, labels: Array, divisor: float | None) -> tuple[Tensor, int]:
         """Cross entropy of labels[:, 1:] under the logits one position earlier, at scored positions alone."""
-        batch, tokens, d_model = hidden.shape
         row, column = np.nonzero(labels[:, 1:] != IGNORED)
         if row.size == 0:
             raise DataError(
@@ -121,11 +116,9 @@ class CausalLM(Decoder):
                 "Give at least one labelled token after the first"
             )
         put = self.device.put
-        scored = take_rows(reshape(hidden, (batch * tokens, d_model)), put(row * tokens + column))
-        targets = put(labels[row, column + 1])
-        loss = linear_cross_entropy(scored, self.output_matrix(), targets, float(divisor or row.size))
-        return loss, int(row.size)
+        at, targets = put(row * hidden.shape[1] + column), put(labels[row, column + 1])
+        return self.token_loss(hidden, at, targets, loss_divisor_of(divisor, row.size)), int(row.size)
 
-    def generate(self, input_ids: Any, **options: Any) -> Array:
+    def generate(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> Array:
         """Continue a prompt: see `tlora_ref.transformer.generation.generate`."""
-        return generate(self, input_ids, **options)
+        return generate(self, input_ids, attention_mask, **options)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from tlora_ref.backend import Array, to_numpy
 from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.cache import KeyValueCache
+from tlora_ref.transformer.head import next_token_logits
 from tlora_ref.transformer.inputs import padding_mask, positions_of, token_ids
 
 if TYPE_CHECKING:
@@ -22,8 +24,8 @@ def sample_token(logits: Array, temperature: float, top_p: float, rng: np.random
     probable tokens whose probabilities reach `top_p` (Holtzman et al., arXiv 1904.09751)."""
     if temperature == 0.0:
         return int(logits.argmax())
-    scaled = logits.astype(np.float64) / temperature
-    p = np.exp(scaled - scaled.max())
+    with np.errstate(over="ignore"):  # however cold it is, the largest is exp(0) and others reach exp(-inf)
+        p = np.exp((logits - logits.max()).astype(np.float64) / temperature)
     p /= p.sum()
     order = np.argsort(-p, kind="stable")
     before = np.cumsum(p[order]) - p[order]  # probability of all more likely tokens
@@ -48,7 +50,7 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
-    eos_token_id: int | None = None,
+    eos_token_id: int | Sequence[int] | None = None,
     use_cache: bool = True,
     on_token: Callable[[list[int]], None] | None = None,
 ) -> Array:
@@ -58,20 +60,20 @@ def generate(
     ----------
     temperature : 0 for greedy
     top_p : in (0, 1], used if temperature > 0
-    eos_token_id : ends a row; None for the configuration's, -1 for none
+    eos_token_id : one token or several, any of which ends a row; None for the configuration's, -1 for none
     use_cache : False computes every step from the whole sequence, for checking
     on_token : called with each step's new tokens, one a row
 
     Returns
     -------
     Host integers: the prompt and what follows it, as a 1-D array for a 1-D prompt, else (batch, longest) with padding
-    moved to the left of the prompts and eos filling rows that ended early.
+    moved to the left of the prompts and the first eos filling rows that ended early.
     """
     ids = token_ids(input_ids, model.config.vocab_size)
     ids, keep = _left_padded(ids, padding_mask(attention_mask, ids))
     model = model.watching([])
     cache = KeyValueCache(ids.shape[1] + max_new_tokens) if use_cache else None
-    eos = ending_token(model, eos_token_id)
+    eos = ending_tokens(model, eos_token_id)
     ids = continued(
         ids,
         lambda ids: _next_logits(model, ids, keep, cache),
@@ -80,16 +82,18 @@ def generate(
         top_p=top_p,
         seed=seed,
         eos=eos,
-        filler=eos,
+        filler=eos[0] if eos else None,
         on_token=on_token,
     )
     return ids[0] if np.ndim(input_ids) == 1 else ids
 
 
-def ending_token(model: Model, eos_token_id: int | None) -> int | None:
-    """The token that ends a row: the configuration's unless one is given; None for none (-1)."""
+def ending_tokens(model: Model, eos_token_id: int | Sequence[int] | None) -> tuple[int, ...]:
+    """The tokens that end a row: the configuration's unless some are given; none of them for -1."""
     eos = model.config.eos_token_id if eos_token_id is None else eos_token_id
-    return None if eos == -1 else eos
+    if eos is None or eos == -1:
+        return ()
+    return (eos,) if isinstance(eos, int) else tuple(eos)
 
 
 def continued(
@@ -100,22 +104,22 @@ def continued(
     temperature: float,
     top_p: float,
     seed: int,
-    eos: int | None,
+    eos: tuple[int, ...],
     filler: int | None,
     on_token: Callable[[list[int]], None] | None,
 ) -> Array:
     """`ids` (batch, tokens) and what follows: `next_logits` maps all ids so far to host logits (batch, vocab).
 
-    eos : ends a row, which `filler` then fills; generation ends when all rows have
+    eos : any of them ends a row, which `filler` then fills; generation ends when all rows have
     """
     _check_options(max_new_tokens, temperature, top_p)
     rng = np.random.default_rng(seed)
     done = np.zeros(len(ids), dtype=bool)
     for _ in range(max_new_tokens):
         new = np.array([sample_token(row, temperature, top_p, rng) for row in next_logits(ids)])
-        if eos is not None:
+        if eos:
             new[done] = filler
-            done |= new == eos
+            done |= np.isin(new, eos)
         ids = np.concatenate([ids, new[:, None]], axis=1)
         if on_token is not None:
             on_token([int(token) for token in new])
@@ -125,7 +129,7 @@ def continued(
 
 
 def _check_options(max_new_tokens: int, temperature: float, top_p: float) -> None:
-    if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
+    if max_new_tokens < 1 or not 0 <= temperature < math.inf or not 0 < top_p <= 1:
         raise ConfigError(
             f"generate: max_new_tokens {max_new_tokens}, temperature {temperature}, top_p {top_p}: expected "
             "max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1"
@@ -145,4 +149,4 @@ def _next_logits(model: CausalLM, ids: Array, prompt: Array | None, cache: KeyVa
     hidden = model.hidden_states(ids[:, seen:], positions, keep, cache)
     if cache is not None:
         cache.advance(ids.shape[1] - seen)
-    return to_numpy(hidden.data[:, -1] @ model.output_matrix().data.T)
+    return to_numpy(next_token_logits(model, hidden))

@@ -55,7 +55,7 @@ class GPT2Config:
     layer_norm_epsilon: float = 1e-5
     tie_word_embeddings: bool = True
     bos_token_id: int | None = 50256
-    eos_token_id: int | None = 50256
+    eos_token_id: int | tuple[int, ...] | None = 50256
     pad_token_id: int | None = None
     architecture: str = "GPT2LMHeadModel"
     labels: tuple[str, ...] = ()
@@ -82,7 +82,7 @@ class GPT2Config:
             layer_norm_epsilon=settings.take("layer_norm_epsilon", float, 1e-5),
             tie_word_embeddings=settings.take("tie_word_embeddings", bool, True),
             bos_token_id=settings.token_id("bos_token_id"),
-            eos_token_id=settings.token_id("eos_token_id"),
+            eos_token_id=settings.token_ids("eos_token_id"),
             pad_token_id=settings.token_id("pad_token_id"),
             **read_head(settings, "GPT2LMHeadModel"),
         )

@@ -60,7 +60,7 @@ class GPTNeoXConfig:
     attention_bias: bool = True
     tie_word_embeddings: bool = False
     bos_token_id: int | None = 0
-    eos_token_id: int | None = 2
+    eos_token_id: int | tuple[int, ...] | None = 2
     pad_token_id: int | None = None
     architecture: str = "GPTNeoXForCausalLM"
     labels: tuple[str, ...] = ()
@@ -88,7 +88,7 @@ class GPTNeoXConfig:
             attention_bias=settings.take("attention_bias", bool, True),
             tie_word_embeddings=settings.take("tie_word_embeddings", bool, False),
             bos_token_id=settings.token_id("bos_token_id"),
-            eos_token_id=settings.token_id("eos_token_id"),
+            eos_token_id=settings.token_ids("eos_token_id"),
             pad_token_id=settings.token_id("pad_token_id"),
             **read_head(settings, "GPTNeoXForCausalLM"),
         )

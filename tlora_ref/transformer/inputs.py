@@ -13,9 +13,17 @@ from tlora_ref.errors import DataError, ShapeError
 IGNORED = -100
 
 
+def _host(values: Any, name: str) -> Array:
+    """`values` as a host array; rows of different lengths are a ShapeError and not NumPy's ValueError."""
+    try:
+        return np.asarray(to_numpy(values))
+    except ValueError:
+        raise ShapeError(f"{name}: rows of different lengths: pad them to one length and pass attention_mask") from None
+
+
 def token_ids(values: Any, vocab_size: int, name: str = "input_ids") -> Array:
     """Token ids as a host (batch, tokens) array; a 1-D sample becomes a batch of one."""
-    ids = np.asarray(to_numpy(values))
+    ids = _host(values, name)
     if ids.ndim == 1:
         ids = ids[None]
     if ids.ndim != 2 or ids.size == 0:
@@ -35,7 +43,10 @@ def padding_mask(mask: Any, ids: Array, name: str = "attention_mask") -> Array |
     """A host boolean (batch, tokens) mask, True at tokens and False at padding; None where there is no padding."""
     if mask is None:
         return None
-    keep = np.asarray(to_numpy(mask)) != 0
+    given = _host(mask, name)
+    if not ((given == 0) | (given == 1)).all():
+        raise DataError(f"{name} holds values other than 0 and 1: expected 1 at tokens, 0 at padding")
+    keep = given != 0
     if keep.ndim == 1:
         keep = keep[None]
     if keep.shape != ids.shape:
@@ -47,7 +58,7 @@ def padding_mask(mask: Any, ids: Array, name: str = "attention_mask") -> Array |
 
 def token_labels(labels: Any, ids: Array, vocab_size: int) -> Array:
     """Labels of every token as a host (batch, tokens) array, `IGNORED` where a token is not scored."""
-    values = np.asarray(to_numpy(labels))
+    values = _host(labels, "labels")
     if values.ndim == 1:
         values = values[None]
     if values.shape != ids.shape:

@@ -54,7 +54,7 @@ class LlamaLikeConfig:
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
     bos_token_id: int | None = None
-    eos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
     architecture: str = "LlamaForCausalLM"
     labels: tuple[str, ...] = ()
@@ -110,7 +110,7 @@ def _read_common(settings: Settings) -> dict[str, Any]:
         "rms_norm_eps": settings.take("rms_norm_eps", float, 1e-6),
         "tie_word_embeddings": settings.take("tie_word_embeddings", bool, False),
         "bos_token_id": settings.token_id("bos_token_id"),
-        "eos_token_id": settings.token_id("eos_token_id"),
+        "eos_token_id": settings.token_ids("eos_token_id"),
         "pad_token_id": settings.token_id("pad_token_id"),
     }
 

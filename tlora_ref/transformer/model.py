@@ -83,7 +83,7 @@ class Model:
         """Forward pass over one sample (tokens,) or a padded batch (batch, tokens): see the family's task class."""
         raise NotImplementedError
 
-    def generate(self, input_ids: Any, **options: Any) -> Array:
+    def generate(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> Array:
         """Continue a prompt, where the family can; see `tlora_ref.transformer.generation.generate`."""
         raise ConfigError(f"a {type(self).__name__} model does not generate text")
 
@@ -171,7 +171,17 @@ class Model:
         ShapeError
             if a matrix does not fit its module, or has another dtype than the model.
         """
+        self._check_adapter(adapter)
+        self.adapter = adapter
+
+    def _check_adapter(self, adapter: AttachedAdapter) -> None:
+        """Every module of `adapter` is one of the model's, whole, and of its shape and dtype."""
+        linears = set(self.linear_modules(self.config))
         for name, A in adapter.A.items():
+            if name not in linears:
+                raise ConfigError(f'the adapter adapts "{name}", which is no linear module of this model')
+            if name not in adapter.B or name not in adapter.scale:
+                raise ConfigError(f"adapter of {name}: it has A but no {'scale' if name in adapter.B else 'B'}")
             d_out, d_in = self.weight(name).shape
             B = adapter.B[name]
             if A.shape[1:] != (d_in,) or B.shape != (d_out, A.shape[0]):
@@ -183,14 +193,17 @@ class Model:
                 raise ShapeError(
                     f"adapter of {name} is {A.dtype}/{B.dtype}, the model {self.dtype}: load both with the same dtype"
                 )
-        self.adapter = adapter
 
     def detach(self) -> None:
         """Take the adapter off: the model computes what it did before `attach`, bit for bit."""
         self.adapter = None
 
     def merge(self, adapter: AttachedAdapter) -> Self:
-        """A new model with W' = W + s B A in every module of `adapter` (Eq. 1). This one is unchanged."""
+        """A new model with W' = W + s B A in every module of `adapter` (Eq. 1). This one is unchanged.
+
+        Raises as `attach` does.
+        """
+        self._check_adapter(adapter)
         tensors = {**self.tensors, **adapter.saved}
         for name in adapter.A:
             tensors[f"{name}.weight"] = adapter.merged_weight(name, self.weight(name))
@@ -210,16 +223,28 @@ class Model:
 
     def linear(self, module: str, x: Tensor) -> Tensor:
         """The linear module at path `module` applied to x (..., d_in), with its bias and adapter if it has them."""
+        self.observe(module, x)
+        return self.bound(module)(x)
+
+    def observe(self, module: str, x: Tensor) -> None:
+        """Show the observer, if there is one, what a module is given."""
         if self._observer is not None:
             self._observer(module, x.data)
-        W = self.parameter(f"{module}.weight")
-        bias = f"{module}.bias"
+
+    def adapts(self, module: str) -> bool:
+        """Whether the attached adapter, if there is one, changes this module."""
+        return self.adapter is not None and module in self.adapter.A
+
+    def bound(self, module: str) -> Callable[[Tensor], Tensor]:
+        """The linear module at path `module` as a function, with the weights and the adapter of this moment."""
+        W, bias = self.parameter(f"{module}.weight"), f"{module}.bias"
         b = self.parameter(bias) if bias in self.tensors else None
         if self.adapter is None or module not in self.adapter.A:
-            return linear(x, W, b)
+            return lambda x: linear(x, W, b)
         A = self._placed(f"{module}.lora_A.weight", self.adapter.A[module])
         B = self._placed(f"{module}.lora_B.weight", self.adapter.B[module])
-        return low_rank_linear(x, W, b, A, B, self.adapter.scale[module])
+        s = self.adapter.scale[module]
+        return lambda x: low_rank_linear(x, W, b, A, B, s)
 
     def _placed(self, name: str, data: Array) -> Tensor:
         watched = self._watched is None or name in self._watched

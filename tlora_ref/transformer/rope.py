@@ -44,7 +44,9 @@ class Rope:
         kind = values.pop("rope_type", None) or values.get("type") or "default"
         values.pop("type", None)
         base = values.pop("rope_theta", base)
-        if kind not in TYPES:
+        if not isinstance(base, int | float | None) or isinstance(base, bool):
+            raise ConfigError(f'config.json: "rope_theta" is {base!r}, expected a number above 1')
+        if not isinstance(kind, str) or kind not in TYPES:
             raise ConfigError(
                 f'config.json: rope type "{kind}" is not implemented: expected one of {", ".join(sorted(TYPES))}'
             )
@@ -65,7 +67,7 @@ class Rope:
                 f'config.json: rope type "{self.kind}" has unknown parameter(s) {", ".join(unknown)}: expected '
                 f"{', '.join(sorted(TYPES[self.kind].keys)) or 'none'}"
             )
-        if self.theta <= 1.0:
+        if not 1.0 < self.theta < math.inf:
             raise ConfigError(f'config.json: "rope_theta" is {self.theta}, expected a number above 1')
         TYPES[self.kind].frequencies(self, d_rotary, self.max_positions)
 

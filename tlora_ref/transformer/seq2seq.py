@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from tlora_ref.autograd import Tensor, linear_cross_entropy, reshape, take_rows
+from tlora_ref.autograd import Tensor
 from tlora_ref.backend import Array, to_numpy
 from tlora_ref.errors import ConfigError, DataError, ShapeError
 from tlora_ref.transformer.cache import KeyValueCache
-from tlora_ref.transformer.generation import continued, ending_token
+from tlora_ref.transformer.generation import continued, ending_tokens
+from tlora_ref.transformer.head import VocabularyHead, loss_divisor_of, next_token_logits
 from tlora_ref.transformer.inputs import IGNORED, padding_mask, token_ids, token_labels
-from tlora_ref.transformer.model import Model
 from tlora_ref.transformer.output import Output
 
 
-class Seq2SeqLM(Model):
+class Seq2SeqLM(VocabularyHead):
     """An encoder reads `input_ids`; a decoder that attends to it predicts the labels. A family implements both."""
 
-    #: Name of the matrix (vocab, d_model) that embeds tokens; where the output matrix is tied, it is this one.
     embedding_name: ClassVar[str] = "shared.weight"
-    output_name: ClassVar[str] = "lm_head.weight"
 
     def encode(self, ids: Array, keep: Array | None) -> Tensor:
         """The encoder's hidden states (batch, tokens, d_model) of host `ids`; `keep` is False at padding."""
@@ -38,10 +36,6 @@ class Seq2SeqLM(Model):
         cache : where earlier tokens' keys and values are, or None
         """
         raise NotImplementedError
-
-    def output_matrix(self) -> Tensor:
-        """The (vocab, d_model) matrix that turns hidden states into logits."""
-        return self.parameter(self.embedding_name if self.config.tie_word_embeddings else self.output_name)
 
     def __call__(
         self,
@@ -81,9 +75,9 @@ class Seq2SeqLM(Model):
             )
         decoder_keep = padding_mask(decoder_attention_mask, decoder_ids, "decoder_attention_mask")
         hidden = self.decode(decoder_ids, decoder_keep, self.encode(ids, keep), keep, None)
+        self.observe_head(hidden)
         loss, tokens = (None, 0) if targets is None else self._loss(hidden, targets, loss_divisor)
-        final, W = hidden.data, self.output_matrix().data
-        return Output(lambda: final @ W.T, loss, tokens, squeeze=np.ndim(input_ids) == 1)
+        return Output(self.logits_of(hidden), loss, tokens, squeeze=np.ndim(input_ids) == 1)
 
     def _decoder_inputs(self, decoder_input_ids: Any, labels: Any) -> tuple[Array, Array | None]:
         """What the decoder reads, and its labels if there are any: host integers (batch, tokens)."""
@@ -125,18 +119,16 @@ class Seq2SeqLM(Model):
 
     def _loss(self, hidden: Tensor, labels: Array, divisor: float | None) -> tuple[Tensor, int]:
         """Cross entropy of the labels under the logits of their own position, at scored positions alone."""
-        batch, tokens, d_model = hidden.shape
         row, column = np.nonzero(labels != IGNORED)
         if row.size == 0:
             raise DataError("no label is scored: every label is -100. Give at least one labelled token")
         put = self.device.put
-        scored = take_rows(reshape(hidden, (batch * tokens, d_model)), put(row * tokens + column))
-        loss = linear_cross_entropy(scored, self.output_matrix(), put(labels[row, column]), float(divisor or row.size))
-        return loss, int(row.size)
+        at, targets = put(row * hidden.shape[1] + column), put(labels[row, column])
+        return self.token_loss(hidden, at, targets, loss_divisor_of(divisor, row.size)), int(row.size)
 
-    def generate(self, input_ids: Any, **options: Any) -> Array:
+    def generate(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> Array:
         """Answer a prompt: see `generate_answer`."""
-        return generate_answer(self, input_ids, **options)
+        return generate_answer(self, input_ids, attention_mask, **options)
 
 
 def generate_answer(
@@ -148,7 +140,7 @@ def generate_answer(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
-    eos_token_id: int | None = None,
+    eos_token_id: int | Sequence[int] | None = None,
     use_cache: bool = True,
     on_token: Callable[[list[int]], None] | None = None,
 ) -> Array:
@@ -168,14 +160,14 @@ def generate_answer(
     view = model.watching([])
     memory = view.encode(ids, keep)
     cache = KeyValueCache(1 + max_new_tokens) if use_cache else None
-    eos = ending_token(view, eos_token_id)
+    eos = ending_tokens(view, eos_token_id)
 
     def next_logits(made: Array) -> Array:
         seen = 0 if cache is None else cache.length
         hidden = view.decode(made[:, seen:], None, memory, keep, cache)
         if cache is not None:
             cache.advance(made.shape[1] - seen)
-        return to_numpy(hidden.data[:, -1] @ view.output_matrix().data.T)
+        return to_numpy(next_token_logits(view, hidden))
 
     made = continued(
         np.full((len(ids), 1), view.start_token(), dtype=np.int64),
@@ -185,7 +177,7 @@ def generate_answer(
         top_p=top_p,
         seed=seed,
         eos=eos,
-        filler=eos if model.config.pad_token_id is None else model.config.pad_token_id,
+        filler=(eos or (None,))[0] if model.config.pad_token_id is None else model.config.pad_token_id,
         on_token=on_token,
     )
     return made[0] if np.ndim(input_ids) == 1 else made

@@ -38,6 +38,10 @@ class Settings:
         self.values = dict(values)
         self.model_type = model_type
         self.seen: set[str] = {"model_type"}
+        if self.values.get("model_type") not in (None, model_type):
+            raise ConfigError(
+                f'config.json: "model_type" is {self.values["model_type"]!r}, but it is being read as {model_type!r}'
+            )
 
     def take(self, key: str, kind: type[T] | tuple[type, ...], default: Any = ...) -> Any:
         """The value of `key`, checked to be of type `kind`; `default` if absent or null (required if none given)."""
@@ -78,10 +82,17 @@ class Settings:
 
     def token_id(self, key: str) -> int | None:
         """A token id; the first one where a list is given."""
-        value = self.take(key, (int, list), None)
-        if isinstance(value, list):
-            return int(value[0]) if value else None
-        return value
+        several = self.token_ids(key)
+        return several[0] if isinstance(several, tuple) else several
+
+    def token_ids(self, key: str) -> int | tuple[int, ...] | None:
+        """A token id, or several where a list is given (Llama 3's instruct models end with any of three)."""
+        value = self.take(key, (int, list, tuple), None)
+        if value is None or isinstance(value, int):
+            return value
+        if not all(isinstance(x, int) and not isinstance(x, bool) for x in value):
+            raise ConfigError(f'config.json: "{key}" is {value!r}, expected a token id or a list of them')
+        return tuple(value) or None
 
     def finish(self) -> None:
         """Refuse what has been neither taken nor expected nor is known to be harmless."""

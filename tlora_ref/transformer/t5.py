@@ -71,7 +71,7 @@ class T5Config:
     tie_word_embeddings: bool = True
     scale_decoder_outputs: bool = True
     pad_token_id: int | None = 0
-    eos_token_id: int | None = 1
+    eos_token_id: int | tuple[int, ...] | None = 1
     decoder_start_token_id: int | None = None
     model_type: str = "t5"
 
@@ -98,7 +98,7 @@ class T5Config:
             **_read_mlp(settings),
             **_read_output(settings),
             pad_token_id=settings.token_id("pad_token_id"),
-            eos_token_id=settings.token_id("eos_token_id"),
+            eos_token_id=settings.token_ids("eos_token_id"),
             decoder_start_token_id=settings.token_id("decoder_start_token_id"),
         )
         settings.finish()
