@@ -3,6 +3,8 @@
 from typing import Any
 
 from tlora_ref.errors import ConfigError
+from tlora_ref.transformer.bert import Bert, BertClassifier, BertConfig
+from tlora_ref.transformer.distilbert import DistilBert, DistilBertClassifier, DistilBertConfig
 from tlora_ref.transformer.gpt2 import GPT2, GPT2Classifier, GPT2Config
 from tlora_ref.transformer.gpt_neox import GPTNeoX, GPTNeoXClassifier, GPTNeoXConfig
 from tlora_ref.transformer.llama import Llama, LlamaClassifier, LlamaConfig
@@ -11,10 +13,16 @@ from tlora_ref.transformer.model import Model
 from tlora_ref.transformer.output import Output
 from tlora_ref.transformer.qwen2 import Qwen2, Qwen2Classifier, Qwen2Config
 from tlora_ref.transformer.qwen3 import Qwen3, Qwen3Classifier, Qwen3Config
+from tlora_ref.transformer.roberta import Roberta, RobertaClassifier, RobertaConfig
 from tlora_ref.transformer.t5 import T5, T5Config
 
 #: model_type of a config.json -> (configuration class, {architecture: model class}), the default architecture first.
 FAMILIES: dict[str, tuple[Any, dict[str, type[Model]]]] = {
+    "bert": (BertConfig, {"BertModel": Bert, "BertForSequenceClassification": BertClassifier}),
+    "distilbert": (
+        DistilBertConfig,
+        {"DistilBertModel": DistilBert, "DistilBertForSequenceClassification": DistilBertClassifier},
+    ),
     "gpt2": (GPT2Config, {"GPT2LMHeadModel": GPT2, "GPT2ForSequenceClassification": GPT2Classifier}),
     "gpt_neox": (
         GPTNeoXConfig,
@@ -27,6 +35,10 @@ FAMILIES: dict[str, tuple[Any, dict[str, type[Model]]]] = {
     ),
     "qwen2": (Qwen2Config, {"Qwen2ForCausalLM": Qwen2, "Qwen2ForSequenceClassification": Qwen2Classifier}),
     "qwen3": (Qwen3Config, {"Qwen3ForCausalLM": Qwen3, "Qwen3ForSequenceClassification": Qwen3Classifier}),
+    "roberta": (
+        RobertaConfig,
+        {"RobertaModel": Roberta, "RobertaForSequenceClassification": RobertaClassifier},
+    ),
     "t5": (T5Config, {"T5ForConditionalGeneration": T5, "T5WithLMHeadModel": T5}),  # the latter is its old name
 }
 

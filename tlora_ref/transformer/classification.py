@@ -1,4 +1,4 @@
-"""Sequence classification: what all classifiers share, and the head that decoders get."""
+"""Sequence classification: what all classifiers share, and the heads that decoders and encoders get."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from tlora_ref.autograd import Tensor, cross_entropy, reshape, take_rows
 from tlora_ref.backend import Array, to_numpy
 from tlora_ref.errors import ConfigError, DataError, ShapeError
 from tlora_ref.transformer.causal import Decoder
+from tlora_ref.transformer.encoder import Encoder
+from tlora_ref.transformer.head import loss_divisor_of
 from tlora_ref.transformer.inputs import padding_mask, positions_of, token_ids
 from tlora_ref.transformer.output import Output
 from tlora_ref.transformer.settings import Settings
@@ -72,21 +74,24 @@ def class_labels(labels: Any, batch: int, classes: int) -> Array:
     return values.reshape(batch).astype(np.int64)
 
 
-def classified(logits: Tensor, labels: Any, divisor: float | None, put: Any, squeeze: bool) -> Output:
+def classified(
+    logits: Tensor, labels: Any, divisor: float | None, put: Any, squeeze: bool, hidden: Tensor | None = None
+) -> Output:
     """The output of a classifier from its logits (batch, classes).
 
     labels : a class, or (batch,) classes, or None
     divisor : what the summed cross entropy is divided by; by default the number of rows, so the mean
     put : puts a host array on the model's device
     squeeze : whether the caller passed one sample without its batch axis
+    hidden : an encoder's last hidden states (batch, tokens, d_model)
     """
     loss, rows = None, 0
     if labels is not None:
         batch, classes = logits.shape
         targets, rows = class_labels(labels, batch, classes), batch
-        loss = cross_entropy(logits, put(targets), float(divisor or rows))
+        loss = cross_entropy(logits, put(targets), loss_divisor_of(divisor, rows))
     array = logits.data
-    return Output(lambda: array, loss, rows, squeeze)
+    return Output(lambda: array, loss, rows, squeeze, hidden)
 
 
 # ---------------------------------------------------------------------------------------------- decoders
@@ -160,3 +165,45 @@ class DecoderClassifier(Decoder):
                 "is padding in attention_mask: pad with pad_token_id"
             )
         return last
+
+
+# ---------------------------------------------------------------------------------------------- encoders
+class EncoderClassifier(Encoder):
+    """An encoder whose hidden state at the first token (`[CLS]`, `<s>`) is mapped to classes by the family's head."""
+
+    def head(self, first: Tensor) -> Tensor:
+        """Hidden states of the first tokens (batch, d_model) -> logits (batch, classes)."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        labels: Any = None,
+        *,
+        token_type_ids: Any = None,
+        decoder_input_ids: Any = None,
+        decoder_attention_mask: Any = None,
+        loss_divisor: float | None = None,
+    ) -> Output:
+        """Forward pass over one sample (tokens,) or a padded batch (batch, tokens).
+
+        Parameters
+        ----------
+        input_ids : integer token ids
+        attention_mask : 1 at tokens, 0 at padding
+        labels : a class, or (batch,) classes
+        token_type_ids : 0 for a first text, 1 for a second, where the family has them; 0 by default
+        loss_divisor : what the summed loss is divided by; by default the number of rows, so the mean
+
+        Raises
+        ------
+        DataError, ShapeError
+            for ids outside the vocabulary, too long a sequence, shapes that disagree, or labels that are no classes.
+        """
+        self.refuse(decoder_input_ids=decoder_input_ids, decoder_attention_mask=decoder_attention_mask)
+        hidden = self.encode(input_ids, attention_mask, token_type_ids)
+        batch, tokens, d_model = hidden.shape
+        first = take_rows(reshape(hidden, (batch * tokens, d_model)), self.device.put(np.arange(batch) * tokens))
+        squeeze = np.ndim(input_ids) == 1
+        return classified(self.head(first), labels, loss_divisor, self.device.put, squeeze, hidden)
