@@ -367,8 +367,8 @@ def test_modules_to_save_claims_its_own_tensors_only(tmp_path: Path) -> None:
         **{f"{PREFIX}{n}": np.ones(2, dtype="f4") for n in ("lm_head.weight", "model.layers.1.mlp.up_proj.weight")},
     )
     assert set(load_peft(folder).saved) == {"lm_head.weight", "model.layers.1.mlp.up_proj.weight"}
-    change_tensors(folder, **{f"{PREFIX}other_lm_head.weight": np.ones(2, dtype="f4")})
-    with pytest.raises(CheckpointError, match="other_lm_head"):
+    change_tensors(folder, **{f"{PREFIX}lm_head_other.weight": np.ones(2, dtype="f4")})
+    with pytest.raises(CheckpointError, match="lm_head_other"):
         load_peft(folder)
 
 

@@ -13,6 +13,8 @@ from tlora_ref.errors import CheckpointError, ConfigError
 
 WEIGHTS, CONFIG, FACTS = "adapter_model.safetensors", "adapter_config.json", "tlora.json"
 PREFIX = "base_model.model."
+#: What PEFT adds to `modules_to_save` of its own accord for sequence classification.
+HEADS = ("classifier", "score")
 
 #: PEFT features that change what an adapter computes, with the values (beside null) that mean "off".
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -56,7 +58,7 @@ def peft_config(adapter: Adapter, base_model: str | None, task_type: str | None)
         "rank_pattern": {} if uniform else {m: ranks[m] for m in paths},
         "alpha_pattern": {} if uniform else {m: ranks[m] * adapter.scale[m] for m in paths},
         "target_modules": adapter.modules,
-        "modules_to_save": sorted({name.rpartition(".")[0] for name in adapter.saved}) or None,
+        "modules_to_save": sorted({_module_to_save(name) for name in adapter.saved}) or None,
         "lora_dropout": 0.0,
         "bias": "none",
         "use_rslora": False,
@@ -65,6 +67,12 @@ def peft_config(adapter: Adapter, base_model: str | None, task_type: str | None)
         "init_lora_weights": True,
         "inference_mode": True,
     }
+
+
+def _module_to_save(tensor: str) -> str:
+    """The module that PEFT is told to load whole: the tensor's own, or the head that PEFT takes whole by itself."""
+    top = tensor.partition(".")[0]
+    return top if top in HEADS else tensor.rpartition(".")[0]
 
 
 def read_peft_config(folder: Path) -> dict[str, Any]:
@@ -106,9 +114,11 @@ def is_target(config: Mapping[str, Any], module: str) -> bool:
 
 
 def is_saved_whole(config: Mapping[str, Any], tensor: str) -> bool:
-    """Whether `modules_to_save` claims a tensor."""
-    path = f".{tensor}"
-    return any(f".{module}." in path for module in config.get("modules_to_save") or [])
+    """Whether `modules_to_save` claims a tensor: a module above it whose path ends so ("pre_classifier" does in
+    "classifier": PEFT compares letters, not path components)."""
+    parts = tensor.split(".")
+    above = [".".join(parts[:i]) for i in range(1, len(parts))]
+    return any(path.endswith(module) for path in above for module in config.get("modules_to_save") or [])
 
 
 def by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:

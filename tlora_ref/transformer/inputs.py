@@ -13,7 +13,7 @@ from tlora_ref.errors import DataError, ShapeError
 IGNORED = -100
 
 
-def _host(values: Any, name: str) -> Array:
+def host_array(values: Any, name: str) -> Array:
     """`values` as a host array; rows of different lengths are a ShapeError and not NumPy's ValueError."""
     try:
         return np.asarray(to_numpy(values))
@@ -23,7 +23,7 @@ def _host(values: Any, name: str) -> Array:
 
 def token_ids(values: Any, vocab_size: int, name: str = "input_ids") -> Array:
     """Token ids as a host (batch, tokens) array; a 1-D sample becomes a batch of one."""
-    ids = _host(values, name)
+    ids = host_array(values, name)
     if ids.ndim == 1:
         ids = ids[None]
     if ids.ndim != 2 or ids.size == 0:
@@ -43,7 +43,7 @@ def padding_mask(mask: Any, ids: Array, name: str = "attention_mask") -> Array |
     """A host boolean (batch, tokens) mask, True at tokens and False at padding; None where there is no padding."""
     if mask is None:
         return None
-    given = _host(mask, name)
+    given = host_array(mask, name)
     if not ((given == 0) | (given == 1)).all():
         raise DataError(f"{name} holds values other than 0 and 1: expected 1 at tokens, 0 at padding")
     keep = given != 0
@@ -58,7 +58,7 @@ def padding_mask(mask: Any, ids: Array, name: str = "attention_mask") -> Array |
 
 def token_labels(labels: Any, ids: Array, vocab_size: int) -> Array:
     """Labels of every token as a host (batch, tokens) array, `IGNORED` where a token is not scored."""
-    values = _host(labels, "labels")
+    values = host_array(labels, "labels")
     if values.ndim == 1:
         values = values[None]
     if values.shape != ids.shape:

@@ -13,7 +13,7 @@ from tlora_ref.errors import ConfigError, DataError, ShapeError
 from tlora_ref.transformer.cache import KeyValueCache
 from tlora_ref.transformer.generation import continued, ending_tokens
 from tlora_ref.transformer.head import VocabularyHead, loss_divisor_of, next_token_logits
-from tlora_ref.transformer.inputs import IGNORED, padding_mask, token_ids, token_labels
+from tlora_ref.transformer.inputs import IGNORED, host_array, padding_mask, token_ids, token_labels
 from tlora_ref.transformer.output import Output
 
 
@@ -89,7 +89,7 @@ class Seq2SeqLM(VocabularyHead):
                     "nothing to read"
                 )
             return token_ids(decoder_input_ids, vocab, "decoder_input_ids"), None
-        values = np.atleast_2d(np.asarray(to_numpy(labels)))
+        values = np.atleast_2d(host_array(labels, "labels"))
         if decoder_input_ids is None:
             targets = token_labels(values, values, vocab)
             if targets.ndim != 2 or targets.size == 0:
