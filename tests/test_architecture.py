@@ -66,7 +66,6 @@ MAX_FUNCTION_LINES = 40
 LENGTH_EXEMPTIONS: dict[str, str] = {
     "tlora_ref/cli/making.py::init": "a command's flags are its parameters, one a line",
     "tlora_ref/cli/training.py::train": "a command's flags are its parameters, one a line",
-    "tlora_ref/cli/using.py::generate": "a command's flags are its parameters, one a line",
 }
 
 

@@ -3,56 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import struct
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 import tlora_ref as tr
-from tests.tiny import tiny_llama, tiny_samples
-from tlora_ref.cli.main import main
+from tests.cli.conftest import Run
+from tests.tiny import tiny_llama
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A tiny model with a tokenizer of words w0 ... w30, and data of tokens and of text."""
-    tr.save_model(tiny_llama(), tmp_path / "model")
-    backend = Tokenizer(models.WordLevel({f"w{i}": i for i in range(31)}, unk_token="w0"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.save(str(tmp_path / "model" / "tokenizer.json"))
-    (tmp_path / "data").mkdir()
-    for split, n in (("train", 8), ("valid", 3), ("test", 3)):
-        lines = [json.dumps(sample) for sample in tiny_samples(n, seed=len(split))]
-        (tmp_path / "data" / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    text = [json.dumps({"question": f"w{i} w2", "reply": f"w{i} w{i}"}) for i in range(3, 9)]
-    (tmp_path / "text.jsonl").write_text("\n".join(text), encoding="utf-8")
-    return tmp_path
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit status, standard output, standard error of a command."""
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    captured = capsys.readouterr()
-    return int(ended.value.code or 0), captured.out, captured.err
-
-
-def test_the_main_job_from_plan_to_merge(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_main_job_from_plan_to_merge(folder: Path, run: Run) -> None:
     model, out = folder / "model", folder / "run"
-    status, said, _ = run(capsys, "plan", model, "--rank", 4)
+    status, said, _ = run("plan", model, "--rank", 4)
     assert status == 0 and "14 target modules" in said and "\x1b" not in said
     status, said, _ = run(
-        capsys, "train", model, "--data", folder / "data", "--out", out, "--samples", 4, "--rank", 3, "--epochs", 5,
+        "train", model, "--data", folder / "data", "--out", out, "--samples", 4, "--rank", 3, "--epochs", 5,
         "--batch-size", 4, "--lr", 0.05,
     )  # fmt: skip
     assert status == 0 and "held-out loss before" in said and "model.layers.1.mlp.down_proj" in said
@@ -61,76 +30,52 @@ def test_the_main_job_from_plan_to_merge(folder: Path, capsys: pytest.CaptureFix
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["settings"]["betas"] == [0.9, 0.999] and len(manifest["calibration"]) == 4
     assert yaml.safe_load((out / "config.yaml").read_text())["batch-size"] == 4
-    status, said, _ = run(capsys, "eval", model, "--data", folder / "data", "--adapter", out / "adapter", "--json")
+    status, said, _ = run("eval", model, "--data", folder / "data", "--adapter", out / "adapter", "--json")
     trained = json.loads(said)
     loaded = tr.load_model(model)
     loaded.attach(tr.load_peft(out / "adapter"))
     rows = [json.loads(line) for line in (folder / "data" / "test.jsonl").read_text().splitlines()]
     assert status == 0 and trained["loss"] == pytest.approx(tr.evaluate(loaded, rows).loss, rel=1e-12)
-    status, said, _ = run(capsys, "merge", model, "--adapter", out / "adapter", "--out", folder / "merged",
+    status, said, _ = run("merge", model, "--adapter", out / "adapter", "--out", folder / "merged",
                           "--dtype-out", "float64")  # fmt: skip
     assert status == 0 and "14 modules merged" in said and (folder / "merged" / "tokenizer.json").is_file()
     merged = tr.load_model(folder / "merged")
     np.testing.assert_allclose(merged(**rows[0]).logits, loaded(**rows[0]).logits, rtol=1e-10, atol=1e-11)
-    status, said, _ = run(capsys, "generate", model, "--prompt", "w3 w4", "--max-new-tokens", 5, "--dtype", "float64")
+    status, said, _ = run("generate", model, "--prompt", "w3 w4", "--max-new-tokens", 5, "--dtype", "float64")
     expected = tr.load_model(model).generate([3, 4], max_new_tokens=5)[2:]
     assert status == 0 and said.split() == [f"w{i}" for i in expected]
 
 
-def test_text_rows_own_names_and_exact_matches(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_rows_own_names_and_exact_matches(folder: Path, run: Run) -> None:
     status, said, _ = run(
-        capsys, "eval", folder / "model", "--data", folder / "text.jsonl", "--field", "prompt=question",
+        "eval", folder / "model", "--data", folder / "text.jsonl", "--field", "prompt=question",
         "--field", "completion=reply", "--generate", "--max-new-tokens", 2, "--json",
     )  # fmt: skip
     found = json.loads(said)
     assert status == 0 and found["rows"] == 6 and 0 <= found["exact"] <= 6
 
 
-def test_init_reuses_statistics_and_prints_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_reuses_statistics_and_prints_json(folder: Path, run: Run) -> None:
     common = ("init", folder / "model", "--data", folder / "data", "--samples", 5, "--rank", 2, "--json")
-    status, said, _ = run(capsys, *common, "--out", folder / "a", "--save-stats", folder / "stats.safetensors")
+    status, said, _ = run(*common, "--out", folder / "a", "--save-stats", folder / "stats.safetensors")
     assert status == 0
     one = json.loads(said)["plan"]
-    status, said, _ = run(capsys, *common, "--out", folder / "b", "--stats", folder / "stats.safetensors")
+    status, said, _ = run(*common, "--out", folder / "b", "--stats", folder / "stats.safetensors")
     assert status == 0 and json.loads(said)["plan"] == one
     same = [(folder / name / "adapter_model.safetensors").read_bytes() for name in "ab"]
     assert same[0] == same[1]
-    status, _, error = run(capsys, *common, "--out", folder / "c", "--profile", "published")
+    status, _, error = run(*common, "--out", folder / "c", "--profile", "published")
     assert status == 2 and 'profile "published" is unknown' in error and not (folder / "c").exists()
 
 
-def test_A_is_trained_where_the_profile_does_not_freeze_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_A_is_trained_where_the_profile_does_not_freeze_it(folder: Path, run: Run) -> None:
     common = ("train", folder / "model", "--data", folder / "data", "--samples", 2, "--rank", 2, "--steps", 3)
     for flags, frozen in (((), True), (("--profile", "released"), False), (("--trainable", "AB"), False)):
         out = folder / f"run{len(list(folder.iterdir()))}"
-        assert run(capsys, *common, "--out", out, *flags)[0] == 0
+        assert run(*common, "--out", out, *flags)[0] == 0
         before, after = tr.load_peft(out / "initial_adapter"), tr.load_peft(out / "adapter")
         assert all(np.array_equal(before.A[name], after.A[name]) == frozen for name in after.A)
         assert after.frozen_A == frozen
-
-
-def test_a_config_file_holds_flags_and_flags_win(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = folder / "flags.yaml"
-    config.write_text("rank: 5\nsamples: 2\n", encoding="utf-8")
-    common = ("init", folder / "model", "--data", folder / "data", "--json", "--config", config)
-    status, said, _ = run(capsys, *common, "--out", folder / "a")
-    assert status == 0 and json.loads(said)["plan"]["r_init"] == 5
-    status, said, _ = run(capsys, *common, "--out", folder / "b", "--rank", 3)
-    assert status == 0 and json.loads(said)["plan"]["r_init"] == 3
-    config.write_text("rnak: 5\n", encoding="utf-8")
-    status, _, error = run(capsys, *common, "--out", folder / "c")
-    assert status == 2 and 'unknown key "rnak"' in error and "did you mean rank?" in error
-    config.write_text("- 5\n", encoding="utf-8")
-    status, _, error = run(capsys, *common, "--out", folder / "c")
-    assert status == 2 and "expected flags and their values" in error
-
-
-def rewrite_header(path: Path, change: Any) -> None:
-    """Change the JSON header of a safetensors file."""
-    whole = path.read_bytes()
-    (length,) = struct.unpack("<Q", whole[:8])
-    header = json.dumps(change(json.loads(whole[8 : 8 + length]))).encode()
-    path.write_bytes(struct.pack("<Q", len(header)) + header + whole[8 + length :])
 
 
 def spoil(folder: Path, how: str) -> str:
@@ -183,66 +128,33 @@ SPOILT = (
 
 
 @pytest.mark.parametrize("how", SPOILT)
-def test_bad_input_gets_one_clear_message_and_leaves_nothing(
-    folder: Path, capsys: pytest.CaptureFixture[str], how: str
-) -> None:
+def test_bad_input_gets_one_clear_message_and_leaves_nothing(folder: Path, run: Run, how: str) -> None:
     named = spoil(folder, how)
     before = sorted(path for path in folder.rglob("*"))
     out = folder / "out"
     status, said, error = run(
-        capsys, "train", folder / "model", "--data", folder / "data", "--out", out, "--samples", 1, "--steps", 1
+        "train", folder / "model", "--data", folder / "data", "--out", out, "--samples", 1, "--steps", 1
     )
     assert status == 2 and error.startswith("error: ") and named in error
     assert "Traceback" not in said + error
     assert sorted(path for path in folder.rglob("*")) == before
 
 
-def test_outputs_that_exist_or_cannot_be_written_are_refused_before_any_work(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_outputs_that_exist_or_cannot_be_written_are_refused_before_any_work(folder: Path, run: Run) -> None:
     (folder / "file").write_text("in the way")
     (folder / "full").mkdir()
     (folder / "full" / "mine.txt").write_text("keep")
     for out, match in (("file", "in the way"), ("full", "not empty"), ("file/below", "cannot be written")):
         for command in ("init", "train"):
             status, _, error = run(
-                capsys, command, folder / "model", "--data", folder / "data", "--out", folder / out, "--samples", 1
+                command, folder / "model", "--data", folder / "data", "--out", folder / out, "--samples", 1
             )
             assert status == 2 and match in error, (out, command, error)
     assert (folder / "full" / "mine.txt").read_text() == "keep" and len(list((folder / "full").iterdir())) == 1
 
 
-def test_usage_errors_are_status_2(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
-    assert run(capsys, "plan")[0] == 2
-    assert run(capsys, "plan", folder / "model", "--no-such-flag")[0] == 2
-    assert run(capsys, "plan", folder / "absent")[0] == 2
-    assert run(capsys, "eval", folder / "model", "--data", folder / "data", "--dtype", "float8")[0] == 2
-
-
-def test_ctrl_c_keeps_the_state_and_resume_ends_bit_identical(folder: Path) -> None:
-    command = [sys.executable, "-m", "tlora_ref", "train", str(folder / "model"), "--data", str(folder / "data")]
-    command += ["--samples", "2", "--rank", "3", "--lr", "0.02", "--batch-size", "2"]
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-
-    def outcome(name: str, *more: str) -> Path:
-        subprocess.run([*command, "--out", str(folder / name), *more], check=True, capture_output=True, env=environment)
-        return folder / name / "adapter" / "adapter_model.safetensors"
-
-    steps = ("--steps", "1500")
-    stopped = subprocess.Popen(
-        [*command, "--out", str(folder / "stopped"), *steps, "--save-every", "20"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
-    state = folder / "stopped" / "training_state.safetensors"
-    for _ in range(600):
-        if state.exists():
-            break
-        time.sleep(0.05)
-    stopped.send_signal(signal.SIGINT)
-    _, error = stopped.communicate(timeout=60)
-    assert stopped.returncode == 130 and "--resume" in error and "Traceback" not in error
-    assert state.exists() and not (folder / "stopped" / "adapter").exists()
-    assert (
-        outcome("stopped", *steps, "--save-every", "20", "--resume").read_bytes()
-        == outcome("whole", *steps).read_bytes()
-    )
+def test_usage_errors_are_status_2(run: Run, folder: Path) -> None:
+    assert run("plan")[0] == 2
+    assert run("plan", folder / "model", "--no-such-flag")[0] == 2
+    assert run("plan", folder / "absent")[0] == 2
+    assert run("eval", folder / "model", "--data", folder / "data", "--dtype", "float8")[0] == 2

@@ -23,19 +23,20 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="rich" if sys.stdout.isatty() else None,  # boxes only for people
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 def interruptible(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, with Ctrl-C answered by a line that says how to go on, and exit status 130."""
+    """`command`, with Ctrl-C answered by a line and exit status 130 (`train` says more: it keeps its state)."""
 
     @functools.wraps(command)
     def wrapped(*arguments: Any, **options: Any) -> None:
         try:
             command(*arguments, **options)
         except KeyboardInterrupt:
-            print("stopped by Ctrl-C. `train` kept its state: the same command with --resume goes on", file=sys.stderr)
+            print("stopped by Ctrl-C: nothing was written", file=sys.stderr)
             raise typer.Exit(130) from None
 
     return wrapped
@@ -54,8 +55,16 @@ for name, command in (
 
 def main(arguments: list[str] | None = None) -> None:
     """The console script: runs a command and exits; an expected error becomes one message on standard error."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(args=arguments)
-    except (TLoRAError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        app(args=given, obj=given)
+    except TLoRAError as error:
+        message = str(error)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        message = f"{where}{error.strerror or error}. Mend that and run the command again"
+    except MemoryError as error:
+        message = f"not enough memory ({error}). Try --dtype float32, fewer --target or a smaller --batch-size"
+    sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,21 +21,48 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML ({error})") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected flags and their values, e.g. 'rank: 8'")
-    known = {str(p.name): p for p in context.command.params if p.name not in ("config", "help")}
+    known = {_plain(spelling): p for p in context.command.params for spelling in (str(p.name), *p.opts)}
+    for not_a_flag in ("config", "help", "h"):
+        known.pop(not_a_flag, None)
     defaults: dict[str, Any] = {}
     for key, value in values.items():
-        name = str(key).replace("-", "_")
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0].replace('_', '-')}?" if close else f"known are {', '.join(sorted(known))}"
-            raise ConfigError(f'{path}: unknown key "{key}" for this command: {hint}')
-        defaults[name] = value
+        parameter = known.get(_plain(str(key)))
+        if parameter is None:
+            raise ConfigError(f'{path}: unknown key "{key}" for this command: {_hint(_plain(str(key)), known)}')
+        if value is not None:
+            many = bool(getattr(parameter, "multiple", False))
+            defaults[str(parameter.name)] = _value(path, str(key), value, many, parameter.nargs)
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
+
+
+def _plain(spelling: str) -> str:
+    """One name for `--batch-size`, `batch-size` and `batch_size`."""
+    return spelling.lstrip("-").replace("-", "_")
+
+
+def _hint(key: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    names = sorted({str(parameter.name) for parameter in known.values()})
+    return f"did you mean {close[0]}?".replace("_", "-") if close else f"known are {', '.join(names)}".replace("_", "-")
+
+
+def _value(path: Path, key: str, value: Any, many: bool, entries: int) -> Any:
+    """A YAML value as a flag takes it; one that may be repeated takes a list, or a mapping (`a: b` is a=b)."""
+    if many:
+        if isinstance(value, Mapping):
+            return [f"{name}={text}" for name, text in value.items()]
+        return [str(entry) for entry in value] if isinstance(value, list) else [str(value)]
+    if isinstance(value, list) and entries == len(value):
+        return tuple(value)
+    if isinstance(value, list | dict):
+        expected = "one value" if entries == 1 else f"a list of {entries} values"
+        raise ConfigError(f'{path}: key "{key}" holds {value!r:.60}, expected {expected}')
+    return value
 
 
 Config = Annotated[
@@ -42,6 +70,8 @@ Config = Annotated[
     typer.Option("--config", callback=read_config, is_eager=True, help="YAML file with any of these flags."),
 ]
 ModelFolder = Annotated[Path, typer.Argument(help="Folder of a Hugging Face checkpoint.", show_default=False)]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write.", show_default=False)]
+AdapterFolder = Annotated[Path | None, typer.Option("--adapter", help="PEFT adapter folder to attach.")]
 Dtype = Annotated[str, typer.Option(help="float64 (the oracle's) or float32 (for work).")]
 DeviceName = Annotated[str, typer.Option("--device", help="cpu or gpu.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
@@ -57,28 +87,39 @@ Fields = Annotated[
     typer.Option("--field", help="Own field names, e.g. --field prompt=question --field completion=answer."),
 ]
 Template = Annotated[str, typer.Option(help="Prompt template: plain, question, alpaca, or chat (the tokenizer's own).")]
-MaxLength = Annotated[int | None, typer.Option(help="Longest sample in tokens; by default the model's context.")]
+MaxLength = Annotated[int | None, typer.Option(min=2, help="Longest sample in tokens; by default the model's context.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Samples of one forward pass.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest generated response.")]
 
-Rank = Annotated[int, typer.Option(help="r_init: the rank that plain LoRA would give every module.")]
+Rank = Annotated[int, typer.Option(min=1, help="r_init: the rank that plain LoRA would give every module.")]
 Alpha = Annotated[float | None, typer.Option(help="alpha of plain LoRA; by default the rank.")]
 Targets = Annotated[
-    list[str] | None, typer.Option("--target", help="Module path, end of path, or regular expression; may be repeated.")
+    list[str] | None,
+    typer.Option("--target", "--targets", help="Module path, end of path, or regular expression; may be repeated."),
 ]
 Profile = Annotated[str, typer.Option(help="paper, or released (what the authors' code does).")]
 Init = Annotated[str, typer.Option(help="How A is made: wc-svd, w-svd, random, theory.")]
-Samples = Annotated[int, typer.Option(help="Calibration samples.")]
-Seed = Annotated[int, typer.Option(help="Of the choice of samples, a random A, and the data order.")]
+Samples = Annotated[int, typer.Option(min=1, help="Calibration samples.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the choice of samples, a random A, and the data order.")]
 UniformRank = Annotated[bool, typer.Option("--uniform-rank", help="Every module gets r_init (ablation).")]
 UniformScale = Annotated[bool, typer.Option("--uniform-scale", help="Every module gets plain LoRA's scale (ablation).")]
+ScaleRule = Annotated[str, typer.Option(help="What --uniform-scale means: alpha/r_init or alpha/r_i.")]
 RankFloor = Annotated[int | None, typer.Option(help="Least rank of a module (the paper has none).")]
 Redistribute = Annotated[bool, typer.Option("--redistribute", help="Hand on ranks that the size of a module cuts off.")]
+SwitchValues = Annotated[
+    list[str] | None,
+    typer.Option("--switch", help="One switch of the profile changed, e.g. --switch centre=true; may be repeated."),
+]
 
 
-def pairs(fields: list[str] | None) -> dict[str, str] | None:
-    """`name=value` options as a dictionary."""
-    if not fields:
-        return None
-    for field in fields:
-        if field.count("=") != 1:
-            raise ConfigError(f"--field {field}: expected our name, an equals sign, the file's name (prompt=question)")
-    return dict(field.split("=") for field in fields)
+def pairs(flag: str, values: list[str] | None) -> dict[str, str]:
+    """`name=value` options of a flag as a dictionary."""
+    found: dict[str, str] = {}
+    for text in values or []:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value):
+            raise ConfigError(f"{flag} {text}: expected a name, an equals sign and a value")
+        if name in found:
+            raise ConfigError(f"{flag} {text}: {name} is given twice")
+        found[name] = value
+    return found

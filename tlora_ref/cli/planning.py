@@ -2,50 +2,104 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from tlora_ref.autograd import Tensor
+from tlora_ref.backend import Array
 from tlora_ref.checkpoint import read_config
+from tlora_ref.checkpoint.load import checked_dtype
 from tlora_ref.cli import options as o
 from tlora_ref.cli.show import Screen, size
+from tlora_ref.errors import ConfigError
+from tlora_ref.transformer import Model
+
+Shapes = Mapping[str, tuple[int, int]]
 
 
 def plan(
     model: o.ModelFolder,
     config: o.Config = None,
     rank: o.Rank = 8,
+    alpha: o.Alpha = None,
     target: o.Targets = None,
-    dtype: o.Dtype = "float32",
     json: o.Json = False,
 ) -> None:
     """Parameters and memory of an adapter, from config.json alone (MODEL: its folder, or the file itself)."""
     screen = Screen(json)
+    alpha = float(rank) if alpha is None else alpha
+    if not 0 < alpha < float("inf"):
+        raise ConfigError(f"--alpha {alpha}: expected a positive, finite number")
     settings, family = read_config(model)
-    shapes = family.target_shapes(settings, target)
-    bytes_each = np.dtype(dtype).itemsize
-    weights = sum(int(np.prod(shape)) for shape in family.tensor_shapes(settings).values())
-    lora = sum(rank * (d_out + d_in) for d_out, d_in in shapes.values())
-    frozen = sum(rank * d_out for d_out, _ in shapes.values())
-    covariance = sum(d_in * d_in for _, d_in in shapes.values())
-    result: dict[str, Any] = {
-        "model_type": settings.model_type,
-        "modules": len(shapes),
-        "rank": rank,
-        "weights": weights,
-        "lora_parameters": lora,
-        "frozen_A_parameters": frozen,
-        "bytes": {
-            "weights": weights * bytes_each,
-            "covariances_at_most": covariance * bytes_each,
-            "adapter": lora * bytes_each,
-            "adamw_moments": 2 * frozen * bytes_each,
-        },
-    }
-    screen.say(f"{settings.model_type}: {weights:,} weights, {len(shapes)} target modules, rank {rank}")
-    screen.say(f"  LoRA, A and B trained:         {lora:>15,} parameters")
-    screen.say(f"  frozen A, uniform rank, B:     {frozen:>15,} parameters")
+    shapes = family.target_shapes(settings, target or None)
+    counts, lead = counted(family, settings, shapes, rank), shared_inputs(family, settings, shapes)
+    memory = {dtype: footprint(counts, shapes, lead, dtype) for dtype in ("float32", "float64")}
+    screen.say(f"{settings.model_type}: {counts['weights']:,} weights, {len(shapes)} target modules")
+    kinds = Counter((module.rpartition(".")[2], shape) for module, shape in shapes.items())
+    rows = [(name, f"{d_out:,}", f"{d_in:,}", str(n)) for (name, (d_out, d_in)), n in kinds.items()]
+    screen.table("Target modules", ("name", "d_out", "d_in", "modules"), rows)
+    screen.say(f"Budget: ranks sum to {len(shapes)} x {rank} = {len(shapes) * rank:,}, mean scale {alpha / rank:g}")
+    screen.say(f"  LoRA, A and B trained:                  {counts['lora_parameters']:>15,} parameters")
+    screen.say(f"  frozen A, uniform rank, B trained:      {counts['frozen_A_parameters']:>15,} parameters")
     screen.say("  TLoRA's own count depends on the data: `tlora-ref init` prints it")
-    for name, number in result["bytes"].items():
-        screen.say(f"  memory, {name.replace('_', ' ')}: {size(number)} ({dtype})")
-    screen.finish(result)
+    lines = [(name.replace("_", " "), *(size(memory[d][name]) for d in memory), WHAT[name]) for name in WHAT]
+    screen.table("Memory, beside activations", ("", "float32", "float64", ""), lines)
+    modules = {m: {"shape": list(shape), "covariance_of": lead[m]} for m, shape in shapes.items()}
+    head = {"model_type": settings.model_type, "rank": rank, "alpha": alpha, "modules": len(shapes), **counts}
+    screen.finish({**head, "bytes": memory, "targets": modules})
+
+
+WHAT = {
+    "weights": "W_0, all of the model",
+    "covariances": "C, once for modules that share an input; calibration holds two such sets",
+    "adapter": "A and B at the uniform rank",
+    "adamw_moments": "both moments of B",
+}
+
+
+def counted(family: type[Model], settings: Any, shapes: Shapes, rank: int) -> dict[str, int]:
+    """Weights of the model, parameters of plain LoRA and of B alone at a uniform rank: exact integers."""
+    return {
+        "weights": sum(int(np.prod(shape, dtype=np.int64)) for shape in family.tensor_shapes(settings).values()),
+        "lora_parameters": sum(rank * (d_out + d_in) for d_out, d_in in shapes.values()),
+        "frozen_A_parameters": sum(rank * d_out for d_out, _ in shapes.values()),
+    }
+
+
+def footprint(counts: Mapping[str, int], shapes: Shapes, lead: Mapping[str, str], dtype: str) -> dict[str, int]:
+    """Bytes of each thing in WHAT."""
+    entries = {
+        "weights": counts["weights"],
+        "covariances": sum(shapes[leader][1] ** 2 for leader in set(lead.values())),
+        "adapter": counts["lora_parameters"],
+        "adamw_moments": 2 * counts["frozen_A_parameters"],
+    }
+    return {name: number * checked_dtype(dtype).itemsize for name, number in entries.items()}
+
+
+def shared_inputs(family: type[Model], settings: Any, shapes: Shapes) -> dict[str, str]:
+    """{module: the first module that is given the very same input}, found by a dry run.
+
+    The model runs over two tokens with weights that take no memory, its linear modules giving zeros unmultiplied.
+    """
+
+    class DryRun(family):  # type: ignore[misc, valid-type]
+        def linear(self, module: str, x: Tensor) -> Tensor:
+            self._observer(module, x.data)
+            d_out = self.weight(module).shape[0]
+            return Tensor(np.broadcast_to(np.zeros((), x.data.dtype), (*x.shape[:-1], d_out)))
+
+    seen: dict[int, tuple[Array, str]] = {}  # the arrays are kept, so that no id is used twice
+    lead: dict[str, str] = {}
+
+    def observe(module: str, x: Array) -> None:
+        if module in shapes:
+            lead[module] = seen.setdefault(id(x), (x, module))[1]
+
+    zeros = {n: np.broadcast_to(np.float32(0.0), shape) for n, shape in family.tensor_shapes(settings).items()}
+    decoder = {"decoder_input_ids": [0, 0]} if settings.to_dict().get("is_encoder_decoder") else {}
+    DryRun(settings, zeros).watching([]).observing(observe)([0, 0], **decoder)
+    return {module: lead.get(module, module) for module in shapes}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,12 +16,18 @@ from rich.table import Table
 from tlora_ref.adapter import Plan
 
 
+class Advance(Protocol):
+    """What `Screen.progress` gives: to be called with how much of the work is done."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+
 class Screen:
     """Where a command prints. With `as_json`, people's lines are dropped and `finish` prints one JSON object."""
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
-        self.console = Console()
+        self.console = Console(markup=False, highlight=False, emoji=False)
         self.rich = self.console.is_terminal and not as_json
 
     def say(self, text: str) -> None:
@@ -31,16 +38,17 @@ class Screen:
     def finish(self, values: dict[str, Any]) -> None:
         """The result for a machine."""
         if self.as_json:
-            print(json.dumps(values, indent=2))
+            print(json.dumps(_plain(values), indent=2, allow_nan=False))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table: drawn on a terminal, columns padded with blanks elsewhere. The first column is text."""
         if self.as_json:
             return
         if self.rich:
-            table = Table(title=title)
+            table = Table(title=title, title_justify="left")
             for i, column in enumerate(columns):
-                table.add_column(column, justify="right" if 0 < i < len(columns) - 1 else "left")
+                inner = 0 < i < len(columns) - 1
+                table.add_column(column, justify="right" if inner else "left", no_wrap=inner, overflow="fold")
             for row in rows:
                 table.add_row(*row)
             self.console.print(table)
@@ -53,20 +61,33 @@ class Screen:
             print("  " + "  ".join([*cells, row[-1]]).rstrip())
 
     @contextmanager
-    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """A function to call with (done, total): a bar on a terminal, a few lines elsewhere."""
+    def progress(self, what: str, *, lines: bool = True) -> Iterator[Advance]:
+        """A bar on a terminal; elsewhere a line every quarter, or nothing with `lines` False."""
         if self.rich:
             columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            with Progress(*columns, console=self.console) as bar:
-                task = bar.add_task(what)
-                yield lambda done, total: bar.update(task, completed=done, total=total)
+            with Progress(*columns, TextColumn("{task.fields[note]}"), console=self.console) as bar:
+                task = bar.add_task(what, total=None, note="")
+
+                def move(done: int, total: int, note: str = "") -> None:
+                    bar.update(task, completed=done, total=total, note=note)
+
+                yield move
             return
 
-        def line(done: int, total: int) -> None:
-            if done == total or done % max(1, total // 4) == 0:
+        def line(done: int, total: int, note: str = "") -> None:
+            if lines and (done == total or done % max(1, total // 4) == 0):
                 self.say(f"{what}: {done} of {total}")
 
         yield line
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity and no NaN: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def warn(text: str) -> None:

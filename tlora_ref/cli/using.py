@@ -9,21 +9,21 @@ import typer
 
 import tlora_ref as tr
 from tlora_ref.cli import options as o
-from tlora_ref.cli.show import Screen
+from tlora_ref.cli.show import Screen, warn
 from tlora_ref.cli.work import DataChoice, tokenizer_for
-from tlora_ref.data import encode_prompt, response_text
+from tlora_ref.data import Row, Tokenizer, encode_prompt, response_text
 from tlora_ref.data.encode import encode_text
+from tlora_ref.data.templates import CHAT
 from tlora_ref.errors import ConfigError, DataError
 from tlora_ref.transformer import Model
-
-AdapterFolder = Annotated[Path | None, typer.Option("--adapter", help="PEFT adapter folder to attach.")]
 
 
 def loaded(folder: Path, adapter: Path | None, dtype: str, device: str) -> Model:
     """The model, with its adapter attached if one is given."""
+    low_rank = None if adapter is None else tr.load_peft(adapter, dtype, device)
     model = tr.load_model(folder, dtype, device)
-    if adapter is not None:
-        model.attach(tr.load_peft(adapter, dtype, device))
+    if low_rank is not None:
+        model.attach(low_rank)
     return model
 
 
@@ -31,89 +31,114 @@ def evaluate(
     model: o.ModelFolder,
     data: o.Data,
     config: o.Config = None,
-    adapter: AdapterFolder = None,
+    adapter: o.AdapterFolder = None,
     split: o.Split = "test",
     field: o.Fields = None,
     template: o.Template = "plain",
     max_length: o.MaxLength = None,
-    batch_size: Annotated[int, typer.Option(help="Samples of one forward pass.")] = 8,
+    batch_size: o.BatchSize = 8,
     generate: Annotated[bool, typer.Option("--generate", help="Also generate, and count exact matches.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest generated response.")] = 64,
+    max_new_tokens: o.MaxNewTokens = 64,
     dtype: o.Dtype = "float64",
     device: o.DeviceName = "cpu",
     json: o.Json = False,
 ) -> None:
     """Loss, perplexity, and (with --generate) exact-match accuracy on held-out rows."""
     screen = Screen(json)
-    source = DataChoice(data, o.pairs(field), template, max_length)
+    source = DataChoice.of(data, field, template, max_length)
     rows = source.rows(split)
     tokenizer = tokenizer_for(model, rows)
+    if generate and (tokenizer is None or any(row.form in ("text", "tokens") for row in rows)):
+        raise ConfigError(
+            f"{data}: --generate needs rows with a prompt and a response of text to compare with; rows of text alone "
+            "or of input_ids have none"
+        )
     ready = loaded(model, adapter, dtype, device)
-    samples = source.samples(rows, ready, tokenizer)
+    samples, report = source.encoded(rows, ready, tokenizer)
     result = tr.evaluate(ready, samples, batch_size=batch_size)
     found: dict[str, Any] = {"loss": result.loss, "perplexity": result.perplexity, "tokens": result.tokens}
-    screen.say(f"{len(samples)} rows, {result.tokens} scored tokens")
+    found |= {"samples": len(samples), "too_long": len(report.too_long), "unlabelled": len(report.unlabelled)}
+    screen.say(f"{len(samples)} of {len(rows)} rows, {result.tokens:,} scored tokens")
     screen.say(f"loss {result.loss:.4f} nats a token, perplexity {result.perplexity:.3f}")
-    if generate:
-        if tokenizer is None:
-            raise ConfigError("--generate needs rows of text: rows of input_ids have no response to compare with")
-        right = 0
-        with screen.progress("generation") as progress:
-            for done, row in enumerate(rows, 1):
-                right += matches(ready, tokenizer, row, template, max_new_tokens)
-                progress(done, len(rows))
-        found |= {"exact": right, "rows": len(rows), "accuracy": right / len(rows)}
-        screen.say(f"exact match {right} of {len(rows)} ({right / len(rows):.1%})")
+    if generate and tokenizer is not None:
+        left_out = {*report.too_long, *report.unlabelled}
+        used = [row for row in rows if row.where not in left_out]
+        found |= exact_matches(screen, ready, tokenizer, used, template, max_new_tokens)
     screen.finish(found)
 
 
-def matches(model: Model, tokenizer: Any, row: Any, template: str, max_new_tokens: int) -> bool:
+def exact_matches(
+    screen: Screen, model: Model, tokenizer: Tokenizer, rows: list[Row], template: str, max_new_tokens: int
+) -> dict[str, Any]:
+    """How many greedy responses are the rows' own."""
+    right = 0
+    with screen.progress("generating") as progress:
+        for done, row in enumerate(rows, 1):
+            right += matches(model, tokenizer, row, template, max_new_tokens)
+            progress(done, len(rows))
+    screen.say(f"exact match {right} of {len(rows)} ({right / len(rows):.1%})")
+    return {"exact": right, "rows": len(rows), "accuracy": right / len(rows)}
+
+
+def matches(model: Model, tokenizer: Tokenizer, row: Row, template: str, max_new_tokens: int) -> bool:
     """Whether the greedy response to a row's prompt is the row's own, surrounding blanks aside."""
     prompt = encode_prompt(row, tokenizer, template)
     ids = model.generate(prompt, max_new_tokens=max_new_tokens, eos_token_id=tokenizer.eos_token_id)
-    return str(tokenizer.decode(ids[len(prompt) :].tolist())).strip() == response_text(row).strip()
+    return tokenizer.decode(ids[len(prompt) :].tolist()).strip() == response_text(row).strip()
 
 
 def generate(
     model: o.ModelFolder,
     prompt: Annotated[str, typer.Option(help="What to continue.", show_default=False)],
     config: o.Config = None,
-    adapter: AdapterFolder = None,
+    adapter: o.AdapterFolder = None,
     template: o.Template = "plain",
-    max_new_tokens: Annotated[int, typer.Option(help="Longest response.")] = 64,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    chat: Annotated[bool, typer.Option("--chat", help="The tokenizer's own chat template: --template chat.")] = False,
+    max_new_tokens: o.MaxNewTokens = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Nucleus of the sampled distribution.")] = 1.0,
-    seed: o.Seed = 0,
-    dtype: o.Dtype = "float32",
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws at a temperature above 0.")] = 0,
+    dtype: o.Dtype = "float64",
     device: o.DeviceName = "cpu",
     json: o.Json = False,
 ) -> None:
     """Continue a prompt; the text is printed as it is made."""
     screen = Screen(json)
     tokenizer = tr.load_tokenizer(model)
-    ids = encode_text(prompt, tokenizer, template)
+    ids = encode_text(prompt, tokenizer, CHAT if chat else template)
     if not ids:
         raise DataError("--prompt is empty: give at least one character")
     ready = loaded(model, adapter, dtype, device)
-    made: list[int] = []
-    shown = 0
+    context = getattr(ready.config, "max_position_embeddings", None)
+    if context is not None and len(ids) + max_new_tokens > context:
+        warn(f"prompt and response may reach {len(ids) + max_new_tokens} tokens, beyond the model's context {context}")
+    stream = _Stream(tokenizer, silent=json)
+    options = {"temperature": temperature, "top_p": top_p, "seed": seed, "eos_token_id": tokenizer.eos_token_id}
+    ready.generate(ids, max_new_tokens=max_new_tokens, on_token=stream.take, **options)
+    stream.end()
+    screen.finish({"prompt": prompt, "text": tokenizer.decode(stream.made), "tokens": stream.made})
 
-    def on_token(new: list[int]) -> None:
-        nonlocal shown
-        made.extend(new)
-        text = tokenizer.decode(made)
-        if not json and not text.endswith("\N{REPLACEMENT CHARACTER}"):  # half of a multi-byte character
-            print(text[shown:], end="", flush=True)
-            shown = len(text)
 
-    ready.generate(
-        ids,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        eos_token_id=tokenizer.eos_token_id,
-        on_token=on_token,
-    )
-    screen.say("")
-    screen.finish({"prompt": prompt, "text": tokenizer.decode(made), "tokens": made})
+class _Stream:
+    """Prints the text of tokens as they come, holding back what is not yet a whole character."""
+
+    def __init__(self, tokenizer: Tokenizer, *, silent: bool) -> None:
+        self.tokenizer, self.silent = tokenizer, silent
+        self.made: list[int] = []
+        self.shown = 0
+
+    def take(self, new: list[int]) -> None:
+        """The tokens of one step (one row's: one token)."""
+        self.made.extend(new)
+        text = self.tokenizer.decode(self.made)
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # else half of a multi-byte character
+            self._show(text, "")
+
+    def end(self) -> None:
+        """What was held back, and the end of the line."""
+        self._show(self.tokenizer.decode(self.made), "\n")
+
+    def _show(self, text: str, after: str) -> None:
+        if not self.silent:
+            print(text[self.shown :], end=after, flush=True)
+        self.shown = len(text)

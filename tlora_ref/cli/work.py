@@ -1,22 +1,42 @@
-"""Steps that several commands take: data to samples, calibration to an adapter, manifests."""
+"""Steps that several commands take: flags to settings, data to samples, calibration to an adapter."""
 
 from __future__ import annotations
 
-import platform
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-import scipy
+import typer
 
 import tlora_ref as tr
-from tlora_ref.calibration import CalibrationStats, calibration_memory
+from tlora_ref.adapter import INITS
+from tlora_ref.calibration import CalibrationStats
+from tlora_ref.checkpoint import read_config
+from tlora_ref.cli import options as o
+from tlora_ref.cli.planning import counted, footprint, shared_inputs
 from tlora_ref.cli.show import Screen, show_plan, size, warn
-from tlora_ref.data import Tokenizer, choose_samples, dataset_file, encode_rows, file_sha256, load_dataset
-from tlora_ref.data.rows import Row
+from tlora_ref.data import (
+    EncodingReport,
+    Row,
+    Tokenizer,
+    choose_samples,
+    dataset_file,
+    encode_rows,
+    load_dataset,
+)
+from tlora_ref.data.templates import check_template
+from tlora_ref.errors import ConfigError
+from tlora_ref.method.switches import Switches, resolve
 from tlora_ref.transformer import Model
+
+Sample = dict[str, Any]
+T = TypeVar("T")
+
+
+def chosen(context: typer.Context, kind: type[T], **changes: Any) -> T:
+    """A dataclass filled from this command's flags of the same names, with `changes` made."""
+    flags = {f.name: context.params[f.name] for f in fields(kind) if f.name in context.params}  # type: ignore[arg-type]
+    return kind(**{**flags, **changes})
 
 
 @dataclass(frozen=True)
@@ -24,9 +44,14 @@ class DataChoice:
     """Where samples come from and how they are made."""
 
     path: Path
-    fields: dict[str, str] | None
+    fields: dict[str, str]
     template: str
     max_length: int | None
+
+    @staticmethod
+    def of(path: Path, field: list[str] | None, template: str, max_length: int | None) -> DataChoice:
+        """From the data flags, checked."""
+        return DataChoice(path, o.pairs("--field", field), check_template(template), max_length)
 
     def rows(self, split: str) -> list[Row]:
         return load_dataset(self.path, split, self.fields)
@@ -34,8 +59,10 @@ class DataChoice:
     def file(self, split: str) -> Path:
         return dataset_file(self.path, split)
 
-    def samples(self, rows: list[Row], model: Model, tokenizer: Tokenizer | None) -> list[dict[str, Any]]:
-        """Encoded rows; what is left out is said on standard error."""
+    def encoded(
+        self, rows: list[Row], model: Model, tokenizer: Tokenizer | None
+    ) -> tuple[list[Sample], EncodingReport]:
+        """Encoded rows, and what was left out, which is said on standard error too."""
         context = getattr(model.config, "max_position_embeddings", None)
         samples, report = encode_rows(
             rows,
@@ -46,7 +73,7 @@ class DataChoice:
         )
         for line in report.lines():
             warn(line)
-        return samples
+        return samples, report
 
 
 def tokenizer_for(folder: Path, rows: list[Row]) -> Tokenizer | None:
@@ -54,79 +81,115 @@ def tokenizer_for(folder: Path, rows: list[Row]) -> Tokenizer | None:
     return None if all(row.form == "tokens" for row in rows) else tr.load_tokenizer(folder)
 
 
+def task_type(model: Model) -> str:
+    """PEFT's name for what the model does."""
+    if getattr(model.config, "labels", ()):
+        return "SEQ_CLS"
+    return "SEQ_2_SEQ_LM" if model.config.to_dict().get("is_encoder_decoder") else "CAUSAL_LM"
+
+
 @dataclass(frozen=True)
 class AdapterChoice:
-    """How an adapter is to be made."""
+    """How an adapter is to be made: the fields are the flags. A bad one is refused before any work."""
 
     rank: int
     alpha: float | None
-    targets: list[str] | None
+    target: list[str] | None
     profile: str
     init: str
     samples: int
     seed: int
     uniform_rank: bool
     uniform_scale: bool
+    scale_rule: str
     rank_floor: int | None
     redistribute: bool
+    switch: list[str] | None
 
-    def switches(self) -> dict[str, Any]:
-        """The switches that were changed by flags."""
-        changed: dict[str, Any] = {} if self.rank_floor is None else {"rank_floor": self.rank_floor}
-        return changed | ({"redistribute": True} if self.redistribute else {})
+    def __post_init__(self) -> None:
+        if self.init not in INITS:
+            raise ConfigError(f"--init {self.init}: expected one of {', '.join(INITS)}")
+        one = {"one": 1.0}  # the settings, tried on a model of one module
+        self.allocate(one, {"one": (self.rank, self.rank)})
+
+    def switches(self) -> Switches:
+        """The profile, with the switches that flags changed."""
+        changes: dict[str, Any] = {}
+        for name, text in o.pairs("--switch", self.switch).items():
+            whole = int(text) if text.isdecimal() else text
+            changes[name.replace("-", "_")] = {"true": True, "false": False}.get(text.lower(), whole)
+        if self.rank_floor is not None:
+            changes["rank_floor"] = self.rank_floor
+        if self.redistribute:
+            changes["redistribute"] = True
+        return resolve(self.profile, **changes)
+
+    def allocate(self, sensitivity: dict[str, float], shapes: dict[str, tuple[int, int]]) -> tr.Plan:
+        """Alg. 1, lines 12 to 15, under these settings."""
+        return tr.allocate(
+            sensitivity,
+            shapes,
+            self.rank,
+            self.rank if self.alpha is None else self.alpha,
+            self.switches(),
+            adapt_rank=not self.uniform_rank,
+            adapt_scale=not self.uniform_scale,
+            uniform_scale=self.scale_rule,
+        )
+
+
+def say_memory(screen: Screen, folder: Path, choice: AdapterChoice | None, dtype: str) -> None:
+    """What the command will need, said before anything large is read."""
+    settings, family = read_config(folder)
+    shapes = family.target_shapes(settings, choice.target or None if choice else None)
+    counts = counted(family, settings, shapes, choice.rank if choice else 1)
+    need = footprint(counts, shapes, shared_inputs(family, settings, shapes), dtype)
+    said = f"{settings.model_type}: {counts['weights']:,} weights take {size(need['weights'])} in {dtype}"
+    if choice is not None:
+        held = 2 * need["covariances"]
+        said += f"; covariances of {len(shapes)} modules {size(held)}, adapter {size(need['adapter'])}"
+    screen.say(said)
 
 
 def make_adapter(
     screen: Screen,
     model: Model,
-    samples: list[dict[str, Any]],
+    samples: list[Sample],
     choice: AdapterChoice,
     stats_file: Path | None = None,
     save_stats: Path | None = None,
-) -> tuple[tr.Adapter, list[int]]:
-    """Calibrate, allocate, initialise; prints the table. Returns the adapter and the indices of its samples."""
-    shapes = model.shapes(choice.targets)
-    indices: list[int] = []
+) -> tuple[tr.Adapter, list[int] | None]:
+    """Calibrate (or read statistics), allocate, initialise; prints the table.
+
+    Returns the adapter and the indices of the samples that calibrated it (None for statistics from a file).
+    """
+    shapes = model.shapes(choice.target or None)
+    indices: list[int] | None = None
     if stats_file is not None:
         stats = CalibrationStats.load(stats_file)
-        shapes = stats.shapes
+        _check_stats(stats, stats_file, shapes)
+        screen.say(f"statistics of {stats.samples} samples from {stats_file}")
     else:
-        chosen, indices = choose_samples(samples, choice.samples, choice.seed)
-        need = calibration_memory(model, chosen, choice.targets)
-        screen.say(f"calibrating on {len(chosen)} samples; the covariances of {len(shapes)} modules take {size(need)}")
-        with screen.progress("calibration") as progress:
-            stats = tr.calibrate(model, chosen, choice.targets, profile=choice.profile, progress=progress)
+        calibrating, indices = choose_samples(samples, choice.samples, choice.seed)
+        with screen.progress(f"calibrating on {len(calibrating)} samples") as progress:
+            stats = tr.calibrate(
+                model, calibrating, choice.target or None, profile=choice.switches(), progress=progress
+            )
     if save_stats is not None:
         stats.save(save_stats)
-    plan = tr.allocate(
-        stats.sensitivity,
-        shapes,
-        choice.rank,
-        choice.rank if choice.alpha is None else choice.alpha,
-        choice.profile,
-        adapt_rank=not choice.uniform_rank,
-        adapt_scale=not choice.uniform_scale,
-        **choice.switches(),
-    )
+        screen.say(f"wrote {save_stats}")
+    plan = choice.allocate({module: stats.sensitivity[module] for module in shapes}, shapes)
     show_plan(screen, plan)
     return tr.initialize(model, stats, plan, init=choice.init, seed=choice.seed), indices
 
 
-def manifest(**facts: Any) -> dict[str, Any]:
-    """What is needed to run the same again: the command, the versions, the linear-algebra library, and `facts`."""
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return {
-        "command": ["tlora-ref", *sys.argv[1:]],
-        "tlora_ref": tr.__version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "blas": {key: blas.get(key) for key in ("name", "version", "openblas configuration") if key in blas},
-        "machine": platform.machine(),
-        **facts,
-    }
-
-
-def data_facts(file: Path, indices: list[int] | None = None) -> dict[str, Any]:
-    """A data file by name and digest, and the samples taken of it."""
-    return {"file": str(file), "sha256": file_sha256(file), **({} if indices is None else {"samples": indices})}
+def _check_stats(stats: CalibrationStats, file: Path, shapes: dict[str, tuple[int, int]]) -> None:
+    """The statistics are of this model's modules."""
+    for module, shape in shapes.items():
+        found = stats.shapes.get(module)
+        if found != shape:
+            said = "it holds no statistics" if found is None else f"its statistics are {found}, the model {shape}"
+            raise ConfigError(
+                f"{file}: {said} of {module}: was it made with another model, or other targets? Calibrate again, or "
+                "narrow --target"
+            )

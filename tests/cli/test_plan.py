@@ -1,0 +1,88 @@
+"""`plan`: what can be known from config.json alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import tlora_ref as tr
+from tests.cli.conftest import Run
+from tests.families.make_tiny import MODELS, tiny_model
+from tests.tiny import tiny_llama, tiny_samples
+from tlora_ref.calibration import calibration_memory
+
+LLAMA2_7B = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "torch_dtype": "float16",
+}
+
+
+@pytest.fixture
+def llama2(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA2_7B), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("rank", "lora", "frozen"), [(128, 319_815_680, 174_063_616), (32, 79_953_920, 43_515_904)]
+)  # method.md's table: what the paper prints, untruncated
+def test_the_papers_parameter_counts_as_integers(llama2: Path, run: Run, rank: int, lora: int, frozen: int) -> None:
+    status, said, _ = run("plan", llama2, "--rank", rank, "--json")
+    found = json.loads(said)
+    assert status == 0
+    assert (found["lora_parameters"], found["frozen_A_parameters"]) == (lora, frozen)
+    assert found["weights"] == 6_738_415_616 and found["modules"] == 224
+    status, said, _ = run("plan", llama2 / "config.json", "--rank", rank)
+    assert status == 0 and f"{lora:,}" in said and f"{frozen:,}" in said
+
+
+def test_memory_counts_a_shared_input_once(llama2: Path, run: Run) -> None:
+    found = json.loads(run("plan", llama2, "--rank", 32, "--json")[1])
+    d, d_ff, layers = 4096, 11008, 32
+    once = layers * (d * d + d * d + d * d + d_ff * d_ff)  # q, k, v; o; gate, up; down
+    for dtype, size in (("float32", 4), ("float64", 8)):
+        assert found["bytes"][dtype] == {
+            "weights": 6_738_415_616 * size,
+            "covariances": once * size,
+            "adapter": 79_953_920 * size,
+            "adamw_moments": 2 * 43_515_904 * size,
+        }
+    targets = found["targets"]
+    assert targets["model.layers.3.self_attn.v_proj"]["covariance_of"] == "model.layers.3.self_attn.q_proj"
+    assert targets["model.layers.3.mlp.down_proj"]["covariance_of"] == "model.layers.3.mlp.down_proj"
+
+
+def test_it_agrees_with_what_calibration_finds_by_running_the_model(folder: Path, run: Run) -> None:
+    found = json.loads(run("plan", folder / "model", "--json")[1])
+    assert 2 * found["bytes"]["float64"]["covariances"] == calibration_memory(tiny_llama(), tiny_samples(1))
+
+
+def test_targets_and_alpha(llama2: Path, run: Run) -> None:
+    status, said, _ = run("plan", llama2, "--rank", 8, "--alpha", 16, "--targets", "q_proj", "--targets", "v_proj")
+    assert status == 0 and "64 target modules" in said and "mean scale 2" in said and f"{64 * 8 * 8192:,}" in said
+    status, _, error = run("plan", llama2, "--target", "w_proj")
+    assert status == 2 and 'target "w_proj"' in error and "q_proj" in error
+    status, _, error = run("plan", llama2, "--alpha", "nan")
+    assert status == 2 and "--alpha" in error
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_family_is_planned_as_calibration_finds_it(tmp_path: Path, run: Run, name: str) -> None:
+    model = tiny_model(name)
+    tr.save_model(model, tmp_path / "model")
+    classes = bool(getattr(model.config, "labels", ()))
+    sample = {"input_ids": [3, 4, 5], "labels": 1 if classes else [3, 4, 5]}
+    found = json.loads(run("plan", tmp_path / "model", "--json")[1])
+    assert 2 * found["bytes"]["float32"]["covariances"] == calibration_memory(model, [sample])
+    assert found["modules"] == len(model.shapes()) and found["weights"] == model.parameter_count()
