@@ -1,0 +1,1 @@
+"""The golden oracle: traces, comparison with derived tolerances, and the conformance kit."""

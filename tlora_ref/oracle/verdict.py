@@ -1,0 +1,40 @@
+"""What is said about one output of one stage."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One checked property of one stage's output; `passed` is error <= allowed.
+
+    Attributes
+    ----------
+    stage : a key of `implementation.STAGES`
+    what : the property: "entries", "shape", "finite", "row space", "orthonormal rows", "energy", "ranks", "scales", ...
+    error, allowed : the worst deviation and its bound, at `index`, where `got` and `expected` stand
+    cause : what it looks like, where a known slip explains it
+    """
+
+    stage: str
+    what: str
+    passed: bool
+    error: float = 0.0
+    allowed: float = 0.0
+    index: tuple[int, ...] | None = None
+    got: float | None = None
+    expected: float | None = None
+    cause: str | None = None
+
+    def line(self) -> str:
+        """One line for a person."""
+        where = "" if self.index is None else f" at {list(self.index)}"
+        values = "" if self.got is None else f": got {self.got:.9g}, expected {self.expected:.9g}"
+        said = f"{self.what}{where}{values} (off by {self.error:.3g}, allowed {self.allowed:.3g})"
+        return said if self.cause is None else f"{said}; {self.cause}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
