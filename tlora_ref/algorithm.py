@@ -86,13 +86,21 @@ def allocate(S: Array, shapes: list[tuple[int, int]], r_init: int, alpha: float,
         scale = allocation.released_scales(
             share, alpha_total, alpha, r_init, rounded=switches.round_alpha, floor=switches.floor_alpha
         )
+    settled, rank = used_ranks(rank_eq6, share, shapes, R_total, switches)
+    return Allocation(share, rank_eq6, settled, rank, scale, scale_paper)
+
+
+def used_ranks(
+    rank_eq6: Array, share: Array, shapes: list[tuple[int, int]], R_total: int, switches: Switches
+) -> tuple[Array, Array]:
+    """The rules for what Eq. 6 leaves open: the ranks after the remainder is settled, and those used at last."""
     settled = allocation.settle_remainder(rank_eq6, R_total) if switches.remainder == "largest" else rank_eq6
     rank = np.maximum(settled, switches.rank_floor)
     cap = np.array([min(shape) if switches.cap_rank else shape[1] for shape in shapes])
     capped = np.minimum(rank, cap)
     if switches.redistribute:
         capped = allocation.redistribute_ranks(capped, share, cap, int(rank.sum()))
-    return Allocation(share, rank_eq6, settled, capped, scale, scale_paper)
+    return settled, capped
 
 
 def initialize(W: Array, C: Array, r: int, switches: Switches) -> tuple[Array, Array, Array]:

@@ -1,0 +1,97 @@
+"""How far rounding may carry a result, and how a result is held against that.
+
+A sum of k products a_i b_i formed in a precision of unit eps is off by at most about sqrt(k) eps sum|a_i||b_i|: the
+rounding errors of its terms are independent enough for the square root, and SAFETY covers the largest of many entries.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tlora_ref.backend import Array
+from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.verdict import Verdict
+
+SAFETY = 6.0
+#: The reference computes in float64: its own rounding stands beside the candidate's.
+OWN = 2.0**-52
+
+#: What a slip looks like, and the output it would give (an array, or a number for a stage that gives one).
+Slip = tuple[str, Callable[[], Any]]
+
+
+def sum_error(magnitude: Array, k: int, precision: Precision) -> Array:
+    """Bound on the error of sums of k products, `magnitude` = sum|a||b| entrywise."""
+    relative = SAFETY * (math.sqrt(k) + 1.0) * (precision.accumulation + OWN) + 2.0 * precision.product
+    return np.asarray(relative * magnitude + k * precision.tiny)
+
+
+def stored(values: Array, precision: Precision) -> Array:
+    """Bound on what rounding `values` to the storage loses, entrywise."""
+    return np.asarray(precision.storage * np.abs(values) + precision.tiny)
+
+
+def as_array(value: object, shape: tuple[int, ...]) -> Array | str:
+    """`value` as a float64 array of that shape, or what is wrong with it."""
+    try:
+        array = np.asarray(value)
+        array = array.astype(np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        return f"not an array of numbers: {type(value).__name__} ({str(error)[:80]})"
+    if array.shape != shape:
+        return f"shape {array.shape}, expected {shape}"
+    if not np.isfinite(array).all():
+        bad = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        return f"holds {array[bad]} at {list(bad)}"
+    return array
+
+
+def malformed(stage: str, what: str, said: str) -> Verdict:
+    """The verdict on an output that cannot be compared at all."""
+    return Verdict(stage, what, False, math.inf, 0.0, cause=said)
+
+
+def entries(stage: str, what: str, got: object, expected: Any, allowed: Any, slips: Sequence[Slip] = ()) -> Verdict:
+    """Every entry of `got` within `allowed` of `expected`; the verdict tells of the worst."""
+    expected = np.asarray(expected, dtype=np.float64)
+    array = as_array(got, expected.shape)
+    if isinstance(array, str):
+        return malformed(stage, what, array)
+    error = np.abs(array - expected)
+    allowed = np.broadcast_to(allowed, expected.shape)
+    excess = np.where(allowed > 0, error / np.where(allowed > 0, allowed, 1.0), np.where(error > 0, np.inf, 0.0))
+    if excess.size == 0:
+        return Verdict(stage, what, True)
+    index = tuple(int(i) for i in np.unravel_index(int(np.argmax(excess)), excess.shape))
+    passed = bool(excess[index] <= 1.0)
+    return Verdict(
+        stage,
+        what,
+        passed,
+        float(error[index]),
+        float(allowed[index]),
+        index,
+        float(array[index]),
+        float(expected[index]),
+        None if passed else explained(array, expected, allowed, slips),
+    )
+
+
+def explained(got: Array, expected: Array, allowed: Array, slips: Sequence[Slip]) -> str | None:
+    """The first slip whose output is `got` to within what rounding would allow it, if there is one."""
+    scale = float(np.abs(expected).max(initial=0.0)) or 1.0
+    for text, make in slips:
+        other = np.asarray(make(), dtype=np.float64)
+        if other.shape != got.shape or not np.isfinite(other).all():
+            continue
+        room = 4.0 * np.max(allowed) * max(1.0, float(np.abs(other).max(initial=0.0)) / scale)
+        apart = (
+            float(np.abs(other - expected).max(initial=0.0)) > 4.0 * room
+        )  # a slip that changes nothing says nothing
+        if apart and float(np.abs(got - other).max(initial=0.0)) <= room:
+            return text
+    return None
