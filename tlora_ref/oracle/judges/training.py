@@ -175,9 +175,7 @@ def _weight_slips(
         ("the gradient stands for exp_avg: no momentum", lambda: moved(g, v / c2)),
         ("the update is not divided by the root of exp_avg_sq", lambda: kept - lr * m / c1),
         ("the update is divided by exp_avg_sq, not by its root", lambda: kept - lr * m / c1 / (v / c2 + eps)),
-        ("plain gradient descent", lambda: B - lr * g),
-        ("plain gradient descent with weight decay", lambda: kept - lr * g),
-        ("the sign of the gradient alone", lambda: kept - lr * np.sign(g)),
+        ("plain gradient descent, with weight decay", lambda: kept - lr * g),
         ("the update goes uphill", lambda: kept + lr * (m / c1) / (np.sqrt(v / c2) + eps)),
         ("B is not updated", lambda: B),
     ]
