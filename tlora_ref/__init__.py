@@ -33,6 +33,7 @@ from tlora_ref.checkpoint import load_model, load_peft, save_model, save_peft, s
 from tlora_ref.data import load_tokenizer
 from tlora_ref.errors import TLoRAError
 from tlora_ref.method.switches import PROFILES, Switches
+from tlora_ref.oracle import compare, trace
 from tlora_ref.training import TrainSettings, evaluate, train
 
 __version__ = "0.1.0"
@@ -47,6 +48,7 @@ __all__ = [
     "TrainSettings",
     "allocate",
     "calibrate",
+    "compare",
     "evaluate",
     "grad",
     "gradcheck",
@@ -57,5 +59,6 @@ __all__ = [
     "save_model",
     "save_peft",
     "save_universal",
+    "trace",
     "train",
 ]

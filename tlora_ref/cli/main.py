@@ -14,8 +14,10 @@ import typer
 
 from tlora_ref.cli.making import init, merge
 from tlora_ref.cli.planning import plan
+from tlora_ref.cli.tracing import trace
 from tlora_ref.cli.training import train
 from tlora_ref.cli.using import evaluate, generate
+from tlora_ref.cli.verifying import verify
 from tlora_ref.errors import TLoRAError
 
 app = typer.Typer(
@@ -49,6 +51,8 @@ for name, command in (
     ("eval", evaluate),
     ("generate", generate),
     ("merge", merge),
+    ("trace", trace),
+    ("verify", verify),
 ):
     app.command(name)(interruptible(command))
 

@@ -88,6 +88,15 @@ def task_type(model: Model) -> str:
     return "SEQ_2_SEQ_LM" if model.config.to_dict().get("is_encoder_decoder") else "CAUSAL_LM"
 
 
+def switches_of(profile: str, switch: list[str] | None) -> Switches:
+    """The profile, with the switches that `--switch name=value` changed."""
+    changes: dict[str, Any] = {}
+    for name, text in o.pairs("--switch", switch).items():
+        whole = int(text) if text.isdecimal() else text
+        changes[name.replace("-", "_")] = {"true": True, "false": False}.get(text.lower(), whole)
+    return resolve(profile, **changes)
+
+
 @dataclass(frozen=True)
 class AdapterChoice:
     """How an adapter is to be made: the fields are the flags. A bad one is refused before any work."""
@@ -115,14 +124,11 @@ class AdapterChoice:
     def switches(self) -> Switches:
         """The profile, with the switches that flags changed."""
         changes: dict[str, Any] = {}
-        for name, text in o.pairs("--switch", self.switch).items():
-            whole = int(text) if text.isdecimal() else text
-            changes[name.replace("-", "_")] = {"true": True, "false": False}.get(text.lower(), whole)
         if self.rank_floor is not None:
             changes["rank_floor"] = self.rank_floor
         if self.redistribute:
             changes["redistribute"] = True
-        return resolve(self.profile, **changes)
+        return resolve(switches_of(self.profile, self.switch), **changes)
 
     def allocate(self, sensitivity: dict[str, float], shapes: dict[str, tuple[int, int]]) -> tr.Plan:
         """Alg. 1, lines 12 to 15, under these settings."""

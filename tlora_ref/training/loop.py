@@ -79,7 +79,7 @@ def train(
     total, started = plan.total_steps(len(data)), time.perf_counter()
     pad = getattr(model.config, "pad_token_id", None) or 0
     try:
-        for micro_batches in _steps(data, plan, state.step, total, pad):
+        for micro_batches in step_batches(data, plan, state.step, total, pad):
             state = _step(model, state, micro_batches, plan, total)
             install(state.arrays, model, adapter)
             last = state.step == total
@@ -125,7 +125,7 @@ def _identity(plan: TrainSettings, data: Sequence[Sample]) -> dict[str, Any]:
     return {**plan.to_dict(), "samples": len(data), "data_sha256": digest.hexdigest()}
 
 
-def _steps(data: Sequence[Sample], plan: TrainSettings, done: int, total: int, pad: int) -> Iterator[list[Batch]]:
+def step_batches(data: Sequence[Sample], plan: TrainSettings, done: int, total: int, pad: int) -> Iterator[list[Batch]]:
     """The micro-batches of every optimizer step after the first `done`, in an order that follows from the seed."""
     per_epoch = plan.steps_per_epoch(len(data))
     step = done
@@ -142,21 +142,35 @@ def _steps(data: Sequence[Sample], plan: TrainSettings, done: int, total: int, p
 
 def _step(model: Model, state: TrainState, micro_batches: list[Batch], plan: TrainSettings, total: int) -> TrainState:
     """One optimizer step: a new state."""
-    view = model.watching(state.arrays)
+    gradients, loss, tokens = step_gradients(model, state.arrays, micro_batches)
+    if not math.isfinite(loss):
+        raise NumericsError(
+            f"training step {state.step + 1}: the loss is {loss}. Lower the learning rate ({plan.lr}) or clip "
+            "the gradient (max_grad_norm)"
+        )
+    return apply_gradients(state, gradients, plan, total, loss=loss, tokens=tokens)
+
+
+def step_gradients(
+    model: Model, arrays: Mapping[str, Array], micro_batches: Sequence[Batch]
+) -> tuple[dict[str, Array], float, int]:
+    """The gradient of the mean loss over all labels of a step, by the names in `arrays`; the loss; the labels."""
+    view = model.watching(arrays)
     loss, tokens = 0.0, 0
     gradients: dict[str, Array] = {}
     for batch in micro_batches:
         output = view(**batch, loss_divisor=1.0)  # the sum: it is divided once, by all labels of the step
-        part = grad(output.loss, state.arrays)
+        part = grad(output.loss, arrays)
         gradients = {n: part[n] + gradients[n] for n in part} if gradients else part
         loss += output.loss.item()
         tokens += output.tokens
-    if not math.isfinite(loss):
-        raise NumericsError(
-            f"training step {state.step + 1}: the loss is {loss / tokens}. Lower the learning rate ({plan.lr}) or clip "
-            "the gradient (max_grad_norm)"
-        )
-    gradients = {name: g * (1.0 / tokens) for name, g in gradients.items()}
+    return {name: g * (1.0 / tokens) for name, g in gradients.items()}, loss / tokens, tokens
+
+
+def apply_gradients(
+    state: TrainState, gradients: dict[str, Array], plan: TrainSettings, total: int, *, loss: float, tokens: int
+) -> TrainState:
+    """The state after one step of AdamW along `gradients`, clipped if the settings say so."""
     norm = _norm(gradients)
     if plan.max_grad_norm is not None and norm > plan.max_grad_norm:
         gradients = {name: g * (plan.max_grad_norm / norm) for name, g in gradients.items()}
@@ -175,7 +189,7 @@ def _step(model: Model, state: TrainState, micro_batches: list[Batch], plan: Tra
         )
         for name, W in state.arrays.items()
     }
-    entry = {"step": state.step + 1, "lr": lr, "loss": loss / tokens, "tokens": tokens, "grad_norm": norm}
+    entry = {"step": state.step + 1, "lr": lr, "loss": loss, "tokens": tokens, "grad_norm": norm}
     new, exp_avg, exp_avg_sq = ({name: parts[i] for name, parts in updated.items()} for i in range(3))
     return TrainState(state.step + 1, new, exp_avg, exp_avg_sq, [*state.history, entry])
 

@@ -25,7 +25,7 @@ def judge_loss(got: object, *, logits: Array, labels: Array, switches: Switches,
     tokens = int((labels[1:] != -100).sum())
     reach = math.sqrt(logits.shape[1]) + math.sqrt(tokens) + 4.0
     allowed = SAFETY * reach * (precision.accumulation + OWN) * size + precision.storage * abs(expected)
-    return [entries("loss", "value", got, np.float64(expected), np.float64(allowed), _loss_slips(logits, labels))]
+    return [entries("loss", "value", got, np.float64(expected), np.float64(allowed), loss_slips(logits, labels))]
 
 
 def _cross_entropy(scores: Array, targets: Array, *, divisor: int | None = None) -> float:
@@ -36,7 +36,8 @@ def _cross_entropy(scores: Array, targets: Array, *, divisor: int | None = None)
     return float(total / max(1, len(targets) if divisor is None else divisor))
 
 
-def _loss_slips(logits: Array, labels: Array) -> list[Slip]:
+def loss_slips(logits: Array, labels: Array) -> list[Slip]:
+    """What the loss would be after each known slip."""
     tokens, expected = len(labels), Reference().loss(logits, labels)
     backwards = np.append(-100, labels[:-1])
     return [

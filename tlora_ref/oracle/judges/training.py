@@ -139,15 +139,7 @@ def adamw_slips(
 
 
 def _weight_slips(
-    B: Array,
-    g: Array,
-    m: Array,
-    v: Array,
-    betas: tuple[float, float],
-    step: int,
-    lr: float,
-    eps: float,
-    weight_decay: float,
+    B: Array, g: Array, m: Array, v: Array, betas: Any, step: int, lr: float, eps: float, weight_decay: float
 ) -> list[Slip]:
     """What B would be after each known slip; m and v are the right moments after the step."""
     kept = B * (1 - lr * weight_decay)

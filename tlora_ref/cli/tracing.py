@@ -1,0 +1,84 @@
+"""`trace`: a whole run recorded, for others to be held against."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import tlora_ref as tr
+from tlora_ref.cli import options as o
+from tlora_ref.cli.output import check_folder, command_line, data_facts, write_beside
+from tlora_ref.cli.show import Screen
+from tlora_ref.cli.work import DataChoice, switches_of, tokenizer_for
+from tlora_ref.data import choose_samples
+from tlora_ref.oracle.record import EXTRAS, STAGES
+from tlora_ref.training import TrainSettings
+
+Stages = Annotated[
+    list[str] | None,
+    typer.Option("--stages", help=f"May be repeated: {', '.join(STAGES)}; and {', '.join(EXTRAS)} (large tensors)."),
+]
+
+
+def trace(
+    context: typer.Context,
+    model: o.ModelFolder,
+    data: o.Data,
+    out: o.Out,
+    config: o.Config = None,
+    rank: o.Rank = 8,
+    alpha: o.Alpha = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps to record.")] = 5,
+    samples: o.Samples = 8,
+    stages: Stages = None,
+    target: o.Targets = None,
+    profile: o.Profile = "paper",
+    switch: o.SwitchValues = None,
+    init: o.Init = "wc-svd",
+    lr: Annotated[float, typer.Option(help="Learning rate, constant over the steps.")] = 1e-2,
+    batch_size: o.BatchSize = 1,
+    split: o.Split = "train",
+    field: o.Fields = None,
+    template: o.Template = "plain",
+    max_length: o.MaxLength = None,
+    no_noise: Annotated[bool, typer.Option("--no-noise", help="Do not measure a float32 run beside it.")] = False,
+    seed: o.Seed = 42,
+    dtype: o.Dtype = "float64",
+    device: o.DeviceName = "cpu",
+    overwrite: o.Overwrite = False,
+    json: o.Json = False,
+) -> None:
+    """Record a whole run, every intermediate quantity by name: calibration, allocation, A, training, merge."""
+    screen = Screen(json)
+    check_folder(out, overwrite=overwrite, replace=True, model=model, data=data)
+    source = DataChoice.of(data, field, template, max_length)
+    rows = source.rows(split)
+    base = tr.load_model(model, dtype, device)
+    encoded = source.encoded(rows, base, tokenizer_for(model, rows))[0]
+    chosen, indices = choose_samples(encoded, min(samples, len(encoded)), seed)
+    screen.say(f"recording {len(chosen)} samples of {source.file(split)}, {steps} training steps")
+    manifest = tr.trace(
+        base,
+        chosen,
+        out,
+        profile=switches_of(profile, switch),
+        r_init=rank,
+        alpha=alpha,
+        steps=steps,
+        stages=stages,
+        targets=target or None,
+        init=init,
+        seed=seed,
+        settings=TrainSettings(batch_size=batch_size, lr=lr, schedule="constant", warmup_ratio=0.0, seed=seed),
+        noise=not no_noise,
+        overwrite=overwrite,
+        facts={
+            "command": command_line(context),
+            "checkpoint": {"folder": str(model)},
+            "data": {**data_facts(source.file(split)), "indices": indices},
+        },
+    )
+    write_beside(out, context)
+    screen.say(f"wrote {out} ({len(manifest.modules)} modules, profile {manifest.profile}, {manifest.dtype})")
+    screen.finish({"out": str(out), "modules": len(manifest.modules), "stages": manifest.stages})

@@ -1,0 +1,72 @@
+"""`verify`: a candidate's trace, or its adapter, held against a golden trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import tlora_ref as tr
+from tlora_ref.cli import options as o
+from tlora_ref.cli.show import Screen
+from tlora_ref.errors import ConfigError
+from tlora_ref.oracle.report import CASCADE, FAIL, SKIP, Report
+
+#: Lines of single findings that are printed before the rest is only counted.
+SHOWN = 12
+
+
+def verify(
+    golden: Annotated[Path, typer.Argument(help="Folder of the golden trace.", show_default=False)],
+    candidate: Annotated[Path, typer.Argument(help="Folder of a trace, or of a PEFT adapter.", show_default=False)],
+    config: o.Config = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The model's folder: stages that need weights are judged by own inputs.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Judge the candidate as float64, float32, tf32, bfloat16 or float16.")
+    ] = None,
+    tolerance: Annotated[
+        list[str] | None, typer.Option(help="STAGE=FACTOR widens the bounds of a stage; may be repeated.")
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Hold a candidate against a golden trace, stage by stage: exit status 1 if it is wrong."""
+    screen = Screen(json)
+    factors = {}
+    for stage, text in o.pairs("--tolerance", tolerance).items():
+        try:
+            factors[stage] = float(text)
+        except ValueError:
+            raise ConfigError(f"--tolerance {stage}={text}: expected a number after the equals sign") from None
+    report = tr.compare(golden, candidate, checkpoint=checkpoint, dtype=dtype, tolerances=factors)
+    show(screen, report)
+    screen.finish(report.to_dict())
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def show(screen: Screen, report: Report) -> None:
+    """The table of stages, what is wrong, and the verdict."""
+    screen.table("Stages", ("stage", "paper", "result", "modules", "worst"), report.rows())
+    wrong = report.of(FAIL)
+    for finding in wrong[:SHOWN]:
+        screen.say(finding.line())
+    if len(wrong) > SHOWN:
+        screen.say(f"and {len(wrong) - SHOWN} more that fail (--json lists them)")
+    if report.of(CASCADE):
+        screen.say(f"{len(report.of(CASCADE))} quantities differ only as a cascade of {report.first_failing}")
+    skipped = {f"{f.stage}: {f.why}" for f in report.of(SKIP)}
+    for text in sorted(skipped):
+        screen.say(f"not checked: {text}")
+    for name, text in report.tolerances.items():
+        screen.say(f"tolerance, {name}: {text}")
+    if report.passed:
+        screen.say("right: everything that was recorded agrees")
+    elif report.first_failing is None:
+        screen.say("nothing could be checked: the candidate shares no quantity with the golden trace")
+    else:
+        screen.say(
+            f"wrong: the first failing stage is {report.first_failing}; likely cause: {report.cause or 'unknown'}"
+        )

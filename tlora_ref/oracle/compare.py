@@ -1,0 +1,141 @@
+"""Holds a candidate's trace against a golden one, stage by stage and module by module.
+
+Every stage is recomputed from the candidate's OWN inputs of that stage where it recorded them (and the checkpoint is
+given, where weights are needed), and held against the golden quantity as well. So one mistake is one failing stage;
+what differs only because of it is called a cascade.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tlora_ref.adapter import Adapter
+from tlora_ref.backend import Array
+from tlora_ref.checkpoint import load_model, load_peft
+from tlora_ref.errors import CheckpointError, ConfigError
+from tlora_ref.oracle.format import MANIFEST, Manifest, Trace
+from tlora_ref.oracle.held import STAGES, Held
+from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.report import CASCADE, FAIL, ORDER, PASS, SKIP, Finding, Report
+from tlora_ref.transformer import Model
+
+PEFT_CONFIG = "adapter_config.json"
+
+
+def compare(
+    golden: str | Path,
+    candidate: str | Path,
+    *,
+    checkpoint: str | Path | Model | None = None,
+    dtype: str | None = None,
+    tolerances: Mapping[str, float] | None = None,
+) -> Report:
+    """Whether `candidate` is what `golden` says it should be, and if not, where it goes wrong first.
+
+    Parameters
+    ----------
+    golden : folder of a trace; candidate : folder of a trace, or of a bare PEFT adapter
+    checkpoint : the model (or its folder): lets the SVD, the gradients and the merge be recomputed from the
+        candidate's own inputs; without it they are held against the golden quantities alone
+    dtype : the precision that the candidate works in; by default what its manifest says
+    tolerances : {stage: factor} that widens (or narrows) the derived bounds of a stage
+
+    Raises
+    ------
+    CheckpointError, ConfigError
+        for what cannot be compared: a folder that is no trace, another model, other samples, another profile.
+    """
+    gold = Trace(golden)
+    mine = _candidate(Path(candidate), gold)
+    _same_run(gold, mine)
+    factors = dict(tolerances or {})
+    unknown = set(factors) - set(ORDER)
+    if unknown:
+        raise ConfigError(f"tolerances for {', '.join(sorted(unknown))}: expected some of {', '.join(ORDER)}")
+    precision = Precision.of(dtype or mine.manifest.dtype)
+    model = load_model(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
+    if model is not None:
+        _same_model(gold, model)
+    held = Held(gold, mine, model, precision, factors)
+    findings: list[Finding] = []
+    for stage in ORDER:
+        found = STAGES[stage](held)
+        findings += _settled(stage, found, findings)
+    return Report(findings, held.said)
+
+
+def _candidate(folder: Path, golden: Trace) -> Trace:
+    """A trace, or a PEFT adapter as the trace of its matrices."""
+    if folder.is_dir() and not (folder / MANIFEST).is_file() and (folder / PEFT_CONFIG).is_file():
+        return adapter_as_trace(load_peft(folder), golden)
+    return Trace(folder)
+
+
+def adapter_as_trace(adapter: Adapter, golden: Trace) -> Trace:
+    """What a bare adapter says: ranks, scales, A, and B after the last step that the golden trace has."""
+    tensors: dict[str, Array] = {}
+    last = max(golden.numbered("train", "B"), default=0)
+    for module in adapter.A:
+        if module not in golden.shapes:
+            raise CheckpointError(f"the adapter adapts {module}, which the golden trace does not list")
+    for module in golden.shapes:
+        rank = adapter.A[module].shape[0] if module in adapter.A else 0
+        tensors[f"rank/{module}"] = np.array(rank)
+        if rank:
+            tensors[f"A/{module}"] = adapter.A[module]
+            tensors[f"scale/{module}"] = np.array(adapter.scale[module])
+            if last:
+                tensors[f"train/{last}/B/{module}"] = adapter.B[module]
+    manifest: Manifest = replace(golden.manifest, dtype="float32", noise={}, stages=[])
+    return Trace.of(manifest, tensors)
+
+
+def _same_run(golden: Trace, candidate: Trace) -> None:
+    """Both are of one model, one profile, one budget and the same samples."""
+    if golden.shapes != candidate.shapes:
+        odd = [m for m in {**golden.shapes, **candidate.shapes} if golden.shapes.get(m) != candidate.shapes.get(m)]
+        raise CheckpointError(f"the two traces are of different models or targets: {', '.join(odd[:4])} differ")
+    rules, theirs = golden.manifest.resolved(), candidate.manifest.resolved()
+    if replace(rules, name="") != replace(theirs, name=""):
+        raise ConfigError(
+            f"the golden trace has profile {rules.name}, the candidate says {theirs.name}: compare like with like"
+        )
+    for name in ("r_init", "alpha"):
+        if getattr(golden.manifest, name) != getattr(candidate.manifest, name):
+            raise ConfigError(
+                f"{name} is {getattr(golden.manifest, name)} in the golden trace and "
+                f"{getattr(candidate.manifest, name)} in the candidate: compare runs of one budget"
+            )
+    for n in candidate.numbered("sample", "input_ids"):
+        for name in (f"sample/{n}/input_ids", f"sample/{n}/labels"):
+            if candidate.has(name) and golden.has(name) and not np.array_equal(candidate.get(name), golden.get(name)):
+                raise CheckpointError(f"{name} differs: the candidate was recorded on other samples")
+
+
+def _same_model(golden: Trace, model: Model) -> None:
+    for module, shape in golden.shapes.items():
+        if model.weight(module).shape != shape:
+            raise CheckpointError(f"{module} is {model.weight(module).shape} in the checkpoint, {shape} in the trace")
+
+
+def _settled(stage: str, found: list[Finding], before: list[Finding]) -> list[Finding]:
+    """The status of each finding: a fail only where the stage itself is wrong."""
+    upstream = {f.stage for f in before if f.status == FAIL} & set(ORDER[stage][1])
+    own_wrong = any(f.verdict is not None and not f.verdict.passed and f.against == "own inputs" for f in found)
+    own_right = {f.module for f in found if f.verdict is not None and f.against == "own inputs" and f.verdict.passed}
+
+    def status(f: Finding) -> str:
+        if f.verdict is None:
+            return SKIP
+        if f.verdict.passed:
+            return PASS
+        if f.against == "own inputs" or not upstream:
+            # wrong against golden alone, after a right recomputation, and with nothing wrong before: still wrong
+            return CASCADE if f.against == "golden" and own_wrong and f.module in own_right else FAIL
+        return CASCADE
+
+    return [replace(f, status=status(f)) for f in found]

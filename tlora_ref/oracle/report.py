@@ -1,0 +1,125 @@
+"""What a comparison found: one finding a stage and module, and what follows from them together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tlora_ref.oracle.verdict import Verdict
+
+#: Stage -> (where the paper has it, the stages whose mistakes reach it), in the order of a run.
+ORDER: dict[str, tuple[str, tuple[str, ...]]] = {
+    "loss": ("Alg. 1, line 8 (the loss of Eq. 5)", ()),
+    "covariance": ("Alg. 1, line 9", ()),
+    "sensitivity": ("Eq. 5", ("loss",)),
+    "ranks": ("Eq. 6", ("loss", "sensitivity")),
+    "scales": ("Eq. 7", ("loss", "sensitivity")),
+    "A": ("Eq. 4", ("loss", "sensitivity", "covariance", "ranks")),
+    "gradient": ("Eq. 2", ("loss", "sensitivity", "covariance", "ranks", "scales", "A")),
+    "adamw": ("AdamW", ("loss", "sensitivity", "covariance", "ranks", "scales", "A", "gradient")),
+    "merge": ("Eq. 1", ("loss", "sensitivity", "covariance", "ranks", "scales", "A", "gradient", "adamw")),
+}
+PASS, FAIL, CASCADE, SKIP = "pass", "fail", "cascade", "skip"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One quantity of one stage.
+
+    Attributes
+    ----------
+    against : "own inputs" (the stage, recomputed from what the candidate itself says went into it) or "golden"
+    status : "pass", "fail", "cascade" (wrong only because an earlier stage is) or "skip" (not there to be checked)
+    """
+
+    stage: str
+    against: str
+    module: str | None
+    verdict: Verdict | None
+    status: str
+    why: str = ""
+
+    @property
+    def equation(self) -> str:
+        return ORDER[self.stage][0]
+
+    def line(self) -> str:
+        """One line for a person."""
+        where = self.module or "all modules"
+        said = self.why if self.verdict is None else self.verdict.line()
+        return f"{self.status}: {self.stage} ({self.equation}), {where}, against {self.against}: {said}"
+
+
+@dataclass
+class Report:
+    """Every finding of a comparison, with the tolerances that were used."""
+
+    findings: list[Finding]
+    tolerances: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Nothing that could be checked is wrong, and something could be."""
+        return not self.of(FAIL) and not self.of(CASCADE) and bool(self.of(PASS))
+
+    @property
+    def first_failing(self) -> str | None:
+        """The first stage, in the order of a run, that is wrong by itself."""
+        failing = {finding.stage for finding in self.of(FAIL)}
+        return next((stage for stage in ORDER if stage in failing), None)
+
+    @property
+    def cause(self) -> str | None:
+        """What the first failing stage looks like: the cause that most of its modules share."""
+        causes = [f.verdict.cause for f in self.of(FAIL) if f.stage == self.first_failing and f.verdict]
+        known = [cause for cause in causes if cause]
+        return max(known, key=known.count) if known else None
+
+    def of(self, status: str) -> list[Finding]:
+        """The findings of this status."""
+        return [finding for finding in self.findings if finding.status == status]
+
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """(stage, equation, result, checked, worst or why) of every stage, for a table."""
+        rows = []
+        for stage, (equation, _) in ORDER.items():
+            mine = [f for f in self.findings if f.stage == stage]
+            status = next((s for s in (FAIL, CASCADE, PASS) if any(f.status == s for f in mine)), SKIP)
+            wrong = sum(f.status == status for f in mine)
+            checked = sum(f.status != SKIP for f in mine)
+            text = {
+                FAIL: f"{wrong} of {checked} wrong",
+                CASCADE: f"{wrong} of {checked} differ: follows from {self.first_failing}",
+                PASS: f"{checked} checked",
+                SKIP: "; ".join(sorted({f.why for f in mine})) or "not recorded",
+            }[status]
+            rows.append((stage, equation, status, text, _worst(f for f in mine if f.status == status)))
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values: the verdict, and every finding that is not a pass."""
+        return {
+            "passed": self.passed,
+            "first_failing": self.first_failing,
+            "cause": self.cause,
+            "counts": {status: len(self.of(status)) for status in (PASS, FAIL, CASCADE, SKIP)},
+            "tolerances": self.tolerances,
+            "findings": [
+                {
+                    **{name: getattr(f, name) for name in ("stage", "equation", "against", "module", "status", "why")},
+                    "verdict": None if f.verdict is None else f.verdict.to_dict(),
+                }
+                for f in self.findings
+                if f.status != PASS
+            ],
+        }
+
+
+def _worst(findings: Iterable[Finding]) -> str:
+    """The finding that is furthest from its bound, in a few words."""
+    judged = [(f, f.verdict) for f in findings if f.verdict is not None]
+    if not judged:
+        return ""
+    finding, verdict = max(judged, key=lambda pair: pair[1].error / (pair[1].allowed or 1e-300))
+    return f"{finding.module or ''} {verdict.what}: off by {verdict.error:.2g}, allowed {verdict.allowed:.2g}".strip()
