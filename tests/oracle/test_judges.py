@@ -31,7 +31,7 @@ def cases(seed: int, precision: Precision, r: int | None = None) -> dict[str, di
     W, B, x, dy = normal(d_out, d_in), normal(d_out, rank), normal(tokens, d_in), normal(tokens, d_out)
     X = [normal(int(rng.integers(1, 9)), d_in) for _ in range(n)]
     labels = rng.integers(0, 11, size=tokens + 3)
-    labels[0] = -100
+    labels[:2] = -100
     return {
         "loss": {"logits": normal(tokens + 3, 11), "labels": labels},
         "covariance": {"inputs": X},

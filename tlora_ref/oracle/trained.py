@@ -62,6 +62,8 @@ def _A_without_weights(held: Held, module: str) -> Finding:
     A, golden = held.candidate.get(f"A/{module}"), held.golden.get(f"A/{module}")
     sigma = held.golden.get(f"sigma/{module}") if held.golden.has(f"sigma/{module}") else np.zeros(0)
     r = len(golden)
+    if not held.golden.has(f"covariance/{module}"):
+        return held.skipped("A", module, "the golden trace has no covariance: give --checkpoint to judge it")
     if len(A) != r or len(sigma) < r:
         return held.skipped("A", module, "another rank than the golden one: give --checkpoint to judge it")
     below = float(sigma[r]) if r < len(sigma) else 0.0

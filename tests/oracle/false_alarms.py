@@ -1,0 +1,92 @@
+"""Right implementations that differ only in what is free: how many of them does `verify` call wrong? None may be.
+
+`python -m tests.oracle.false_alarms [RUNS]` prints the figure. A run draws a model, samples, a budget, a profile and a
+precision; the candidate sums in another order, takes other signs of the singular vectors, or works in float32, in
+float32 stored as bfloat16, or in float64.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tlora_ref as tr
+from tests.oracle.wrong_runs import record
+from tests.tiny import tiny_llama, tiny_samples
+from tlora_ref.oracle.implementation import Reference
+from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.report import Report
+
+Array = np.ndarray
+
+
+class Otherwise(Reference):
+    """The same method by other arithmetic: naive sums, the eigenvectors of M^T M's square root, flipped signs."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        super().__init__()
+        self.rng = rng
+
+    def covariance(self, inputs: list[Array]) -> Array:
+        """Token by token, in a random order of samples."""
+        total = np.zeros((inputs[0].shape[1],) * 2)
+        for n in self.rng.permutation(len(inputs)):
+            for x in inputs[n]:
+                total += np.outer(x, x)
+        return total / len(inputs)
+
+    def sensitivity(self, W: Array, gradients: list[Array]) -> float:
+        """Columns first."""
+        return sum(float(np.abs(W * g).sum(axis=0).sum()) for g in gradients) / W.size / len(gradients)
+
+    def initialize_a(self, W: Array, C: Array, r: int) -> Array:
+        """By the SVD of the transpose, with random signs of the rows."""
+        U = np.linalg.svd((W @ C).T, full_matrices=True)[0]
+        return U.T[:r] * self.rng.choice([-1.0, 1.0], size=(r, 1))
+
+    def grad_b(self, x: Array, dy: Array, A: Array, B: Array, scale: float) -> Array:
+        """Through h = x A^T."""
+        return (dy * scale).T @ (x @ A.T)
+
+    def merge(self, W: Array, A: Array, B: Array, scale: float) -> Array:
+        """One outer product at a time."""
+        return W + sum(np.outer(scale * B[:, k], A[k]) for k in range(len(A)))
+
+
+def one(seed: int, folder: Path) -> tuple[str, Report]:
+    """One randomised run: what it was, and the verdict on a candidate that is right."""
+    rng = np.random.default_rng(seed)
+    model = tiny_llama(seed=seed, num_hidden_layers=int(rng.integers(1, 3)))
+    samples: list[dict[str, Any]] = tiny_samples(int(rng.integers(1, 5)), seed=seed)
+    kind = ("otherwise", "float32", "bfloat16")[seed % 3]
+    profile = "paper" if kind == "otherwise" else ("paper", "released")[int(rng.integers(2))]
+    budget: dict[str, Any] = {"r_init": int(rng.integers(1, 6)), "alpha": float(rng.integers(1, 17)), "steps": 2}
+    tr.trace(model, samples, folder / "golden", profile=profile, **budget, overwrite=True)
+    if kind == "otherwise":
+        record(model, samples, folder / "golden", folder / "candidate", Otherwise(rng))
+        return kind, tr.compare(folder / "golden", folder / "candidate", checkpoint=model)
+    storage = Precision.of(kind)
+    low = type(model)(model.config, {n: storage.rounded(x).astype("float32") for n, x in model.tensors.items()})
+    tr.trace(low, samples, folder / "candidate", profile=profile, **budget, overwrite=True)
+    return kind, tr.compare(folder / "golden", folder / "candidate", checkpoint=model, dtype=kind)
+
+
+def main(runs: int) -> int:
+    """Counts the false alarms over `runs` runs and prints each of them."""
+    wrong = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(runs):
+            kind, report = one(seed, Path(folder))
+            if not report.passed:
+                wrong += 1
+                print(f"run {seed} ({kind}):", *[f.line()[:300] for f in report.of("fail")][:3], sep="\n  ")
+    print(f"{wrong} false alarms in {runs} runs")
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(1 if main(int(sys.argv[1]) if len(sys.argv) > 1 else 200) else 0)
