@@ -127,7 +127,7 @@ GALLERY: list[Wrong] = [
     Wrong("C by tokens", "covariance", lambda inputs: np.mean([x.T @ x / len(x) for x in inputs], axis=0), "covariance", "by its tokens"),
     Wrong("C by all tokens", "covariance", lambda inputs: np.concatenate(inputs).T @ np.concatenate(inputs) / sum(map(len, inputs)), "covariance", "all tokens"),
     Wrong("C of the last sample", "covariance", lambda inputs: inputs[-1].T @ inputs[-1], "covariance", "last sample"),
-    Wrong("C by N - 1", "covariance", lambda inputs: moments(inputs) * len(inputs) / (len(inputs) - 1), "covariance", "N - 1"),
+    Wrong("C by N - 1", "covariance", lambda inputs: moments(inputs) * len(inputs) / max(1, len(inputs) - 1), "covariance", "N - 1"),
     Wrong("C without last tokens", "covariance", lambda inputs: moments(inputs, lambda x: x[:-1]), "covariance", "last token"),
     Wrong("diagonal C", "covariance", lambda inputs: moments(inputs) * np.eye(inputs[0].shape[1]), "covariance", "diagonal"),
     Wrong("one C over samples, centred", "covariance", lambda inputs: moments(inputs, lambda x: x - np.concatenate(inputs).mean(axis=0)), "covariance", "mean over all samples"),
