@@ -33,7 +33,7 @@ from tlora_ref.checkpoint import load_model, load_peft, save_model, save_peft, s
 from tlora_ref.data import load_tokenizer
 from tlora_ref.errors import TLoRAError
 from tlora_ref.method.switches import PROFILES, Switches
-from tlora_ref.oracle import compare, trace
+from tlora_ref.oracle import check_implementation, compare, trace
 from tlora_ref.training import TrainSettings, evaluate, train
 
 __version__ = "0.1.0"
@@ -48,6 +48,7 @@ __all__ = [
     "TrainSettings",
     "allocate",
     "calibrate",
+    "check_implementation",
     "compare",
     "evaluate",
     "grad",

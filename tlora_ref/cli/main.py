@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from tlora_ref.cli.checking import check
 from tlora_ref.cli.making import init, merge
 from tlora_ref.cli.planning import plan
 from tlora_ref.cli.tracing import trace
@@ -21,7 +22,7 @@ from tlora_ref.cli.verifying import verify
 from tlora_ref.errors import TLoRAError
 
 app = typer.Typer(
-    help="TLoRA (arXiv 2604.18124) in NumPy: plan, initialise, train, use.",
+    help="TLoRA (arXiv 2604.18124) in NumPy: plan, initialise, train, use, verify.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -53,6 +54,7 @@ for name, command in (
     ("merge", merge),
     ("trace", trace),
     ("verify", verify),
+    ("check", check),
 ):
     app.command(name)(interruptible(command))
 

@@ -1,4 +1,4 @@
-"""`verify`: a candidate's trace, or its adapter, held against a golden trace."""
+"""`verify`: a candidate's trace, or its adapter, against a golden trace; or its outputs on vectors, against those."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 import tlora_ref as tr
+from tlora_ref.cli import checking
 from tlora_ref.cli import options as o
 from tlora_ref.cli.show import Screen
 from tlora_ref.errors import ConfigError
+from tlora_ref.oracle.kit.vectors import CASES, compare_vectors
 from tlora_ref.oracle.report import CASCADE, FAIL, SKIP, Report
 
 #: Lines of single findings that are printed before the rest is only counted.
@@ -18,8 +20,8 @@ SHOWN = 12
 
 
 def verify(
-    golden: Annotated[Path, typer.Argument(help="Folder of the golden trace.", show_default=False)],
-    candidate: Annotated[Path, typer.Argument(help="Folder of a trace, or of a PEFT adapter.", show_default=False)],
+    golden: Annotated[Path, typer.Argument(help="Folder of the golden trace, or of vectors.", show_default=False)],
+    candidate: Annotated[Path, typer.Argument(help="Folder of a trace, of a PEFT adapter, or of outputs.", show_default=False)],
     config: o.Config = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="The model's folder: stages that need weights are judged by own inputs.")
@@ -34,6 +36,12 @@ def verify(
 ) -> None:
     """Hold a candidate against a golden trace, stage by stage: exit status 1 if it is wrong."""
     screen = Screen(json)
+    if (golden / CASES).is_file():
+        if checkpoint is not None or tolerance:
+            raise ConfigError(f"{golden} holds vectors: they need no --checkpoint and take no --tolerance")
+        found = compare_vectors(golden, candidate, dtype=dtype)
+        checking.show(screen, found)
+        return checking.finish(screen, found)
     factors = {}
     for stage, text in o.pairs("--tolerance", tolerance).items():
         try:

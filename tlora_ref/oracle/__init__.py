@@ -1,6 +1,7 @@
-"""The golden oracle: traces, comparison with derived tolerances, and the stages that a candidate is judged by."""
+"""The golden oracle: traces, comparison with derived tolerances, and a conformance kit for other code."""
 
 from tlora_ref.oracle.compare import compare
+from tlora_ref.oracle.kit.run import check_implementation
 from tlora_ref.oracle.record import trace
 
-__all__ = ["compare", "trace"]
+__all__ = ["check_implementation", "compare", "trace"]

@@ -63,7 +63,8 @@ def entries(stage: str, what: str, got: object, expected: Any, allowed: Any, sli
         return malformed(stage, what, array)
     error = np.abs(array - expected)
     allowed = np.broadcast_to(allowed, expected.shape)
-    excess = np.where(allowed > 0, error / np.where(allowed > 0, allowed, 1.0), np.where(error > 0, np.inf, 0.0))
+    with np.errstate(over="ignore"):  # infinitely beyond a tiny bound is beyond it
+        excess = np.where(allowed > 0, error / np.where(allowed > 0, allowed, 1.0), np.where(error > 0, np.inf, 0.0))
     if excess.size == 0:
         return Verdict(stage, what, True)
     index = tuple(int(i) for i in np.unravel_index(int(np.argmax(excess)), excess.shape))

@@ -1,0 +1,1 @@
+"""The conformance kit: other people's code, run over generated cases of every stage and judged."""

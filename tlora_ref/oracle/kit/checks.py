@@ -1,0 +1,60 @@
+"""The checks of the kit: an identifier, what it is for, and how its cases are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tlora_ref.oracle.kit import adapted_cases, allocation_cases, statistics_cases, training_cases
+from tlora_ref.oracle.kit.values import Maker
+from tlora_ref.oracle.precision import Precision
+
+Inputs = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One property of one stage.
+
+    Attributes
+    ----------
+    id : "<stage>/<what>"; expected failures are named by it
+    note : what it is for, in a sentence
+    make : draws the inputs of one case
+    seeded : entries are normal numbers, not eighths
+    refuses : the only right answer is to raise
+    """
+
+    id: str
+    note: str
+    make: Callable[[Maker], Inputs]
+    seeded: bool = False
+    refuses: bool = False
+
+    @property
+    def stage(self) -> str:
+        return self.id.partition("/")[0]
+
+    def cases(self, precision: Precision) -> st.SearchStrategy[Inputs]:
+        """Inputs of the stage: float64 arrays of which every entry is exact in the precision's storage."""
+
+        @st.composite
+        def strategy(draw: st.DrawFn) -> Inputs:
+            return self.make(Maker(draw, precision, self.seeded))
+
+        return strategy()
+
+
+def _checks() -> dict[str, Check]:
+    found: dict[str, Check] = {}
+    for cases in (statistics_cases, allocation_cases, adapted_cases, training_cases):
+        for id, note, make in cases.CASES:
+            found[id] = Check(id, note, make, seeded=id.endswith("/typical"), refuses=id in cases.REFUSED)
+    return found
+
+
+#: Every check by its identifier, in the order of a run.
+CHECKS: dict[str, Check] = _checks()

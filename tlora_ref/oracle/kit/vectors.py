@@ -1,0 +1,237 @@
+"""The second door: the kit's cases as files, for an implementation that is not Python. FORMAT.md describes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from tlora_ref.backend import Array
+from tlora_ref.checkpoint.reader import check_finite, inside, read_header, read_json, read_tensors
+from tlora_ref.checkpoint.write import new_folder, write_json
+from tlora_ref.errors import CheckpointError, ConfigError
+from tlora_ref.method.switches import PROFILES
+from tlora_ref.oracle.implementation import STAGES, Reference
+from tlora_ref.oracle.judge import judge
+from tlora_ref.oracle.judges.initialization import BLUNT, spectrum
+from tlora_ref.oracle.kit.calling import output_of
+from tlora_ref.oracle.kit.results import FAILED, PASSED, SKIPPED, CheckResult, KitReport
+from tlora_ref.oracle.kit.run import Search, all_checks
+from tlora_ref.oracle.precision import Precision
+
+FORMAT, OUTPUTS_FORMAT, VERSION = "tlora_ref.vectors", "tlora_ref.outputs", 1
+CASES, TENSORS = "vectors.json", "vectors.safetensors"
+OUTPUTS, OUTPUT_TENSORS = "outputs.json", "outputs.safetensors"
+
+#: What each stage returns, by name.
+RETURNED: dict[str, tuple[str, ...]] = {
+    "loss": ("loss",),
+    "covariance": ("C",),
+    "sensitivity": ("S",),
+    "allocate": ("rank", "scale"),
+    "initialize_a": ("A",),
+    "forward": ("y",),
+    "grad_b": ("dB",),
+    "adamw_step": ("B", "exp_avg", "exp_avg_sq"),
+    "train": ("A", "B"),
+    "merge": ("W",),
+}
+#: Inputs are exact in this precision; bounds are given for it and for float64.
+STORED = "float32"
+LARGEST = 400
+
+
+def write_vectors(folder: str | Path, *, profile: str = "paper", overwrite: bool = False) -> None:
+    """Write one case of every check, with the reference's outputs and the bounds on them, to `folder`.
+
+    ConfigError for an unknown profile; OutputError if the folder is there and `overwrite` is not set.
+    """
+    if profile not in PROFILES:
+        raise ConfigError(f'profile "{profile}" is unknown: expected {" or ".join(sorted(PROFILES))}')
+    tensors: dict[str, Array] = {}
+    cases = []
+    for check in all_checks().values():
+        inputs = _largest_case(check, profile)
+        case = {"id": check.id, "stage": check.stage, "paper": STAGES[check.stage], "note": check.note}
+        described = {name: _stored(f"{check.id}/in/{name}", value, tensors) for name, value in inputs.items()}
+        if check.refuses:
+            cases.append(case | {"inputs": described, "refuses": True})
+            continue
+        output = output_of(Reference(PROFILES[profile]), check.stage, inputs, Precision.of("float64"))
+        parts = output if isinstance(output, tuple) else (output,)
+        outputs = {}
+        for i, (name, value) in enumerate(zip(RETURNED[check.stage], parts, strict=True)):
+            tensors[f"{check.id}/out/{name}"] = np.asarray(value)
+            bounds = {dtype: _bound(check.stage, i, inputs, parts, profile, dtype) for dtype in ("float64", STORED)}
+            outputs[name] = {"tensor": f"{check.id}/out/{name}", "allowed": bounds}
+        cases.append(case | {"inputs": described, "outputs": outputs})
+    head = {"format": FORMAT, "version": VERSION, "profile": profile, "switches": PROFILES[profile].to_dict()}
+    with new_folder(folder, overwrite=overwrite) as beside:
+        save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, beside / TENSORS)
+        (beside / TENSORS).chmod(0o644)
+        write_json(head | {"inputs_exact_in": STORED, "cases": cases}, beside / CASES)
+
+
+def _largest_case(check: Any, profile: str) -> dict[str, Any]:
+    """The case with the most entries that are not zero, of those small enough, that the check's own search draws."""
+    drawn: list[dict[str, Any]] = []
+    Search(None, check, profile, Precision.of(STORED), 30, 0).each(lambda inputs: drawn.append(inputs), shrink=False)
+    return max((case for case in drawn if _entries(case) <= LARGEST), key=_entries)
+
+
+def _entries(inputs: Mapping[str, Any]) -> int:
+    values = [entry for value in inputs.values() for entry in (value if isinstance(value, list) else [value])]
+    return sum(int(np.count_nonzero(value)) for value in values)
+
+
+def _stored(name: str, value: Any, tensors: dict[str, Array]) -> Any:
+    """An input as the JSON file has it: {"tensor": name}, {"tensors": [names]}, or the value itself."""
+    if isinstance(value, np.ndarray):
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, list) and value and isinstance(value[0], np.ndarray):
+        for i, entry in enumerate(value):
+            tensors[f"{name}/{i}"] = entry
+        return {"tensors": [f"{name}/{i}" for i in range(len(value))]}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _bound(
+    stage: str, i: int, inputs: Mapping[str, Any], parts: tuple[Any, ...], profile: str, dtype: str
+) -> float | None:
+    """How far output i may be off: the tightest bound on any of its entries; for A, on the sine to the golden A.
+
+    None where the cut splits a cluster of singular values, so that no single A is right.
+    """
+    precision, switches = Precision.of(dtype), PROFILES[profile]
+    if stage == "initialize_a":
+        found = spectrum(inputs["W"], inputs["C"], switches, precision)
+        sine = found.sharp_sine(inputs["r"]) + 16.0 * precision.storage * math.sqrt(inputs["r"])
+        return None if sine >= BLUNT else sine
+    if stage == "allocate" and i == 0:
+        return 0.0
+    # Everything moved by the same large step: the worst entry is then the one with the tightest bound.
+    step = 1.0 + 4.0 * float(np.abs(np.asarray(parts[i], np.float64)).max(initial=0.0))
+    moved = [np.asarray(p, np.float64) + (step if j == i else 0.0) for j, p in enumerate(parts)]
+    output: Any = tuple(moved) if len(moved) > 1 else moved[0]
+    found_bad = [v for v in judge(stage, inputs, output, switches=switches, precision=precision) if not v.passed]
+    return min(v.allowed for v in found_bad)
+
+
+class Vectors:
+    """A folder of vectors that was read."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        values = _json(self.folder, CASES, FORMAT)
+        self.tensors = read_tensors(read_header(inside(self.folder, TENSORS))[0])
+        self.profile: str = str(values.get("profile"))
+        self.cases: list[dict[str, Any]] = values.get("cases") or []
+        if self.profile not in PROFILES or not all(case.get("stage") in STAGES for case in self.cases):
+            raise CheckpointError(f"{self.folder / CASES}: expected a known profile and cases of known stages")
+
+    def inputs(self, case: Mapping[str, Any]) -> dict[str, Any]:
+        """The keyword arguments of a case."""
+
+        def value(described: Any) -> Any:
+            if isinstance(described, dict) and "tensors" in described:
+                return [self.tensors[name] for name in described["tensors"]]
+            return self.tensors[described["tensor"]] if isinstance(described, dict) else described
+
+        try:
+            return {name: value(described) for name, described in case["inputs"].items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{self.folder / CASES}: a case misses {error}. Get the vectors again") from error
+
+
+def _json(folder: Path, name: str, expected: str) -> dict[str, Any]:
+    """A JSON file of one of the two formats, its version checked."""
+    if not (folder / name).is_file():
+        raise CheckpointError(f"{folder}: there is no {name}; FORMAT.md of tlora_ref.oracle says what it holds")
+    values = read_json(folder / name)
+    if values.get("format") != expected or values.get("version") != VERSION:
+        said = f"{values.get('format')!r}, version {values.get('version')!r}"
+        raise CheckpointError(f"{folder / name}: format {said}; expected {expected!r}, version {VERSION}")
+    return values
+
+
+def compare_vectors(vectors: str | Path, candidate: str | Path, *, dtype: str | None = None) -> KitReport:
+    """Judge a candidate's outputs on vectors.
+
+    Parameters
+    ----------
+    vectors : folder of vectors.json and vectors.safetensors
+    candidate : folder of outputs.json ({"format": "tlora_ref.outputs", "version": 1, "dtype", "refused": [ids]}) and
+        outputs.safetensors (`<id>/<output>`, e.g. "covariance/typical/C")
+    dtype : the candidate's precision, by default what it says itself
+
+    Returns
+    -------
+    KitReport; a case without outputs is skipped, never passed
+
+    Raises
+    ------
+    CheckpointError
+        for files that are damaged, of another version, of names or shapes that the vectors do not have, or NaN
+    ConfigError
+        for an unknown dtype
+    """
+    golden, folder = Vectors(vectors), Path(candidate)
+    said = _json(folder, OUTPUTS, OUTPUTS_FORMAT)
+    precision = Precision.of(dtype or str(said.get("dtype", "float64")))
+    outputs = read_tensors(read_header(inside(folder, OUTPUT_TENSORS))[0])
+    refused = set(said.get("refused", []))
+    known = {f"{case['id']}/{name}" for case in golden.cases for name in RETURNED[case["stage"]]}
+    odd = sorted((set(outputs) - known) | (refused - {case["id"] for case in golden.cases}))
+    if odd:
+        raise CheckpointError(f"{folder}: {', '.join(odd[:5])} is no output or case of these vectors")
+    results = [_result(golden, case, outputs, refused, precision, folder) for case in golden.cases]
+    return KitReport(results, golden.profile, precision.name)
+
+
+def _result(
+    golden: Vectors,
+    case: Mapping[str, Any],
+    outputs: Mapping[str, Array],
+    refused: set[str],
+    precision: Precision,
+    folder: Path,
+) -> CheckResult:
+    """One case."""
+    id, stage, note = case["id"], case["stage"], case["note"]
+    names = [f"{id}/{name}" for name in RETURNED[stage]]
+    given = [outputs[name] for name in names if name in outputs]
+    if case.get("refuses"):
+        if given:
+            cause = "it gives an answer where none is defined: it must refuse"
+            return CheckResult(id, note, FAILED, 1, cause=cause)
+        if id in refused:
+            return CheckResult(id, note, PASSED, 1)
+        return CheckResult(id, note, SKIPPED, why="not listed under `refused`: not checked")
+    if len(given) < len(names):
+        missing = ", ".join(name for name in names if name not in outputs)
+        return CheckResult(id, note, SKIPPED, why=f"no {missing}: not checked")
+    for name, tensor in zip(names, given, strict=True):
+        check_finite(str(folder / OUTPUT_TENSORS), name, tensor)
+        expected = golden.tensors[f"{id}/out/{name.rpartition('/')[2]}"].shape
+        if tensor.shape != expected:
+            raise CheckpointError(f"{folder / OUTPUT_TENSORS}: {name} has shape {tensor.shape}, expected {expected}")
+    inputs = {
+        name: _rounded(value, precision) for name, value in golden.inputs(case).items()
+    }  # below float32 the candidate rounds what it reads to its own storage first
+    output = tuple(given) if len(given) > 1 else given[0]
+    found = judge(stage, inputs, output, switches=PROFILES[golden.profile], precision=precision)
+    wrong = next((v for v in found if not v.passed), None)
+    if wrong is None:
+        return CheckResult(id, note, PASSED, 1)
+    return CheckResult(id, note, FAILED, 1, "", wrong, inputs, wrong.cause)
+
+
+def _rounded(value: Any, precision: Precision) -> Any:
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        return precision.rounded(value)
+    return [_rounded(entry, precision) for entry in value] if isinstance(value, list) else value
