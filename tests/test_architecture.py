@@ -132,6 +132,8 @@ def wrong_libraries(source: Source) -> list[str]:
     for top in (name.partition(".")[0] for name in imports(source)):
         if top in FORBIDDEN_LIBRARIES:
             complaints.append(f"{source.path}: {top} has no place in the package")
+        if top == "<computed>" and source.path == LOADS_WHAT_THE_USER_NAMES:
+            continue
         if (top.startswith("cupy") or top == "<computed>") and source.room != "backend":
             complaints.append(f"{source.path}: {top} is imported; only backend.py imports CuPy or computed names")
         if top in LIBRARY_NAMES and source.room in LIBRARIES and top not in LIBRARIES[source.room]:
@@ -139,6 +141,8 @@ def wrong_libraries(source: Source) -> list[str]:
     return complaints
 
 
+#: `check pkg.module:name` runs the user's own implementation: the one import of a name that is not written down.
+LOADS_WHAT_THE_USER_NAMES = "tlora_ref/cli/checking.py"
 LIBRARY_NAMES = {"numpy", "scipy", "ml_dtypes", "safetensors", "tokenizers", "jinja2", "yaml", "rich", "typer"}
 
 

@@ -42,7 +42,7 @@ def log_softmax_loss(
     scores, targets = (logits[:-shift], labels[shift:]) if shift else (logits, labels)
     p = np.exp(scores - scores.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
-    picked = [-np.log(p[i, t]) for i, t in enumerate(targets) if t >= 0]
+    picked = [float("inf") if p[i, t] == 0 else -np.log(p[i, t]) for i, t in enumerate(targets) if t >= 0]
     return float(sum(picked) / (1 if not mean else len(targets) if everywhere else len(picked)))
 
 
@@ -56,6 +56,8 @@ def scores(W: Array, gradients: list[Array], one: Callable[[Array], float]) -> f
 
 def ranked(S: Array, shapes: Any, r_init: int, alpha: float, rule: Callable[[Array], Array]) -> tuple[Array, Array]:
     """Ranks by `rule` of the exact shares of the budget, cut as the paper profile does; right scales."""
+    if not (np.isfinite(S).all() and S.sum() > 0):
+        raise ValueError("no share is defined")
     exact = len(S) * r_init * S / S.sum()
     cap = np.array([min(shape) for shape in shapes])
     return np.minimum(rule(exact), cap).astype(int), S / S.mean() * alpha / r_init

@@ -21,7 +21,9 @@ SHOWN = 12
 
 def verify(
     golden: Annotated[Path, typer.Argument(help="Folder of the golden trace, or of vectors.", show_default=False)],
-    candidate: Annotated[Path, typer.Argument(help="Folder of a trace, of a PEFT adapter, or of outputs.", show_default=False)],
+    candidate: Annotated[
+        Path, typer.Argument(help="Folder of a trace, of a PEFT adapter, or of outputs.", show_default=False)
+    ],
     config: o.Config = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="The model's folder: stages that need weights are judged by own inputs.")

@@ -37,6 +37,8 @@ def stored(values: Array, precision: Precision) -> Array:
 
 def as_array(value: object, shape: tuple[int, ...]) -> Array | str:
     """`value` as a float64 array of that shape, or what is wrong with it."""
+    if value is None:
+        return "no answer: None"
     try:
         array = np.asarray(value)
         array = array.astype(np.float64)
