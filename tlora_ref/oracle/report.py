@@ -53,10 +53,14 @@ class Finding:
 
 @dataclass
 class Report:
-    """Every finding of a comparison, with the tolerances that were used."""
+    """Every finding of a comparison, with the tolerances that were used.
+
+    `right_as_float32`: a candidate that claims float64 is wrong, but would be right if it claimed float32.
+    """
 
     findings: list[Finding]
     tolerances: dict[str, str] = field(default_factory=dict)
+    right_as_float32: bool = False
 
     @property
     def passed(self) -> bool:
@@ -74,6 +78,8 @@ class Report:
         """What the first failing stage looks like: the cause that most of its modules share."""
         causes = [f.verdict.cause for f in self.of(FAIL) if f.stage == self.first_failing and f.verdict]
         known = [cause for cause in causes if cause]
+        if not known and self.right_as_float32:
+            return "right as float32 (--dtype float32): a part of the candidate is computed or stored in float32"
         return max(known, key=known.count) if known else None
 
     def of(self, status: str) -> list[Finding]:
