@@ -63,8 +63,9 @@ class Plan:
 
     @property
     def trainable_parameters(self) -> int:
-        """Entries of all B: what TLoRA trains."""
-        return sum(self.shapes[m][0] * r for m, r in self.rank.items())
+        """Entries of all B, and of all A where the profile does not freeze them."""
+        d_in = 0 if self.switches.freeze_A else 1
+        return sum((self.shapes[m][0] + d_in * self.shapes[m][1]) * r for m, r in self.rank.items())
 
     @property
     def lora_parameters(self) -> int:

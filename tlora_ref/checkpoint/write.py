@@ -42,8 +42,8 @@ def check_output(folder: str | Path, *, overwrite: bool = False, replace: bool =
                 f'{folder}: holds the folder "{inner[0]}", so it is not one to overwrite whole. Choose another folder, '
                 "or remove it yourself"
             )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}."):
+        there = next(parent for parent in folder.absolute().parents if parent.exists())
+        with tempfile.TemporaryDirectory(dir=there, prefix=f".{folder.name}."):
             pass
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from error
@@ -54,6 +54,7 @@ def check_output(folder: str | Path, *, overwrite: bool = False, replace: bool =
 def new_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A folder to fill, which takes the name `folder` only when all went well; an old one stays until then."""
     target = check_output(folder, overwrite=overwrite, replace=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     beside.chmod(0o755)
     try:

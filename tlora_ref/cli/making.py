@@ -50,6 +50,7 @@ def init(
     split: o.Split = "train",
     field: o.Fields = None,
     template: o.Template = "plain",
+    task: o.TaskName = None,
     max_length: o.MaxLength = None,
     stats: Annotated[
         Path | None, typer.Option(help="Use these calibration statistics; --data is not read then.")
@@ -66,7 +67,7 @@ def init(
     check_file(save_stats, "--save-stats")
     if data is None and stats is None:
         raise ConfigError("init calibrates on --data, or takes the statistics of --stats: give one of the two")
-    source = None if data is None or stats is not None else DataChoice.of(data, field, template, max_length)
+    source = None if data is None or stats is not None else DataChoice.of(data, field, template, max_length, task)
     rows = [] if source is None else source.rows(split)
     say_memory(screen, model, choice, dtype)
     base = tr.load_model(model, dtype, device)

@@ -87,6 +87,10 @@ Fields = Annotated[
     typer.Option("--field", help="Own field names, e.g. --field prompt=question --field completion=answer."),
 ]
 Template = Annotated[str, typer.Option(help="Prompt template: plain, question, alpaca, or chat (the tokenizer's own).")]
+TaskName = Annotated[
+    str | None,
+    typer.Option("--task", help="A task by name (sst2, openbookqa, gsm8k, humaneval, ...), or its .yaml file."),
+]
 MaxLength = Annotated[int | None, typer.Option(min=2, help="Longest sample in tokens; by default the model's context.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples of one forward pass.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest generated response.")]

@@ -41,6 +41,7 @@ def trace(
     split: o.Split = "train",
     field: o.Fields = None,
     template: o.Template = "plain",
+    task: o.TaskName = None,
     max_length: o.MaxLength = None,
     no_noise: Annotated[bool, typer.Option("--no-noise", help="Do not measure a float32 run beside it.")] = False,
     seed: o.Seed = 42,
@@ -52,7 +53,7 @@ def trace(
     """Record a whole run, every intermediate quantity by name: calibration, allocation, A, training, merge."""
     screen = Screen(json)
     check_folder(out, overwrite=overwrite, replace=True, model=model, data=data)
-    source = DataChoice.of(data, field, template, max_length)
+    source = DataChoice.of(data, field, template, max_length, task)
     rows = source.rows(split)
     base = tr.load_model(model, dtype, device)
     encoded = source.encoded(rows, base, tokenizer_for(model, rows))[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +36,7 @@ from tlora_ref.cli.work import (
     task_type,
     tokenizer_for,
 )
+from tlora_ref.data.rows import SUFFIXES
 from tlora_ref.errors import ConfigError, OutputError
 from tlora_ref.training import TrainResult
 from tlora_ref.training.state import STATE_FILE
@@ -91,6 +93,7 @@ def train(
     split: o.Split = "train",
     field: o.Fields = None,
     template: o.Template = "plain",
+    task: o.TaskName = None,
     max_length: o.MaxLength = None,
     dtype: o.Dtype = "float64",
     device: o.DeviceName = "cpu",
@@ -103,7 +106,7 @@ def train(
         raise ConfigError("--resume continues the run in --out and --overwrite replaces it: give one of the two")
     check_folder(out, overwrite=overwrite or resume, model=model, data=data, valid=valid, adapter=adapter)
     earlier = read_beside(out, context, free=FREE) if resume else None
-    source = DataChoice.of(data, field, template, max_length)
+    source = DataChoice.of(data, field, template, max_length, task)
     rows, held = source.rows(split), _held_out_rows(source, valid)
     start = out / START if resume else adapter
     say_memory(screen, model, None if start else choice, dtype)
@@ -138,8 +141,8 @@ def _settings(context: typer.Context, **changes: Any) -> tr.TrainSettings:
 def _held_out_rows(source: DataChoice, valid: Path | None) -> list[Any]:
     """Held-out rows: of --valid, or of the data directory's valid split if it has one."""
     if valid is not None:
-        return DataChoice(valid, source.fields, source.template, source.max_length).rows("valid")
-    has_split = any((source.path / f"valid{suffix}").is_file() for suffix in (".jsonl", ".json"))
+        return replace(source, path=valid).rows("valid")
+    has_split = any((source.path / f"valid{suffix}").is_file() for suffix in SUFFIXES)
     return source.rows("valid") if has_split else []
 
 

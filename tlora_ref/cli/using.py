@@ -10,8 +10,9 @@ import typer
 import tlora_ref as tr
 from tlora_ref.cli import options as o
 from tlora_ref.cli.show import Screen, warn
-from tlora_ref.cli.work import DataChoice, tokenizer_for
-from tlora_ref.data import Row, Tokenizer, encode_prompt, response_text
+from tlora_ref.cli.tasking import Answering, check_write, run_task
+from tlora_ref.cli.work import DataChoice, sample_form, tokenizer_for
+from tlora_ref.data import Row, Tokenizer, response_text
 from tlora_ref.data.encode import encode_text
 from tlora_ref.data.templates import CHAT
 from tlora_ref.errors import ConfigError, DataError
@@ -35,6 +36,11 @@ def evaluate(
     split: o.Split = "test",
     field: o.Fields = None,
     template: o.Template = "plain",
+    task: o.TaskName = None,
+    write: Annotated[
+        Path | None, typer.Option(help="With --task: keep the responses here, one JSON object a line.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many rows alone.")] = None,
     max_length: o.MaxLength = None,
     batch_size: o.BatchSize = 8,
     generate: Annotated[bool, typer.Option("--generate", help="Also generate, and count exact matches.")] = False,
@@ -43,10 +49,11 @@ def evaluate(
     device: o.DeviceName = "cpu",
     json: o.Json = False,
 ) -> None:
-    """Loss, perplexity, and (with --generate) exact-match accuracy on held-out rows."""
+    """Loss, perplexity, and (with --generate) exact matches on held-out rows; with --task, that task's own scores."""
     screen = Screen(json)
-    source = DataChoice.of(data, field, template, max_length)
-    rows = source.rows(split)
+    source = DataChoice.of(data, field, template, max_length, task)
+    check_write(source, write)
+    rows = source.rows(split)[:limit]
     tokenizer = tokenizer_for(model, rows)
     if generate and (tokenizer is None or any(row.form in ("text", "tokens") for row in rows)):
         raise ConfigError(
@@ -60,31 +67,24 @@ def evaluate(
     found |= {"samples": len(samples), "too_long": len(report.too_long), "unlabelled": len(report.unlabelled)}
     screen.say(f"{len(samples)} of {len(rows)} rows, {result.tokens:,} scored tokens")
     screen.say(f"loss {result.loss:.4f} nats a token, perplexity {result.perplexity:.3f}")
-    if generate and tokenizer is not None:
+    if tokenizer is not None and (generate or task is not None):
         left_out = {*report.too_long, *report.unlabelled}
         used = [row for row in rows if row.where not in left_out]
-        found |= exact_matches(screen, ready, tokenizer, used, template, max_new_tokens)
+        answering = Answering(ready, tokenizer, template, max_new_tokens)
+        found |= exact_matches(screen, answering, used) if generate else {}
+        found |= {} if task is None else run_task(screen, answering, source, used, write)
     screen.finish(found)
 
 
-def exact_matches(
-    screen: Screen, model: Model, tokenizer: Tokenizer, rows: list[Row], template: str, max_new_tokens: int
-) -> dict[str, Any]:
-    """How many greedy responses are the rows' own."""
+def exact_matches(screen: Screen, answering: Answering, rows: list[Row]) -> dict[str, Any]:
+    """How many greedy responses are the rows' own, surrounding blanks aside."""
     right = 0
     with screen.progress("generating") as progress:
         for done, row in enumerate(rows, 1):
-            right += matches(model, tokenizer, row, template, max_new_tokens)
+            right += answering.text(row).strip() == response_text(row).strip()
             progress(done, len(rows))
     screen.say(f"exact match {right} of {len(rows)} ({right / len(rows):.1%})")
     return {"exact": right, "rows": len(rows), "accuracy": right / len(rows)}
-
-
-def matches(model: Model, tokenizer: Tokenizer, row: Row, template: str, max_new_tokens: int) -> bool:
-    """Whether the greedy response to a row's prompt is the row's own, surrounding blanks aside."""
-    prompt = encode_prompt(row, tokenizer, template)
-    ids = model.generate(prompt, max_new_tokens=max_new_tokens, eos_token_id=tokenizer.eos_token_id)
-    return tokenizer.decode(ids[len(prompt) :].tolist()).strip() == response_text(row).strip()
 
 
 def generate(
@@ -105,10 +105,10 @@ def generate(
     """Continue a prompt; the text is printed as it is made."""
     screen = Screen(json)
     tokenizer = tr.load_tokenizer(model)
-    ids = encode_text(prompt, tokenizer, CHAT if chat else template)
-    if not ids:
+    if not prompt:
         raise DataError("--prompt is empty: give at least one character")
     ready = loaded(model, adapter, dtype, device)
+    ids = encode_text(prompt, tokenizer, CHAT if chat else template, sample_form(ready))
     context = getattr(ready.config, "max_position_embeddings", None)
     if context is not None and len(ids) + max_new_tokens > context:
         warn(f"prompt and response may reach {len(ids) + max_new_tokens} tokens, beyond the model's context {context}")

@@ -18,13 +18,16 @@ from tlora_ref.cli.show import Screen, show_plan, size, warn
 from tlora_ref.data import (
     EncodingReport,
     Row,
+    Task,
     Tokenizer,
     choose_samples,
     dataset_file,
     encode_rows,
     load_dataset,
+    load_task,
+    task_rows,
 )
-from tlora_ref.data.templates import check_template
+from tlora_ref.data.templates import CHAT, check_template
 from tlora_ref.errors import ConfigError
 from tlora_ref.method.switches import Switches, resolve
 from tlora_ref.transformer import Model
@@ -47,13 +50,23 @@ class DataChoice:
     fields: dict[str, str]
     template: str
     max_length: int | None
+    task: Task | None = None
 
     @staticmethod
-    def of(path: Path, field: list[str] | None, template: str, max_length: int | None) -> DataChoice:
+    def of(
+        path: Path, field: list[str] | None, template: str, max_length: int | None, task: str | None = None
+    ) -> DataChoice:
         """From the data flags, checked."""
-        return DataChoice(path, o.pairs("--field", field), check_template(template), max_length)
+        if task is not None and (field or template not in ("plain", CHAT)):
+            raise ConfigError(
+                "--task says how rows are read and prompts made: leave --field and --template (but chat) out"
+            )
+        found = None if task is None else load_task(task)
+        return DataChoice(path, o.pairs("--field", field), check_template(template), max_length, found)
 
     def rows(self, split: str) -> list[Row]:
+        if self.task is not None:
+            return task_rows(self.task, self.path, split)
         return load_dataset(self.path, split, self.fields)
 
     def file(self, split: str) -> Path:
@@ -70,6 +83,8 @@ class DataChoice:
             template=self.template,
             max_length=self.max_length or context,
             vocab_size=model.config.vocab_size,
+            form=sample_form(model),
+            class_names=getattr(model.config, "labels", ()),
         )
         for line in report.lines():
             warn(line)
@@ -86,6 +101,11 @@ def task_type(model: Model) -> str:
     if getattr(model.config, "labels", ()):
         return "SEQ_CLS"
     return "SEQ_2_SEQ_LM" if model.config.to_dict().get("is_encoder_decoder") else "CAUSAL_LM"
+
+
+def sample_form(model: Model) -> str:
+    """What the model makes of a row, as `encode_rows` calls it."""
+    return {"SEQ_CLS": "classes", "SEQ_2_SEQ_LM": "seq2seq", "CAUSAL_LM": "causal"}[task_type(model)]
 
 
 def switches_of(profile: str, switch: list[str] | None) -> Switches:

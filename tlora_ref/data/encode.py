@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,8 @@ from tlora_ref.errors import ConfigError, DataError
 #: Labels with this value are not scored.
 IGNORED = -100
 TOO_LONG = ("drop", "truncate")
+#: What a model makes of a row: one sequence that goes on, an answer to an encoded prompt, or a class.
+FORMS = ("causal", "seq2seq", "classes")
 
 Sample = dict[str, Any]
 
@@ -46,6 +49,8 @@ def encode_rows(
     max_length: int | None = None,
     too_long: str = "drop",
     vocab_size: int | None = None,
+    form: str = "causal",
+    class_names: Sequence[str] = (),
 ) -> tuple[list[Sample], EncodingReport]:
     """Samples {"input_ids", "labels"} of all rows that can be used, and a report of those that cannot.
 
@@ -59,6 +64,8 @@ def encode_rows(
     template : a named template for pairs, or "chat" for the tokenizer's own
     max_length : the context; longer samples are dropped, or cut at the end if too_long="truncate"
     vocab_size : the model's; ids outside are an error
+    form : "causal"; "seq2seq" (input_ids hold the prompt, labels the response); or "classes" (labels is one of
+        `class_names`, or its number, as the response says)
 
     Raises
     ------
@@ -67,18 +74,21 @@ def encode_rows(
     check_template(template)
     if too_long not in TOO_LONG:
         raise ConfigError(f"too_long is {too_long!r}, expected {' or '.join(TOO_LONG)}")
+    if form not in FORMS:
+        raise ConfigError(f"form is {form!r}, expected one of {', '.join(FORMS)}")
     report = EncodingReport(truncated=too_long == "truncate")
     samples = []
     for row in rows:
-        sample = _encode(row, tokenizer, template)
+        sample = _encode(row, tokenizer, template, form, class_names)
         _check_ids(row, sample["input_ids"], vocab_size)
-        if max_length is not None and len(sample["input_ids"]) > max_length:
+        if max_length is not None and max(len(v) for v in sample.values() if isinstance(v, list)) > max_length:
             report.too_long.append(row.where)
             if too_long == "drop":
                 continue
             sample = {k: v[:max_length] if isinstance(v, list) else v for k, v in sample.items()}
         labels = sample["labels"]
-        if isinstance(labels, list) and all(label == IGNORED for label in labels[1:]):
+        scored = labels[1:] if isinstance(labels, list) and form == "causal" else labels  # the first has no predecessor
+        if isinstance(labels, list) and all(label == IGNORED for label in scored):
             report.unlabelled.append(row.where)
             continue
         samples.append(sample)
@@ -88,20 +98,29 @@ def encode_rows(
     return samples, report
 
 
-def encode_text(prompt: str, tokenizer: Tokenizer, template: str = "plain") -> list[int]:
+def encode_text(prompt: str, tokenizer: Tokenizer, template: str = "plain", form: str = "causal") -> list[int]:
     """Token ids of a prompt alone, under a named template or the tokenizer's own ("chat")."""
-    return encode_prompt(Row("pair", {"prompt": prompt, "completion": ""}, "the prompt"), tokenizer, template)
+    return encode_prompt(Row("pair", {"prompt": prompt, "completion": ""}, "the prompt"), tokenizer, template, form)
 
 
-def encode_prompt(row: Row, tokenizer: Tokenizer, template: str = "plain") -> list[int]:
+def encode_prompt(row: Row, tokenizer: Tokenizer, template: str = "plain", form: str = "causal") -> list[int]:
     """Token ids of what stands before a row's (last) response, for generation."""
+    text = _prompt(row, tokenizer, template)
+    if form != "causal":
+        return tokenizer.encode(text, add_special_tokens=True)
+    starts = row.form == "pair" and template != CHAT  # a chat template writes the first token itself
+    return (_start(tokenizer) if starts else []) + tokenizer.encode(text)
+
+
+def _prompt(row: Row, tokenizer: Tokenizer, template: str) -> str:
+    """The text before a row's (last) response."""
     if row.form == "pair" and template != CHAT:
-        return _start(tokenizer) + tokenizer.encode(prompt_text(template, row.values)[0])
-    if row.form == "text":
-        raise DataError(f"{row.where}: a text row has no prompt to generate from")
+        return prompt_text(template, row.values)[0]
+    if row.form in ("text", "tokens"):
+        raise DataError(f"{row.where}: a row of the form {row.form} has no prompt of text to answer")
     messages = _as_messages(row)
     last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-    return tokenizer.encode(tokenizer.apply_chat_template(messages[:last], add_generation_prompt=True))
+    return tokenizer.apply_chat_template(messages[:last], add_generation_prompt=True)
 
 
 def response_text(row: Row) -> str:
@@ -119,10 +138,12 @@ def _start(tokenizer: Tokenizer) -> list[int]:
     return [tokenizer.bos_token_id] if with_special[:1] == [tokenizer.bos_token_id] else []  # type: ignore[list-item]
 
 
-def _encode(row: Row, tokenizer: Tokenizer | None, template: str) -> Sample:
+def _encode(
+    row: Row, tokenizer: Tokenizer | None, template: str, form: str = "causal", class_names: Sequence[str] = ()
+) -> Sample:
     if row.form == "tokens":
         labels = row.values["labels"]
-        if isinstance(labels, list) and len(labels) != len(row.values["input_ids"]):
+        if form == "causal" and isinstance(labels, list) and len(labels) != len(row.values["input_ids"]):
             raise DataError(
                 f"{row.where}: labels has {len(labels)} entries, input_ids {len(row.values['input_ids'])}: one label a "
                 "token is expected"
@@ -130,6 +151,11 @@ def _encode(row: Row, tokenizer: Tokenizer | None, template: str) -> Sample:
         return dict(row.values)
     if tokenizer is None:
         raise DataError(f"{row.where}: a row of text needs a tokenizer; only rows of input_ids and labels do without")
+    if form != "causal":
+        ids, response = encode_prompt(row, tokenizer, template, form), response_text(row)
+        if form == "classes":
+            return {"input_ids": ids, "labels": _class(row, response.strip(), class_names)}
+        return {"input_ids": ids, "labels": tokenizer.encode(response) + _end(tokenizer)}
     if row.form == "text":
         ids = _start(tokenizer) + tokenizer.encode(row.values["text"]) + _end(tokenizer)
         return {"input_ids": ids, "labels": list(ids)}
@@ -139,6 +165,19 @@ def _encode(row: Row, tokenizer: Tokenizer | None, template: str) -> Sample:
     before = _start(tokenizer) + tokenizer.encode(prompt)
     after = tokenizer.encode(response) + _end(tokenizer)
     return {"input_ids": before + after, "labels": [IGNORED] * len(before) + after}
+
+
+def _class(row: Row, response: str, names: Sequence[str]) -> int:
+    """The class that a response names, or numbers."""
+    if response in names:
+        return list(names).index(response)
+    if response.isdecimal() and int(response) < len(names):
+        return int(response)
+    if len(row.extra.get("responses", ())) == len(names) and all(re.fullmatch(r"LABEL_\d+", name) for name in names):
+        return int(row.extra["label"])  # the checkpoint gives its classes no names: the task's order counts
+    raise DataError(
+        f'{row.where}: "{response[:40]}" is no class of this model: expected {", ".join(names)}, or a number'
+    )
 
 
 def _end(tokenizer: Tokenizer) -> list[int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 from tlora_ref.errors import DataError
 
-SUFFIXES = (".jsonl", ".json")
+SUFFIXES = (".jsonl", ".json", ".jsonl.gz")
 SPLITS = ("train", "valid", "test")
 ROLES = ("system", "user", "assistant", "tool")
 #: What a field may be called in `fields` (the mapping of own names to ours).
@@ -49,7 +51,7 @@ def dataset_file(path: str | Path, split: str = "train") -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise DataError(f"{path}: there is no {candidates[0].name} or {candidates[1].name} in this directory")
+    raise DataError(f"{path}: there is no {' or '.join(file.name for file in candidates)} in this directory")
 
 
 def load_dataset(path: str | Path, split: str = "train", fields: Mapping[str, str] | None = None) -> list[Row]:
@@ -69,7 +71,7 @@ def load_dataset(path: str | Path, split: str = "train", fields: Mapping[str, st
     unknown = sorted(set(fields or {}) - set(NAMES))
     if unknown:
         raise DataError(f"field name(s) {', '.join(unknown)} are unknown: they can be {', '.join(NAMES)}")
-    rows = [_row(where, values, fields or {}) for where, values in _records(file)]
+    rows = [_row(where, values, fields or {}) for where, values in records(file)]
     if not rows:
         raise DataError(f"{file}: the file holds no rows")
     return rows
@@ -81,14 +83,15 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _records(file: Path) -> Iterator[tuple[str, Any]]:
-    """(where, value) of every record, blank lines skipped."""
+def records(file: Path) -> Iterator[tuple[str, Any]]:
+    """(where, value) of every record, blank lines skipped; a file that ends in .gz is unpacked."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        packed = file.read_bytes()
+        text = (gzip.decompress(packed) if file.suffix == ".gz" else packed).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 text (byte {error.start}): save it as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file}: cannot be read ({error})") from error
     if file.suffix == ".json":
         try:
             values = json.loads(text)

@@ -1,7 +1,7 @@
 """Training of B (or A and B, or every weight), evaluation, and resuming."""
 
-from tlora_ref.training.evaluate import Evaluation, evaluate
+from tlora_ref.training.evaluate import Evaluation, evaluate, likelihoods
 from tlora_ref.training.loop import TrainResult, train
 from tlora_ref.training.settings import TrainSettings
 
-__all__ = ["Evaluation", "TrainResult", "TrainSettings", "evaluate", "train"]
+__all__ = ["Evaluation", "TrainResult", "TrainSettings", "evaluate", "likelihoods", "train"]

@@ -38,3 +38,13 @@ def evaluate(model: Model, samples: Sequence[Mapping[str, Any]], *, batch_size: 
         total += output.loss.item()
         tokens += output.tokens
     return Evaluation(total / tokens, tokens)
+
+
+def likelihoods(model: Model, samples: Sequence[Mapping[str, Any]]) -> list[tuple[float, int]]:
+    """(log-probability of a sample's scored tokens in nats, how many they are), sample by sample."""
+    view = model.watching([])
+    found = []
+    for sample in samples:
+        output = view(**pad_batch([sample]), loss_divisor=1.0)
+        found.append((-output.loss.item(), output.tokens))
+    return found

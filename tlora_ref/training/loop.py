@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tlora_ref.adapter import Adapter
 from tlora_ref.autograd import grad
 from tlora_ref.backend import Array, array_module
@@ -121,7 +123,7 @@ def _identity(plan: TrainSettings, data: Sequence[Sample]) -> dict[str, Any]:
     """What a stored state must agree with to be resumed: the settings and the data."""
     digest = hashlib.sha256()
     for sample in data:
-        digest.update(json.dumps({k: sample[k] for k in sorted(sample)}, default=list).encode())
+        digest.update(json.dumps({k: np.asarray(sample[k]).tolist() for k in sorted(sample)}).encode())
     return {**plan.to_dict(), "samples": len(data), "data_sha256": digest.hexdigest()}
 
 
