@@ -125,6 +125,13 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
         save_model(tiny_llama(), tmp_path / "m" / "below")
 
 
+def test_a_check_leaves_no_folders_behind(tmp_path: Path) -> None:
+    assert check_output(tmp_path / "a" / "b" / "c") == tmp_path / "a" / "b" / "c"
+    assert not list(tmp_path.iterdir())
+    save_model(tiny_llama(), tmp_path / "a" / "b" / "c")
+    assert (tmp_path / "a" / "b" / "c" / "config.json").is_file()
+
+
 def test_where_nobody_may_write_is_found_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*args: Any, **kwargs: Any) -> None:
         raise PermissionError(13, "Permission denied")

@@ -47,6 +47,30 @@ def test_the_papers_parameter_counts_as_integers(llama2: Path, run: Run, rank: i
     assert status == 0 and f"{lora:,}" in said and f"{frozen:,}" in said
 
 
+def test_t5_base_and_mistral_by_arithmetic(tmp_path: Path, run: Run) -> None:
+    """T5-base has 144 attention modules of 768 x 768 and 24 pairs wi, wo; Mistral-7B's k and v have 1024 outputs."""
+    t5 = {
+        **{"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "vocab_size": 32128, "d_model": 768},
+        **{"d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12, "feed_forward_proj": "relu"},
+        **{"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0},
+    }
+    mistral = LLAMA2_7B | {
+        **{"model_type": "mistral", "architectures": ["MistralForCausalLM"], "intermediate_size": 14336},
+        **{"num_key_value_heads": 8, "sliding_window": 4096},
+    }
+    outputs = 32 * (4096 + 1024 + 1024 + 4096 + 14336 + 14336 + 4096)
+    inputs = 32 * (6 * 4096 + 14336)
+    for config, lora, frozen in (
+        (t5, 12_976_128, 6_488_064),
+        (mistral, 32 * (outputs + inputs), 32 * outputs),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        status, said, _ = run("plan", tmp_path, "--rank", 32, "--json")
+        found = json.loads(said)
+        assert status == 0 and (found["lora_parameters"], found["frozen_A_parameters"]) == (lora, frozen)
+    assert 32 * (144 * 768 * 2 + 24 * 2 * (768 + 3072)) == 12_976_128
+
+
 def test_memory_counts_a_shared_input_once(llama2: Path, run: Run) -> None:
     found = json.loads(run("plan", llama2, "--rank", 32, "--json")[1])
     d, d_ff, layers = 4096, 11008, 32

@@ -243,3 +243,10 @@ def test_trainable_parameters_of_the_paper_s_models(
 ) -> None:
     made = tr.allocate(dict.fromkeys(shapes, 1.0), shapes, r, r, adapt_rank=False)
     assert (made.lora_parameters, made.trainable_parameters) == (lora, frozen)
+
+
+def test_a_profile_that_trains_A_counts_it() -> None:
+    shapes = {"a": (5, 7), "b": (3, 7)}
+    made = tr.allocate(dict.fromkeys(shapes, 1.0), shapes, 2, 2, tr.PROFILES["released"])
+    assert made.rank == {"a": 2, "b": 2}
+    assert made.trainable_parameters == made.lora_parameters == 2 * (5 + 7 + 3 + 7)

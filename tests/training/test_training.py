@@ -217,3 +217,21 @@ def test_bad_settings_are_named() -> None:
         tr.train(model, adapter, [], steps=1)
     with pytest.raises(DataError, match="no samples"):
         tr.evaluate(model, [])
+
+
+def test_samples_of_arrays_are_those_of_lists(tmp_path: Path) -> None:
+    """A run on lists is the run on the same NumPy arrays, and either goes on where the other stopped."""
+    lists = tiny_samples(4)
+    arrays = [{name: np.asarray(values) for name, values in sample.items()} for sample in lists]
+    model, whole = prepared()
+    tr.train(model, whole, lists, steps=4, lr=0.05)
+
+    def interrupt(entry: dict[str, Any]) -> None:
+        if entry["step"] == 2:
+            raise KeyboardInterrupt
+
+    model, adapter = prepared()
+    with pytest.raises(KeyboardInterrupt):
+        tr.train(model, adapter, arrays, steps=4, lr=0.05, out=tmp_path, on_step=interrupt)
+    tr.train(model, adapter, lists, steps=4, lr=0.05, out=tmp_path, resume=True)
+    assert bits(adapter.B) == bits(whole.B)
