@@ -9,7 +9,7 @@ from functools import reduce
 from typing import Any
 
 from tlora_ref.autograd import backward
-from tlora_ref.backend import Array, to_numpy
+from tlora_ref.backend import Array, array_module, to_numpy
 from tlora_ref.calibration.statistics import CalibrationStats
 from tlora_ref.errors import ConfigError, DataError, NumericsError
 from tlora_ref.method.covariance import second_moment
@@ -125,7 +125,8 @@ def add_sample(stats: CalibrationStats, model: Model, sample: Sample, number: in
     missing = [module for module in stats.shapes if module not in sensitivities or module not in stats.leader]
     if missing:
         raise ConfigError(f"the loss of sample {number} does not depend on the target module(s) {', '.join(missing)}")
-    own = {module: float(to_numpy(sensitivities[module])) for module in stats.shapes}
+    together = array_module(*sensitivities.values()).stack([sensitivities[module] for module in stats.shapes])
+    own = dict(zip(stats.shapes, to_numpy(together).tolist(), strict=True))  # the host waits for the device once
     for module, value in own.items():
         stats.sensitivity_sums[module] += value
     stats.samples += 1

@@ -47,12 +47,12 @@ class Noise:
         B = {m: x.astype(DTYPE) for m, x in adapter.B.items()}
         self.model.attach(Adapter(A, B, dict(adapter.scale)))
         arrays = {leaf: (A if ".lora_A." in leaf else B)[leaf.rpartition(".lora_")[0]] for leaf in gradients}
-        own, own_loss, _ = step_gradients(self.model, arrays, [dict(batch)])
+        own = step_gradients(self.model, arrays, [dict(batch)])
         self.model.detach()
-        self._note("train_loss", str(step), own_loss, loss)
+        self._note("train_loss", str(step), own.loss, loss)
         for leaf, golden in gradients.items():
             module, _, rest = leaf.rpartition(".lora_")
-            self._note(f"grad_{rest[0]}", f"{step}/{module}", own[leaf], golden)
+            self._note(f"grad_{rest[0]}", f"{step}/{module}", own.arrays[leaf], golden)
 
     def _note(self, quantity: str, key: str, own: Any, golden: Any) -> None:
         error = float(np.abs(np.asarray(own, np.float64) - np.asarray(golden, np.float64)).max())

@@ -216,13 +216,13 @@ class _Recording:
             step = state.step + 1
             for name, values in batch.items():
                 add(f"train/{step}/{name}", values)
-            gradients, loss, tokens = step_gradients(self.model, state.arrays, [batch])
+            found = step_gradients(self.model, state.arrays, [batch])
             if noise is not None:
-                noise.of_step(step, adapter, batch, gradients, loss)
-            state = apply_gradients(state, gradients, plan, total, loss=loss, tokens=tokens)
+                noise.of_step(step, adapter, batch, found.arrays, found.loss)
+            state = apply_gradients(state, found, plan, total)
             install(state.arrays, self.model, adapter)
             for kind, arrays in (
-                ("grad_{}", gradients),
+                ("grad_{}", found.arrays),
                 ("{}", state.arrays),
                 ("{}exp_avg", state.exp_avg),
                 ("{}exp_avg_sq", state.exp_avg_sq),

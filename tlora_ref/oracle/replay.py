@@ -74,7 +74,7 @@ class Replay:
         batch = {name: trace.get(f"train/{step}/{name}") for name in SAMPLE_FIELDS if trace.has(f"train/{step}/{name}")}
         leaves = {f"{m}.lora_B.weight": p[1] for m, p in put.items()}
         try:
-            gradients, loss, _ = step_gradients(self.model, leaves, [batch])
+            found = step_gradients(self.model, leaves, [batch])
         finally:
             self.model.detach()
-        return {m: to_numpy(gradients[f"{m}.lora_B.weight"]).astype(np.float64) for m in A}, loss
+        return {m: to_numpy(found.arrays[f"{m}.lora_B.weight"]).astype(np.float64) for m in A}, found.loss

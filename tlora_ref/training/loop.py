@@ -15,7 +15,7 @@ import numpy as np
 
 from tlora_ref.adapter import Adapter
 from tlora_ref.autograd import grad
-from tlora_ref.backend import Array, array_module
+from tlora_ref.backend import Array, array_module, to_numpy
 from tlora_ref.data import batches, pad_batch
 from tlora_ref.errors import DataError, NumericsError
 from tlora_ref.method.adamw import adamw_step
@@ -144,38 +144,49 @@ def step_batches(data: Sequence[Sample], plan: TrainSettings, done: int, total: 
 
 def _step(model: Model, state: TrainState, micro_batches: list[Batch], plan: TrainSettings, total: int) -> TrainState:
     """One optimizer step: a new state."""
-    gradients, loss, tokens = step_gradients(model, state.arrays, micro_batches)
-    if not math.isfinite(loss):
+    found = step_gradients(model, state.arrays, micro_batches)
+    if not math.isfinite(found.loss):
         raise NumericsError(
-            f"training step {state.step + 1}: the loss is {loss}. Lower the learning rate ({plan.lr}) or clip "
+            f"training step {state.step + 1}: the loss is {found.loss}. Lower the learning rate ({plan.lr}) or clip "
             "the gradient (max_grad_norm)"
         )
-    return apply_gradients(state, gradients, plan, total, loss=loss, tokens=tokens)
+    return apply_gradients(state, found, plan, total)
 
 
-def step_gradients(
-    model: Model, arrays: Mapping[str, Array], micro_batches: Sequence[Batch]
-) -> tuple[dict[str, Array], float, int]:
-    """The gradient of the mean loss over all labels of a step, by the names in `arrays`; the loss; the labels."""
+@dataclass(frozen=True)
+class StepGradients:
+    """The gradient of the mean loss over all labels of a step, by array; that loss; the labels; the gradients' norm."""
+
+    arrays: dict[str, Array]
+    loss: float
+    tokens: int
+    norm: float
+
+
+def step_gradients(model: Model, arrays: Mapping[str, Array], micro_batches: Sequence[Batch]) -> StepGradients:
+    """Forward and backward of one step. The host waits for the device once: for the losses and the norm together."""
     view = model.watching(arrays)
-    loss, tokens = 0.0, 0
+    tokens = 0
+    losses: list[Array] = []
     gradients: dict[str, Array] = {}
     for batch in micro_batches:
         output = view(**batch, loss_divisor=1.0)  # the sum: it is divided once, by all labels of the step
         part = grad(output.loss, arrays)
         gradients = {n: part[n] + gradients[n] for n in part} if gradients else part
-        loss += output.loss.item()
+        losses.append(output.loss.data)
         tokens += output.tokens
-    return {name: g * (1.0 / tokens) for name, g in gradients.items()}, loss / tokens, tokens
+    gradients = {name: g * (1.0 / tokens) for name, g in gradients.items()}
+    xp = array_module(losses[0])
+    squares = xp.stack([(g * g).sum() for g in gradients.values()]).sum()
+    *sums, square = to_numpy(xp.stack([*losses, squares])).tolist()
+    return StepGradients(gradients, sum(sums) / tokens, tokens, math.sqrt(square))
 
 
-def apply_gradients(
-    state: TrainState, gradients: dict[str, Array], plan: TrainSettings, total: int, *, loss: float, tokens: int
-) -> TrainState:
-    """The state after one step of AdamW along `gradients`, clipped if the settings say so."""
-    norm = _norm(gradients)
-    if plan.max_grad_norm is not None and norm > plan.max_grad_norm:
-        gradients = {name: g * (plan.max_grad_norm / norm) for name, g in gradients.items()}
+def apply_gradients(state: TrainState, found: StepGradients, plan: TrainSettings, total: int) -> TrainState:
+    """The state after one step of AdamW along the gradients, clipped if the settings say so."""
+    gradients = found.arrays
+    if plan.max_grad_norm is not None and found.norm > plan.max_grad_norm:
+        gradients = {name: g * (plan.max_grad_norm / found.norm) for name, g in gradients.items()}
     lr = learning_rate(state.step, total, plan.lr, schedule=plan.schedule, warmup_ratio=plan.warmup_ratio)
     updated = {
         name: adamw_step(
@@ -191,12 +202,6 @@ def apply_gradients(
         )
         for name, W in state.arrays.items()
     }
-    entry = {"step": state.step + 1, "lr": lr, "loss": loss, "tokens": tokens, "grad_norm": norm}
+    entry = {"step": state.step + 1, "lr": lr, "loss": found.loss, "tokens": found.tokens, "grad_norm": found.norm}
     new, exp_avg, exp_avg_sq = ({name: parts[i] for name, parts in updated.items()} for i in range(3))
     return TrainState(state.step + 1, new, exp_avg, exp_avg_sq, [*state.history, entry])
-
-
-def _norm(gradients: Mapping[str, Array]) -> float:
-    """Euclidean norm of all gradients together."""
-    squares = [(g * g).sum() for g in gradients.values()]
-    return math.sqrt(float(array_module(squares[0]).stack(squares).sum()))
