@@ -167,11 +167,12 @@ def test_options_that_cupy_lacks_are_refused(device: FakeModule) -> None:
         device.sum(x, where=x > 0)
 
 
-def test_errors_name_what_is_missing(device: FakeModule, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_what_is_missing(tmp_path: Path, device: FakeModule, monkeypatch: pytest.MonkeyPatch) -> None:
     """No silent way back to the CPU: neither without a device, nor without CuPy, nor for a name that is neither."""
+    tr.save_model(tiny_llama(), tmp_path / "m")
     device.cuda.runtime.getDeviceCount = lambda: 0
     with pytest.raises(DeviceError, match="no CUDA device"):
-        tr.load_model("anywhere", device="gpu")
+        tr.load_model(tmp_path / "m", device="gpu")
 
     def broken() -> int:
         raise RuntimeError("driver too old")

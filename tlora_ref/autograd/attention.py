@@ -93,7 +93,9 @@ def _softmax(scores: Array, allowed: Array | None, log_sum: Array | None = None)
     hidden = None if allowed is None else xp.broadcast_to(~allowed, scores.shape)
     shift = log_sum
     if shift is None:
-        top = scores.max(axis=-1, keepdims=True, initial=-xp.inf, where=True if allowed is None else allowed)
+        if hidden is not None:
+            scores[hidden] = -xp.inf
+        top = scores.max(axis=-1, keepdims=True)
         shift = xp.where(xp.isfinite(top), top, 0.0).astype(scores.dtype)
     scores -= shift
     if hidden is not None:
