@@ -9,6 +9,7 @@ is counted. Where CuPy is the more lenient, this is the stricter: NumPy's own fu
 from __future__ import annotations
 
 import operator
+import os
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
@@ -271,14 +272,21 @@ def make() -> dict[str, ModuleType]:
     }
 
 
+#: With TLORA_BACKEND=cupy the same tests run on the real thing.
+REAL = os.environ.get("TLORA_BACKEND") == "cupy"
+
+
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeModule]:
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The stand-in in CuPy's place: `device="gpu"` takes it through the library's own backend, unchanged."""
     from tlora_ref import backend
 
+    if REAL:
+        yield backend.get_device("gpu").xp
+        return
     modules = make()
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(backend, "_modules", {})
     Counter.waits = 0
-    yield modules["cupy"]  # type: ignore[misc]
+    yield modules["cupy"]

@@ -12,7 +12,7 @@ import pytest
 
 import tlora_ref as tr
 from tests.families.make_tiny import MODELS, tiny_model
-from tests.gpu.standin import Counter, DeviceArray, FakeModule, Mixed, device
+from tests.gpu.standin import REAL, Counter, DeviceArray, FakeModule, Mixed, device
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.backend import get_device, to_numpy
 from tlora_ref.errors import DeviceError
@@ -21,6 +21,8 @@ from tlora_ref.training.parameters import install, trained_arrays
 from tlora_ref.training.state import TrainState
 
 __all__ = ["device"]
+
+standin_alone = pytest.mark.skipif(REAL, reason="tests the stand-in, or counts with it")
 
 
 def samples_of(name: str) -> list[dict[str, Any]]:
@@ -66,7 +68,7 @@ def test_every_family_runs_through(name: str, tmp_path: Path, device: FakeModule
     found = whole_run(tmp_path / "m", "gpu", "float64", samples_of(name))
     assert found["rank"] == host["rank"]
     for quantity in ("covariance", "projector", "update", "merged"):
-        assert all(isinstance(x, DeviceArray) for x in found[quantity].values())
+        assert all(isinstance(x, device.ndarray) for x in found[quantity].values())
         close(found[quantity], host[quantity], 1e-9)
     for quantity in ("sensitivity", "numbers"):
         assert found[quantity] == pytest.approx(host[quantity], rel=1e-10)
@@ -103,11 +105,12 @@ def test_files_traces_and_comparison(tmp_path: Path, device: FakeModule) -> None
     tr.save_peft(adapter, tmp_path / "adapter")
     again = tr.load_peft(tmp_path / "adapter", "float64", "gpu")
     close(again.A, {m: to_numpy(A).astype(np.float32) for m, A in adapter.A.items()}, 1e-6)
-    assert all(isinstance(A, DeviceArray) for A in again.A.values())
+    assert all(isinstance(A, device.ndarray) for A in again.A.values())
     tr.save_model(there.merge(adapter), tmp_path / "merged")
     close(tr.load_model(tmp_path / "merged").tensors, host.tensors, 1e-6)
 
 
+@standin_alone
 def test_a_step_waits_for_the_loss_alone(device: FakeModule) -> None:
     """Forward, backward and AdamW of every B: one number comes back to the host, the loss."""
     put = get_device("gpu").put
@@ -130,6 +133,7 @@ def test_a_step_waits_for_the_loss_alone(device: FakeModule) -> None:
 # ---- the stand-in itself: every slip is caught ----
 
 
+@standin_alone
 @pytest.mark.parametrize(
     "slip",
     [
@@ -153,12 +157,14 @@ def test_mixing_is_caught(slip: Callable[[Any, Any], Any], device: FakeModule) -
         slip(get_device("gpu").put(host), host)
 
 
+@standin_alone
 @pytest.mark.parametrize("name", ["block", "nditer", "errstate"])
 def test_what_cupy_lacks_is_not_there(name: str, device: FakeModule) -> None:
     with pytest.raises(AttributeError, match="CuPy has no"):
         getattr(device, name)
 
 
+@standin_alone
 def test_options_that_cupy_lacks_are_refused(device: FakeModule) -> None:
     x = get_device("gpu").put(np.ones(3))
     with pytest.raises(TypeError, match="no option initial"):
@@ -167,6 +173,7 @@ def test_options_that_cupy_lacks_are_refused(device: FakeModule) -> None:
         device.sum(x, where=x > 0)
 
 
+@standin_alone
 def test_errors_name_what_is_missing(tmp_path: Path, device: FakeModule, monkeypatch: pytest.MonkeyPatch) -> None:
     """No silent way back to the CPU: neither without a device, nor without CuPy, nor for a name that is neither."""
     tr.save_model(tiny_llama(), tmp_path / "m")
@@ -187,6 +194,7 @@ def test_errors_name_what_is_missing(tmp_path: Path, device: FakeModule, monkeyp
         get_device("cuda")
 
 
+@standin_alone
 def test_a_function_of_the_method_given_a_host_array_fails(device: FakeModule) -> None:
     from tlora_ref.method import adapter
 
@@ -197,6 +205,7 @@ def test_a_function_of_the_method_given_a_host_array_fails(device: FakeModule) -
         adapter.adapted_output(put(x), put(W), A, put(B), 1.0)
 
 
+@standin_alone
 def test_waiting_is_counted(device: FakeModule) -> None:
     x = get_device("gpu").put(np.ones(3))
     total = x.sum()
