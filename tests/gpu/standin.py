@@ -60,9 +60,10 @@ class Mixed(TypeError):
 
 
 class Counter:
-    """How often the host waited for the device."""
+    """How often the host waited for the device; and, while `made` is a list, (dtype, shape) of every array made."""
 
     waits = 0
+    made: list[tuple[np.dtype, tuple[int, ...]]] | None = None
 
 
 def unwrapped(value: Any, what: str) -> Any:
@@ -111,6 +112,8 @@ class DeviceArray:
 
     def __init__(self, inside: np.ndarray) -> None:
         self.inside = inside
+        if Counter.made is not None:
+            Counter.made.append((inside.dtype, inside.shape))
 
     shape = property(lambda self: self.inside.shape)
     dtype = property(lambda self: self.inside.dtype)
@@ -288,5 +291,5 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(backend, "_modules", {})
-    Counter.waits = 0
+    Counter.waits, Counter.made = 0, None
     yield modules["cupy"]

@@ -110,24 +110,55 @@ def test_files_traces_and_comparison(tmp_path: Path, device: FakeModule) -> None
     close(tr.load_model(tmp_path / "merged").tensors, host.tensors, 1e-6)
 
 
-@standin_alone
-def test_a_step_waits_for_the_loss_alone(device: FakeModule) -> None:
-    """Forward, backward and AdamW of every B: one number comes back to the host, the loss."""
+def prepared(base: Any, samples: list[dict[str, Any]]) -> tuple[Any, Any, Any, Any]:
+    """A model on the device with its adapter attached, the settings and the state before the first step."""
     put = get_device("gpu").put
-    base = tiny_llama()
     model = type(base)(base.config, {name: put(x) for name, x in base.tensors.items()})
-    samples = tiny_samples(4)
     stats = tr.calibrate(model, samples)
     adapter = tr.initialize(model, stats, tr.allocate(stats.sensitivity, stats.shapes, 2, 3.0))
     plan = tr.TrainSettings(batch_size=2, steps=3)
     state = TrainState.start(trained_arrays(model, adapter, plan))
     model.attach(adapter)
+    return model, adapter, plan, state
+
+
+@standin_alone
+def test_a_step_waits_for_the_loss_alone(device: FakeModule) -> None:
+    """Forward, backward and AdamW of every B: one transfer comes back to the host, the loss and the gradient's norm."""
+    samples = tiny_samples(4)
+    model, adapter, plan, state = prepared(tiny_llama(), samples)
     for (batch,) in step_batches(samples, plan, 0, 3, 0):
         before = Counter.waits
         found = step_gradients(model, state.arrays, [batch])
         state = apply_gradients(state, found, plan, 3)
         install(state.arrays, model, adapter)
         assert Counter.waits - before == 1
+
+
+@standin_alone
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_no_float64_is_made_in_a_float32_step(name: str, device: FakeModule) -> None:
+    """Every array that a step makes, whichever operation makes it."""
+    samples = samples_of(name)
+    model, _, plan, state = prepared(tiny_model(name), samples)
+    (batch,) = next(iter(step_batches(samples, plan, 0, 3, 0)))
+    Counter.made = []
+    apply_gradients(state, step_gradients(model, state.arrays, [batch]), plan, 3)
+    kinds = {dtype for dtype, _ in Counter.made if dtype.kind == "f"}
+    assert len(Counter.made) > 100 and kinds == {np.dtype(np.float32)}
+
+
+@standin_alone
+def test_training_never_holds_logits_of_the_whole_batch(device: FakeModule) -> None:
+    """With 1200 scored tokens, no array of the vocabulary's width has more rows than a chunk of the loss."""
+    vocabulary = 31
+    samples = tiny_samples(2, length=(600, 601))
+    model, _, plan, state = prepared(tiny_llama(max_position_embeddings=1024), samples)
+    (batch,) = next(iter(step_batches(samples, plan, 0, 3, 0)))
+    Counter.made = []
+    step_gradients(model, state.arrays, [batch])
+    rows = [int(np.prod(shape[:-1])) for _, shape in Counter.made if len(shape) >= 2 and shape[-1] == vocabulary]
+    assert 64 <= max(rows) <= 256
 
 
 # ---- the stand-in itself: every slip is caught ----

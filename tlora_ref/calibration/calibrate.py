@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import BrokenExecutor, Executor
 from functools import reduce
 from typing import Any
 
 from tlora_ref.autograd import backward
 from tlora_ref.backend import Array, array_module, to_numpy
 from tlora_ref.calibration.statistics import CalibrationStats
-from tlora_ref.errors import ConfigError, DataError, NumericsError
+from tlora_ref.errors import ConfigError, DataError, DeviceError, NumericsError
 from tlora_ref.method.covariance import second_moment
 from tlora_ref.method.sensitivity import sample_sensitivity
 from tlora_ref.method.switches import Switches, resolve
@@ -57,6 +57,8 @@ def calibrate(
         if there is no sample, or one lacks a field.
     NumericsError
         if a loss is not finite; the message names the sample.
+    DeviceError
+        if a worker of the executor died.
     """
     if model.adapter is not None:
         raise ConfigError("calibrate measures the frozen weights: call model.detach() first")
@@ -72,7 +74,12 @@ def calibrate(
     else:
         futures = [executor.submit(_block, model, shapes, start, b, switches, None) for start, b in blocks]
         parts = _finished((future.result() for future in futures), len(chosen), progress)
-    return reduce(CalibrationStats.merge, parts)
+    try:
+        return reduce(CalibrationStats.merge, parts)
+    except BrokenExecutor as error:
+        raise DeviceError(
+            f"a calibration worker died ({error}), most likely for want of memory: nothing was kept. Use fewer workers"
+        ) from error
 
 
 def _finished(parts: Iterable[CalibrationStats], total: int, progress: Progress | None) -> Iterable[CalibrationStats]:
