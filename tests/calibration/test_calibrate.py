@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import signal
 import weakref
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ import pytest
 import tlora_ref as tr
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.calibration import CalibrationStats, add_sample, calibration_memory
-from tlora_ref.errors import CheckpointError, ConfigError, DataError, NumericsError, OutputError
+from tlora_ref.errors import CheckpointError, ConfigError, DataError, DeviceError, NumericsError, OutputError
 
 
 def test_sensitivity_is_the_mean_over_samples_of_the_absolute_product_by_finite_differences() -> None:
@@ -177,3 +180,39 @@ def test_progress_counts_samples() -> None:
     tr.calibrate(tiny_llama(), tiny_samples(3), block_size=2, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert json.dumps(seen)  # plain integers
+
+
+class Dies:
+    """A sample that takes its process with it."""
+
+    def __getitem__(self, name: str) -> Any:
+        os._exit(9)
+
+    def __contains__(self, name: str) -> bool:
+        return True
+
+
+def test_a_worker_that_dies_is_a_named_error() -> None:
+    with ProcessPoolExecutor(max_workers=1) as executor, pytest.raises(DeviceError, match="a calibration worker died"):
+        tr.calibrate(tiny_llama(), [*tiny_samples(2), Dies()], block_size=1, executor=executor)  # type: ignore[list-item]
+
+
+def test_a_dask_cluster_gives_the_same_bits_and_loses_nothing_with_a_worker() -> None:
+    distributed = pytest.importorskip("distributed")
+    model, samples = tiny_llama(), tiny_samples(8)
+    serial = tr.calibrate(model, samples, block_size=1)
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+        killed: list[int] = []
+
+        def kill_one(done: int, total: int) -> None:
+            if not killed:
+                killed.append(next(iter(client.run(os.getpid).values())))
+                os.kill(killed[0], signal.SIGKILL)
+
+        parallel = tr.calibrate(
+            model, samples, block_size=1, executor=client.get_executor(retries=2), progress=kill_one
+        )
+    assert killed and parallel.losses == serial.losses and parallel.sensitivity == serial.sensitivity
+    for name in serial.shapes:
+        assert np.array_equal(parallel.covariance[name], serial.covariance[name])

@@ -229,3 +229,16 @@ def test_ctrl_c_keeps_the_state_and_the_command_it_names_ends_bit_identical(fold
     assert (folder / "stopped" / "manifest.json").read_bytes() == recorded
     histories = [(folder / name / "history.jsonl").read_text() for name in ("stopped", "whole")]
     assert histories[0] == histories[1] and len(histories[0].splitlines()) == 1500
+
+
+def test_workers_calibrate_to_the_same_bits(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    for workers in (1, 2):
+        status, _, _ = run(
+            *("init", folder / "model", "--data", folder / "data", "--samples", 8, "--rank", 2),
+            *("--out", folder / f"a{workers}", "--workers", workers),
+        )
+        assert status == 0
+    one, two = ((folder / f"a{n}" / "adapter_model.safetensors").read_bytes() for n in (1, 2))
+    assert one == two

@@ -40,6 +40,7 @@ def init(
     target: o.Targets = None,
     profile: o.Profile = "paper",
     init: o.Init = "wc-svd",
+    workers: o.Workers = 1,
     seed: o.Seed = 42,
     uniform_rank: o.UniformRank = False,
     uniform_scale: o.UniformScale = False,
@@ -74,7 +75,7 @@ def init(
     encoded: list[Sample] = []
     if source is not None:
         encoded = source.encoded(rows, base, tokenizer_for(model, rows))[0]
-    adapter, indices = make_adapter(screen, base, encoded, choice, stats, save_stats)
+    adapter, indices = make_adapter(screen, base, encoded, choice, stats, save_stats, workers)
     used = {"statistics": str(stats)} if source is None else data_facts(source.file(split))
     facts = manifest(context, data=used, calibration=indices, dtype=dtype)
     tr.save_peft(adapter, out, base_model=str(model), task_type=task_type(base), facts=facts, overwrite=overwrite)

@@ -104,6 +104,9 @@ Targets = Annotated[
 Profile = Annotated[str, typer.Option(help="paper, or released (what the authors' code does).")]
 Init = Annotated[str, typer.Option(help="How A is made: wc-svd, w-svd, random, theory.")]
 Samples = Annotated[int, typer.Option(min=1, help="Calibration samples.")]
+Workers = Annotated[
+    int, typer.Option(min=1, help="Processes that calibrate; with as many BLAS threads each, the same bits.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of the choice of samples, a random A, and the data order.")]
 UniformRank = Annotated[bool, typer.Option("--uniform-rank", help="Every module gets r_init (ablation).")]
 UniformScale = Annotated[bool, typer.Option("--uniform-scale", help="Every module gets plain LoRA's scale (ablation).")]

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +38,7 @@ from tlora_ref.method.switches import Switches, resolve
 from tlora_ref.transformer import Model
 
 Sample = dict[str, Any]
+BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 T = TypeVar("T")
 
 
@@ -177,6 +183,23 @@ def say_memory(screen: Screen, folder: Path, choice: AdapterChoice | None, dtype
     screen.say(said)
 
 
+@contextmanager
+def processes(workers: int) -> Iterator[Executor | None]:
+    """An executor of that many processes, which share the cores among them; None for one."""
+    if workers == 1:
+        yield None
+        return
+    share = str(max(1, (os.cpu_count() or 1) // workers))
+    unset = [name for name in BLAS_THREADS if name not in os.environ]
+    os.environ.update(dict.fromkeys(unset, share))  # read by the processes when they start
+    try:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
+            yield executor
+    finally:
+        for name in unset:
+            del os.environ[name]
+
+
 def make_adapter(
     screen: Screen,
     model: Model,
@@ -184,6 +207,7 @@ def make_adapter(
     choice: AdapterChoice,
     stats_file: Path | None = None,
     save_stats: Path | None = None,
+    workers: int = 1,
 ) -> tuple[tr.Adapter, list[int] | None]:
     """Calibrate (or read statistics), allocate, initialise; prints the table.
 
@@ -197,10 +221,9 @@ def make_adapter(
         screen.say(f"statistics of {stats.samples} samples from {stats_file}")
     else:
         calibrating, indices = choose_samples(samples, choice.samples, choice.seed)
-        with screen.progress(f"calibrating on {len(calibrating)} samples") as progress:
-            stats = tr.calibrate(
-                model, calibrating, choice.target or None, profile=choice.switches(), progress=progress
-            )
+        targets, rules = choice.target or None, choice.switches()
+        with screen.progress(f"calibrating on {len(calibrating)} samples") as progress, processes(workers) as executor:
+            stats = tr.calibrate(model, calibrating, targets, profile=rules, executor=executor, progress=progress)
     if save_stats is not None:
         stats.save(save_stats)
         screen.say(f"wrote {save_stats}")
