@@ -1,7 +1,8 @@
 """Right implementations that differ only in what is free: how many of them does `verify` call wrong? None may be.
 
 `python -m tests.oracle.false_alarms [RUNS]` prints the figure. A run draws a model, samples, a budget, a profile and a
-precision; the candidate sums in another order, takes other signs of the singular vectors, or works in float32, in
+precision; the candidate sums in another order, takes other signs of the singular vectors, decomposes by another LAPACK
+routine, calibrates on one padded batch taken apart again, uses another number of BLAS threads, or works in float32, in
 float32 stored as bfloat16, or in float64.
 """
 
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.linalg
+from threadpoolctl import threadpool_limits
 
 import tlora_ref as tr
 from tests.oracle.wrong_runs import record
@@ -45,7 +48,8 @@ class Otherwise(Reference):
 
     def initialize_a(self, W: Array, C: Array, r: int) -> Array:
         """By the SVD of the transpose, with random signs of the rows."""
-        U = np.linalg.svd((W @ C).T, full_matrices=True)[0]
+        driver = str(self.rng.choice(["gesdd", "gesvd"]))
+        U = scipy.linalg.svd((W @ C).T, full_matrices=True, lapack_driver=driver)[0]
         return U.T[:r] * self.rng.choice([-1.0, 1.0], size=(r, 1))
 
     def grad_b(self, x: Array, dy: Array, A: Array, B: Array, scale: float) -> Array:
@@ -62,12 +66,20 @@ def one(seed: int, folder: Path) -> tuple[str, Report]:
     rng = np.random.default_rng(seed)
     model = tiny_llama(seed=seed, num_hidden_layers=int(rng.integers(1, 3)))
     samples: list[dict[str, Any]] = tiny_samples(int(rng.integers(1, 5)), seed=seed)
-    kind = ("otherwise", "float32", "bfloat16")[seed % 3]
-    profile = "paper" if kind == "otherwise" else ("paper", "released")[int(rng.integers(2))]
+    kind = ("otherwise", "float32", "bfloat16", "batched", "threads")[seed % 5]
+    if kind == "threads":  # of a size at which a product is shared out among threads
+        model, samples = tiny_llama(seed=seed, hidden_size=128, intermediate_size=192), tiny_samples(3, seed=seed)
+    profile = "paper" if kind in ("otherwise", "batched") else ("paper", "released")[int(rng.integers(2))]
     budget: dict[str, Any] = {"r_init": int(rng.integers(1, 6)), "alpha": float(rng.integers(1, 17)), "steps": 2}
-    tr.trace(model, samples, folder / "golden", profile=profile, **budget, overwrite=True)
-    if kind == "otherwise":
-        record(model, samples, folder / "golden", folder / "candidate", Otherwise(rng))
+    with threadpool_limits(1, user_api="blas"):
+        tr.trace(model, samples, folder / "golden", profile=profile, **budget, overwrite=True)
+    if kind == "threads":
+        with threadpool_limits(2, user_api="blas"):
+            tr.trace(model, samples, folder / "candidate", profile=profile, **budget, overwrite=True)
+        return kind, tr.compare(folder / "golden", folder / "candidate", checkpoint=model)
+    if kind in ("otherwise", "batched"):
+        made = Otherwise(rng)
+        record(model, samples, folder / "golden", folder / "candidate", made, batched=kind == "batched")
         return kind, tr.compare(folder / "golden", folder / "candidate", checkpoint=model)
     storage = Precision.of(kind)
     low = type(model)(model.config, {n: storage.rounded(x).astype("float32") for n, x in model.tensors.items()})

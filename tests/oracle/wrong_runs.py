@@ -9,6 +9,7 @@ import numpy as np
 
 from tlora_ref.adapter import Adapter
 from tlora_ref.autograd import grad
+from tlora_ref.data import pad_batch
 from tlora_ref.oracle.format import Manifest, Trace, TraceWriter
 from tlora_ref.oracle.implementation import Reference
 from tlora_ref.oracle.record import module_inputs
@@ -17,13 +18,35 @@ from tlora_ref.transformer import Model
 BETAS, EPS, DECAY = (0.9, 0.999), 1e-8, 0.01
 
 
-def record(model: Model, samples: list[dict[str, Any]], golden: Path, folder: Path, made: Reference) -> None:
+def batched_inputs(model: Model, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """X of every module on every sample, from one forward pass over all of them, padded, and taken apart again."""
+    inputs: list[dict[str, Any]] = [{} for _ in samples]
+
+    def observe(module: str, x: np.ndarray) -> None:
+        rows = x.reshape(len(samples), -1, x.shape[-1])
+        for n, sample in enumerate(samples):
+            inputs[n][module] = rows[n, : len(sample["input_ids"])]
+
+    model.watching([]).observing(observe)(**pad_batch(samples))
+    return inputs
+
+
+def record(
+    model: Model,
+    samples: list[dict[str, Any]],
+    golden: Path,
+    folder: Path,
+    made: Reference,
+    *,
+    batched: bool = False,
+) -> None:
     """Every stage by `made`, each fed with what `made` gave before; the budget and the batches are the golden run's."""
     gold = Trace(golden)
     facts = gold.manifest
     writer = TraceWriter(Manifest(modules=facts.modules, r_init=facts.r_init, alpha=facts.alpha))
     names = [f"{m}.weight" for m in gold.shapes]
-    inputs = [module_inputs(model, sample, n) for n, sample in enumerate(samples)]
+    one_by_one = (module_inputs(model, sample, n) for n, sample in enumerate(samples))
+    inputs = batched_inputs(model, samples) if batched else list(one_by_one)
     gradients = []
     for n, sample in enumerate(samples):
         output = model.watching(names)(**sample)
