@@ -13,7 +13,7 @@ import numpy as np
 
 from tlora_ref import algorithm
 from tlora_ref.algorithm import Allocation
-from tlora_ref.backend import Array
+from tlora_ref.backend import Array, device_of, side_by_side
 from tlora_ref.errors import ConfigError, NumericsError, ShapeError
 from tlora_ref.method import initialization
 from tlora_ref.method.adapter import merged_weight
@@ -21,6 +21,8 @@ from tlora_ref.method.switches import Switches, resolve
 
 #: How A can be made: Eq. 4; W_0's own singular vectors; plain LoRA's random A; the theoretical optimum of App. B.1.
 INITS = ("wc-svd", "w-svd", "random", "theory")
+#: Entries of a matrix up to which several are decomposed side by side; LAPACK keeps all cores busy with larger ones.
+SMALL = 2**22
 UNIFORM_SCALES = ("alpha/r_init", "alpha/r_i")
 
 
@@ -281,18 +283,18 @@ def initialize(
                 f"centre={plan.switches.centre}: use one profile for calibration, allocation and initialisation"
             )
     adapter = Adapter({}, {}, {}, plan=plan, init=init, seed=seed, frozen_A=plan.switches.freeze_A)
-    for module, r in plan.rank.items():
+    for module, shape in plan.shapes.items():
+        if model.weight(module).shape != shape:
+            raise ShapeError(f"{module} is {model.weight(module).shape}, but the plan was made for {shape}")
+    covariance = None if stats is None else stats.covariance
+    chosen = [module for module, r in plan.rank.items() if r > 0]
+    tasks = [partial(_make_A, m, model.weight(m), covariance, plan.rank[m], plan.switches, init, seed) for m in chosen]
+    small = all(device_of(W).name == "cpu" and W.size <= SMALL for W in map(model.weight, chosen))
+    results = side_by_side(tasks) if small else [task() for task in tasks]
+    for module, (A, sigma) in zip(chosen, results, strict=True):
         W = model.weight(module)
-        if W.shape != plan.shapes[module]:
-            raise ShapeError(f"{module} is {W.shape}, but the plan was made for {plan.shapes[module]}")
-        if r == 0:
-            continue
-        try:
-            A, sigma = _make_A(module, W, None if stats is None else stats.covariance, r, plan.switches, init, seed)
-        except (NumericsError, ShapeError) as error:
-            raise type(error)(f"{module}: {error}") from error
         adapter.A[module] = A.astype(W.dtype)
-        adapter.B[module] = initialization.zero_B(W.shape[0], r, like=W)
+        adapter.B[module] = initialization.zero_B(W.shape[0], plan.rank[module], like=W)
         adapter.scale[module] = plan.scale(module)
         if sigma is not None:
             adapter.sigma[module] = sigma
@@ -309,14 +311,17 @@ def _make_A(
     seed: int,
 ) -> tuple[Array, Array | None]:
     """A of one module (r, d_in) float64, and the singular values it was chosen by."""
-    if init == "random":
-        rng = np.random.default_rng([seed, zlib.crc32(module.encode())])
-        return initialization.random_uniform(W.shape[1], r, rng, like=W), None
-    if init == "w-svd":
-        return initialization.w_svd(W, r, switches.svd_dtype)
-    if covariance is None or module not in covariance:
-        raise ConfigError(f"the calibration statistics have no covariance of {module}: calibrate with these targets")
-    if init == "theory":
-        return initialization.theoretical(W, covariance[module], r), None
-    A, _, sigma = algorithm.initialize(W, covariance[module], r, switches)
-    return A, sigma
+    try:
+        if init == "random":
+            rng = np.random.default_rng([seed, zlib.crc32(module.encode())])
+            return initialization.random_uniform(W.shape[1], r, rng, like=W), None
+        if init == "w-svd":
+            return initialization.w_svd(W, r, switches.svd_dtype)
+        if covariance is None or module not in covariance:
+            raise ConfigError(f"the statistics have no covariance of {module}: calibrate with these targets")
+        if init == "theory":
+            return initialization.theoretical(W, covariance[module], r), None
+        A, _, sigma = algorithm.initialize(W, covariance[module], r, switches)
+        return A, sigma
+    except (NumericsError, ShapeError) as error:
+        raise type(error)(f"{module}: {error}") from error

@@ -75,9 +75,9 @@ def _heads(x: Array, groups: int) -> Array:
     return x.reshape(B, T, groups, H // groups, D).transpose(0, 2, 3, 1, 4)
 
 
-def _scores(q: Array, k: Array, bias: Array | None, scale: float, block: Block) -> Array:
-    """scale * q k^T + bias for one block: (B, G, R, queries, keys)."""
-    scores = (q[..., block.rows, :] * scale) @ k[..., block.keys, :].swapaxes(-1, -2)
+def _scores(q: Array, k: Array, bias: Array | None, block: Block) -> Array:
+    """q k^T + bias for one block, q scaled already: (B, G, R, queries, keys)."""
+    scores = q[..., block.rows, :] @ k[..., block.keys, :].swapaxes(-1, -2)
     if bias is not None:
         scores += bias[..., block.rows, block.keys]
     return scores
@@ -86,23 +86,20 @@ def _scores(q: Array, k: Array, bias: Array | None, scale: float, block: Block) 
 def _softmax(scores: Array, allowed: Array | None, log_sum: Array | None = None) -> tuple[Array, Array]:
     """In place: probabilities over the last axis, and the log-sum-exp (..., 1) (computed unless it is given).
 
-    A row that sees nothing gets zeros. Hidden scores are set to 0 for the exponential and zeroed after it: exp(-inf)
-    would be right but is many times slower.
+    A row that sees nothing gets zeros. Hidden scores become 0 for the exponential and their probabilities 0 after it,
+    both by a product with the mask: exp(-inf) would be right too, but is many times slower.
     """
     xp = array_module(scores)
-    hidden = None if allowed is None else xp.broadcast_to(~allowed, scores.shape)
+    visible = None if allowed is None else allowed.astype(scores.dtype)
     shift = log_sum
     if shift is None:
-        if hidden is not None:
-            scores[hidden] = -xp.inf
-        top = scores.max(axis=-1, keepdims=True)
-        shift = xp.where(xp.isfinite(top), top, 0.0).astype(scores.dtype)
+        shift = _largest(scores, allowed)
     scores -= shift
-    if hidden is not None:
-        scores[hidden] = 0.0
+    if visible is not None:
+        scores *= visible
     xp.exp(scores, out=scores)
-    if hidden is not None:
-        scores[hidden] = 0.0
+    if visible is not None:
+        scores *= visible
     if log_sum is not None:
         return scores, log_sum
     total = scores.sum(axis=-1, keepdims=True)
@@ -111,9 +108,20 @@ def _softmax(scores: Array, allowed: Array | None, log_sum: Array | None = None)
     return scores, shift + xp.log(total)
 
 
+def _largest(scores: Array, allowed: Array | None) -> Array:
+    """The largest visible score of every row (..., 1); 0 where none is."""
+    xp = array_module(scores)
+    if allowed is None:
+        return scores.max(axis=-1, keepdims=True)
+    penalty = xp.zeros(allowed.shape, dtype=scores.dtype)
+    penalty[~allowed] = -xp.inf
+    top = (scores + penalty).max(axis=-1, keepdims=True)
+    return xp.where(xp.isfinite(top), top, 0.0).astype(scores.dtype)
+
+
 @dataclass(frozen=True)
 class _Saved:
-    """What the VJP needs: q, k, v and the bias as (B, G, R or 1, tokens, D) views, and one log-sum-exp a query."""
+    """What the VJP needs: scale * q, k, v and the bias as (B, G, R or 1, tokens, D), and one log-sum-exp a query."""
 
     q: Array
     k: Array
@@ -144,7 +152,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, see: Visibility,
     (B, T, H), (S, G) = q.shape[:3], k.shape[1:3]
     y = xp.empty((B, T, H, v.shape[3]), dtype=q.dtype)
     saved = _Saved(
-        q=_heads(q.data, G),
+        q=_heads(q.data * scale, G),
         k=_heads(k.data, G),
         v=_heads(v.data, G),
         bias=None if bias is None else bias.data.reshape(G, H // G, T, S),
@@ -153,7 +161,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, see: Visibility,
         see=see,
     )
     for block in _blocks(xp, T, S, see):
-        scores = _scores(saved.q, saved.k, saved.bias, scale, block)
+        scores = _scores(saved.q, saved.k, saved.bias, block)
         p, saved.log_sum[..., block.rows, :] = _softmax(scores, block.allowed)
         _heads(y, G)[..., block.rows, :] = p @ saved.v[..., block.keys, :]
     parents = (q, k, v) if bias is None else (q, k, v, bias)
@@ -173,20 +181,19 @@ def _attention_vjp(saved: _Saved, dy: Array, shapes: list[tuple[int, ...]]) -> l
     dV = P^T dY,   dP = dY V^T,   dscores = P * (dP - rowsum(P * dP)),   dQ = scale dscores K,   dK = scale dscores^T Q
     """
     xp, (T, S) = array_module(dy), (saved.q.shape[-2], saved.k.shape[-2])
-    G, scale = saved.k.shape[1], saved.scale
+    G, scale = saved.k.shape[1], saved.scale  # saved.q holds the factor already: dK has it, dQ does not
     slopes = [xp.zeros(shape, dtype=dy.dtype) for shape in shapes]
     dq, dk, dv = (_heads(slope, G) for slope in slopes[:3])
     dy = _heads(dy, G)
     for block in _blocks(xp, T, S, saved.see):
         rows, keys = block.rows, block.keys
-        p, _ = _softmax(_scores(saved.q, saved.k, saved.bias, scale, block), block.allowed, saved.log_sum[..., rows, :])
+        p, _ = _softmax(_scores(saved.q, saved.k, saved.bias, block), block.allowed, saved.log_sum[..., rows, :])
         ds = dy[..., rows, :] @ saved.v[..., keys, :].swapaxes(-1, -2)  # dP (B, G, R, queries, keys)
         dv[..., keys, :] += (p.swapaxes(-1, -2) @ dy[..., rows, :]).sum(axis=2, keepdims=True)
-        ds -= (p * ds).sum(axis=-1, keepdims=True)
+        ds -= xp.einsum("...k,...k->...", p, ds)[..., None]
         ds *= p
         if saved.bias is not None:
             slopes[3][:, rows, keys] += ds.sum(axis=0).reshape(shapes[3][0], *ds.shape[-2:])
-        ds *= scale
-        dq[..., rows, :] = ds @ saved.k[..., keys, :]
+        dq[..., rows, :] = (ds @ saved.k[..., keys, :]) * scale
         dk[..., keys, :] += (ds.swapaxes(-1, -2) @ saved.q[..., rows, :]).sum(axis=2, keepdims=True)
     return slopes

@@ -6,6 +6,8 @@ The legend and the rules of `basic` hold: `dy` is the cotangent of y; a VJP keep
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 from tlora_ref.autograd.tape import Tensor, record
 from tlora_ref.backend import Array, array_module, erf
@@ -58,44 +60,51 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------------- activations
+#: f(x), and f'(x) when it is asked for.
+Activated: TypeAlias = tuple[Array, Callable[[], Array]]
+
+
 def _sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x)), by tanh: no overflow, and NumPy vectorises it."""
     return array_module(x).tanh(x * 0.5) * 0.5 + 0.5
 
 
-def _silu(x: Array) -> tuple[Array, Array]:
+def _silu(x: Array) -> Activated:
     sigma = _sigmoid(x)
-    return x * sigma, sigma * (1.0 + x * (1.0 - sigma))
+    return x * sigma, lambda: sigma * (1.0 + x * (1.0 - sigma))
 
 
-def _relu(x: Array) -> tuple[Array, Array]:
+def _relu(x: Array) -> Activated:
     positive = (x > 0).astype(x.dtype)
-    return x * positive, positive
+    return x * positive, lambda: positive
 
 
-def _tanh(x: Array) -> tuple[Array, Array]:
+def _tanh(x: Array) -> Activated:
     y = array_module(x).tanh(x)
-    return y, 1.0 - y * y
+    return y, lambda: 1.0 - y * y
 
 
-def _gelu(x: Array) -> tuple[Array, Array]:
+def _gelu(x: Array) -> Activated:
     """x Phi(x), Phi the normal distribution function: derivative Phi(x) + x phi(x)."""
-    phi = array_module(x).exp(x * x * -0.5) * (1.0 / math.sqrt(2.0 * math.pi))
     Phi = erf(x * math.sqrt(0.5)) * 0.5 + 0.5
-    return x * Phi, Phi + x * phi
+    return x * Phi, lambda: Phi + x * array_module(x).exp(x * x * -0.5) * (1.0 / math.sqrt(2.0 * math.pi))
 
 
-def _gelu_tanh(x: Array) -> tuple[Array, Array]:
+def _gelu_tanh(x: Array) -> Activated:
     """0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3), with its derivative by the chain rule."""
     root = math.sqrt(2.0 / math.pi)
     square = x * x
     t = array_module(x).tanh(x * (square * 0.044715 + 1.0) * root)
-    du = (square * (3.0 * 0.044715) + 1.0) * root
-    return x * (t + 1.0) * 0.5, (t + 1.0) * 0.5 + x * (1.0 - t * t) * du * 0.5
+
+    def slope() -> Array:
+        du = (square * (3.0 * 0.044715) + 1.0) * root
+        return (t + 1.0) * 0.5 + x * (1.0 - t * t) * du * 0.5
+
+    return x * (t + 1.0) * 0.5, slope
 
 
-#: Activation by the name that Hugging Face configurations use: x -> (f(x), f'(x)).
-ACTIVATIONS = {
+#: Activation by the name that Hugging Face configurations use.
+ACTIVATIONS: dict[str, Callable[[Array], Activated]] = {
     "silu": _silu,
     "swish": _silu,
     "relu": _relu,
@@ -120,7 +129,7 @@ def activation(x: Tensor, kind: str) -> Tensor:
     saved = x.data
 
     def vjp(dy: Array) -> tuple[Array]:
-        return (dy * f(saved)[1],)
+        return (dy * f(saved)[1](),)
 
     return record(f(x.data)[0], (x,), vjp)
 
@@ -133,7 +142,7 @@ def gated(gate: Tensor, up: Tensor, kind: str) -> Tensor:
 
     def vjp(dy: Array) -> tuple[Array | None, Array | None]:
         value, slope = f(g)
-        return None if saved_u is None else dy * saved_u * slope, dy * value if need_up else None
+        return None if saved_u is None else dy * saved_u * slope(), dy * value if need_up else None
 
     return record(f(g)[0] * up.data, (gate, up), vjp)
 

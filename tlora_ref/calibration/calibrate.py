@@ -12,7 +12,7 @@ from tlora_ref.autograd import backward
 from tlora_ref.backend import Array, array_module, to_numpy
 from tlora_ref.calibration.statistics import CalibrationStats
 from tlora_ref.errors import ConfigError, DataError, DeviceError, NumericsError
-from tlora_ref.method.covariance import second_moment
+from tlora_ref.method.covariance import add_second_moment
 from tlora_ref.method.sensitivity import sample_sensitivity
 from tlora_ref.method.switches import Switches, resolve
 from tlora_ref.transformer import Model
@@ -167,11 +167,9 @@ class _SharedMoments:
             return
         self.seen[id(x)] = (x, module)
         stats.leader.setdefault(module, module)
-        C = second_moment(x.reshape(-1, x.shape[-1]), centre=stats.centre)
-        if module in stats.covariance_sums:
-            stats.covariance_sums[module] += C
-        else:
-            stats.covariance_sums[module] = C
+        if module not in stats.covariance_sums:
+            stats.covariance_sums[module] = array_module(x).zeros((x.shape[-1], x.shape[-1]), dtype=x.dtype)
+        add_second_moment(stats.covariance_sums[module], x.reshape(-1, x.shape[-1]), centre=stats.centre)
 
 
 def calibration_memory(model: Model, samples: Sequence[Sample], targets: str | Sequence[str] | None = None) -> int:

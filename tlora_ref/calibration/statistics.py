@@ -13,19 +13,22 @@ from safetensors.numpy import save_file
 
 from tlora_ref.backend import Array, to_numpy
 from tlora_ref.errors import CheckpointError, ConfigError, OutputError
+from tlora_ref.method.covariance import mirror
 
 FORMAT = "tlora_ref.calibration"
 VERSION = 1
 
 
 class Means(Mapping[str, Array]):
-    """{module: sum / N}, divided when read. Modules that share an input share one stored sum."""
+    """{module: sum / N}, divided and mirrored when read. Modules that share an input share one stored sum."""
 
     def __init__(self, sums: Mapping[str, Array], leader: Mapping[str, str], samples: int) -> None:
         self._sums, self._leader, self._samples = sums, leader, samples
 
     def __getitem__(self, module: str) -> Array:
-        return self._sums[self._leader[module]] / self._samples
+        mean = self._sums[self._leader[module]] / self._samples
+        mirror(mean)
+        return mean
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._leader)
@@ -43,7 +46,7 @@ class CalibrationStats:
     samples : N
     shapes : {module: (d_out, d_in)}, in model order
     leader : {module: the module whose covariance sum it shares}; q, k and v see one input and need one C
-    covariance_sums : {leader: sum over samples of X^T X, (d_in, d_in)}
+    covariance_sums : {leader: sum over samples of X^T X, (d_in, d_in)}, the upper triangle (see `add_second_moment`)
     sensitivity_sums : {module: sum over samples of mean|W * dLoss_n/dW|}
     losses : loss of each sample, in order
     profile, centre : the profile and its one switch that acts here (centring each sample's X)

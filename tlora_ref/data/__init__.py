@@ -1,6 +1,6 @@
 """Datasets, prompt templates, tokenisation, batches."""
 
-from tlora_ref.data.batches import batches, choose_samples, pad_batch
+from tlora_ref.data.batches import batches, choose_samples, halves, pad_batch
 from tlora_ref.data.encode import EncodingReport, encode_prompt, encode_rows, response_text
 from tlora_ref.data.rows import Row, dataset_file, file_sha256, load_dataset
 from tlora_ref.data.scoring import chosen_option, cut, final_number
@@ -22,6 +22,7 @@ __all__ = [
     "encode_rows",
     "file_sha256",
     "final_number",
+    "halves",
     "load_dataset",
     "load_task",
     "load_tokenizer",

@@ -6,14 +6,11 @@ from tlora_ref.backend import Array, array_module
 from tlora_ref.errors import ShapeError
 
 #: Columns of X handled at once: X^T X is formed in blocks of its upper triangle.
-BLOCK = 512
+BLOCK = 192
 
 
 def second_moment(X: Array, *, centre: bool = False) -> Array:
     """Alg. 1, line 9, one sample's term: X^T X, uncentred, not divided by the number of tokens.
-
-    Blocks of the upper triangle are computed and mirrored: the result is symmetric bit for bit, and a plain product
-    of two different matrices is several times faster than what BLAS does for X^T X as a whole.
 
     Parameters
     ----------
@@ -23,21 +20,41 @@ def second_moment(X: Array, *, centre: bool = False) -> Array:
 
     Returns
     -------
-    (d_in, d_in), in the dtype of X
+    (d_in, d_in), in the dtype of X, symmetric bit for bit
+    """
+    total = array_module(X).zeros((X.shape[-1], X.shape[-1]), dtype=X.dtype)
+    add_second_moment(total, X, centre=centre)
+    mirror(total)
+    return total
+
+
+def add_second_moment(total: Array, X: Array, *, centre: bool = False) -> None:
+    """Add a sample's X^T X to `total` in place, in blocks of its upper triangle alone: `mirror` does the rest, once.
+
+    A plain product of two different matrices is several times faster than what BLAS does for X^T X as a whole, and
+    of many short samples most of the time would go into writing the lower triangle again and again.
+
+    X (T, d_in), total (d_in, d_in); ShapeError for another shape of X, or no token.
     """
     if X.ndim != 2 or X.shape[0] == 0:
         raise ShapeError(f"second_moment: X has shape {X.shape}, expected (tokens, d_in) with at least one token")
-    xp = array_module(X)
     if centre:
         X = X - X.mean(axis=0, keepdims=True)
-    d_in = X.shape[1]
-    C = xp.empty((d_in, d_in), dtype=X.dtype)
-    for start in range(0, d_in, BLOCK):
-        stop = min(d_in, start + BLOCK)
-        left = xp.ascontiguousarray(X[:, start:stop].T)  # (columns, T)
-        band = left @ X[:, start:]  # (columns, d_in - start)
-        corner = band[:, : stop - start]
-        band[:, : stop - start] = (corner + corner.T) * 0.5
-        C[start:stop, start:] = band
-        C[stop:, start:stop] = band[:, stop - start :].T
-    return C
+    xp = array_module(X)
+    for columns, right in _bands(X.shape[1]):
+        left = xp.ascontiguousarray(X[:, columns].T)  # a copy: NumPy hands X.T @ X of one memory to the slow routine
+        total[columns, right] += left @ X[:, right]  # (columns, d_in - start)
+
+
+def mirror(total: Array) -> None:
+    """Make a sum of `add_second_moment` symmetric, in place: the upper triangle decides."""
+    for columns, right in _bands(total.shape[0]):
+        band = total[columns, right]
+        corner = band[:, : band.shape[0]]
+        corner[...] = (corner + corner.T) * 0.5  # a product's own halves differ in the last bits
+        total[right, columns][band.shape[0] :] = band[:, band.shape[0] :].T
+
+
+def _bands(d_in: int) -> list[tuple[slice, slice]]:
+    """The blocks of the upper triangle: (rows, columns from the diagonal on)."""
+    return [(slice(i, min(d_in, i + BLOCK)), slice(i, d_in)) for i in range(0, d_in, BLOCK)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tlora_ref.backend import Array, array_module
+from tlora_ref.backend import Array, array_module, cache_blocks
 from tlora_ref.errors import ShapeError
 
 
@@ -22,4 +22,5 @@ def sample_sensitivity(W: Array, dW: Array) -> Array:
     if W.shape != dW.shape:
         raise ShapeError(f"sample_sensitivity: W is {W.shape}, its gradient {dW.shape}: they must agree")
     xp = array_module(W, dW)
-    return xp.abs(W * dW).mean(dtype="float64")
+    blocks = (xp.abs(W[rows] * dW[rows]).sum(dtype="float64") for rows in cache_blocks(W))
+    return sum(blocks, xp.zeros(())) / W.size

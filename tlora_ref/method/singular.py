@@ -11,6 +11,9 @@ from tlora_ref.errors import NumericsError
 def right_singular_vectors(M: Array, r: int, svd_dtype: str = "float64") -> tuple[Array, Array]:
     """Alg. 1, line 16: the SVD M = U Sigma V^T, by the first r rows of V^T.
 
+    U is not wanted, so a matrix that is not square is first reduced to a square one (Golub & Van Loan, section 8.6.3):
+    M = Q R has R's singular values and right vectors; of a wide M, its transpose is reduced.
+
     Parameters
     ----------
     M : (d_out, d_in);  r : at most d_in
@@ -29,8 +32,16 @@ def right_singular_vectors(M: Array, r: int, svd_dtype: str = "float64") -> tupl
             f"the {M.shape} matrix to decompose (W C, or W for W-SVD) holds a value that is not finite: check the "
             "weights and the calibration samples"
         )
-    try:  # rows of the null space cost memory (d_in, d_in): only where r asks for some
-        _, sigma, Vt = xp.linalg.svd(M, full_matrices=r > min(M.shape))
+    d_out, d_in = M.shape
+    try:
+        if r > d_out:  # rows of the null space cost memory (d_in, d_in): only where r asks for some
+            _, sigma, Vt = xp.linalg.svd(M, full_matrices=True)
+        elif d_out >= d_in:
+            _, sigma, Vt = xp.linalg.svd(xp.linalg.qr(M, mode="r") if d_out > d_in else M)
+        else:
+            Q, R = xp.linalg.qr(M.T)  # (d_in, d_out), (d_out, d_out)
+            _, sigma, Vt = xp.linalg.svd(R.T)
+            Vt = Vt[:r] @ Q.T
     except np.linalg.LinAlgError as error:
         raise NumericsError(f"the SVD of a {M.shape} matrix did not converge ({error})") from error
     return sigma, Vt[:r]

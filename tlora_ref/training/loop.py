@@ -8,15 +8,16 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tlora_ref.adapter import Adapter
 from tlora_ref.autograd import grad
-from tlora_ref.backend import Array, array_module, to_numpy
-from tlora_ref.data import batches, pad_batch
+from tlora_ref.backend import Array, array_module, side_by_side, to_numpy
+from tlora_ref.data import batches, halves, pad_batch
 from tlora_ref.errors import DataError, NumericsError
 from tlora_ref.method.adamw import adamw_step
 from tlora_ref.method.schedule import learning_rate
@@ -28,6 +29,7 @@ from tlora_ref.transformer import Model
 
 Sample = Mapping[str, Any]
 Batch = dict[str, Any]
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -169,17 +171,33 @@ def step_gradients(model: Model, arrays: Mapping[str, Array], micro_batches: Seq
     tokens = 0
     losses: list[Array] = []
     gradients: dict[str, Array] = {}
-    for batch in micro_batches:
+
+    def summed(batch: Batch) -> tuple[dict[str, Array], Array, int]:
         output = view(**batch, loss_divisor=1.0)  # the sum: it is divided once, by all labels of the step
-        part = grad(output.loss, arrays)
-        gradients = {n: part[n] + gradients[n] for n in part} if gradients else part
-        losses.append(output.loss.data)
-        tokens += output.tokens
+        return grad(output.loss, arrays), output.loss.data, output.tokens
+
+    for batch in micro_batches:
+        for part, loss, scored in _in_halves(summed, batch, model, arrays):
+            gradients = {n: part[n] + gradients[n] for n in part} if gradients else part
+            losses.append(loss)
+            tokens += scored
     gradients = {name: g * (1.0 / tokens) for name, g in gradients.items()}
     xp = array_module(losses[0])
     squares = xp.stack([(g * g).sum() for g in gradients.values()]).sum()
     *sums, square = to_numpy(xp.stack([*losses, squares])).tolist()
     return StepGradients(gradients, sum(sums) / tokens, tokens, math.sqrt(square))
+
+
+def _in_halves(work: Callable[[Batch], R], batch: Batch, model: Model, arrays: Mapping[str, Array]) -> list[R]:
+    """`work` on a large batch's halves side by side (see `halves`), else on all of it.
+
+    Not on a device, which is busy with one; nor where most weights are trained, as each half has a gradient of each.
+    """
+    trained = sum(array.size for array in arrays.values())
+    if model.device.name != "cpu" or 4 * trained > model.parameter_count():
+        return [work(batch)]
+    parts = halves(batch)
+    return [work(batch)] if len(parts) == 1 else side_by_side([partial(work, part) for part in parts])
 
 
 def apply_gradients(state: TrainState, found: StepGradients, plan: TrainSettings, total: int) -> TrainState:

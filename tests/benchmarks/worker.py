@@ -1,0 +1,43 @@
+"""One side of one case in a process of its own: does the work once for every line it is sent.
+
+`python -m tests.benchmarks.worker SIDE CASE FOLDER`, SIDE "ours" or "torch". Answers are lines of JSON: first how long
+getting ready took, then the seconds and the value of each run, and at the end of its input the peak memory.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from pathlib import Path
+
+from tests.benchmarks.cases import Case
+
+MODULES = {"ours": "tests.benchmarks.ours", "torch": "tests.benchmarks.theirs"}
+
+
+def answer(**facts: float) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+def main(side: str, case: str, folder: str) -> None:
+    begin = time.perf_counter()
+    work = importlib.import_module(MODULES[side]).prepare(Case(**json.loads(case)), Path(folder))
+    work()  # the first run pays for pages and plans
+    answer(ready=time.perf_counter() - begin)
+    for _ in sys.stdin:
+        begin = time.perf_counter()
+        value = work()
+        answer(seconds=time.perf_counter() - begin, value=value)
+    answer(peak_bytes=peak_memory())
+
+
+def peak_memory() -> float:
+    """The largest resident memory of this process in bytes (getrusage would count its parent's before it)."""
+    line = next(s for s in Path("/proc/self/status").read_text(encoding="ascii").splitlines() if s.startswith("VmHWM"))
+    return float(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
