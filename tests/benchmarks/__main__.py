@@ -46,7 +46,12 @@ class Worker:
     def __init__(self, side: str, case: Case, folder: Path, environment: dict[str, str]) -> None:
         command = [sys.executable, "-m", "tests.benchmarks.worker", side, case.to_json(), str(folder)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **environment}
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **environment},
         )
 
     def listen(self) -> dict[str, float]:
@@ -153,7 +158,9 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", help="only these, as 2x256")
     parser.add_argument("--pairs", type=int, default=15, help="runs of each side, at most")
     parser.add_argument("--seconds", type=float, default=25.0, help="time for a case, about")
-    parser.add_argument("--kernel", default="auto", help="OpenBLAS kernel: auto (what tlora-ref picks), default, or a name")
+    parser.add_argument(
+        "--kernel", default="auto", help="OpenBLAS kernel: auto (as tlora-ref picks), default, or a name"
+    )
     parser.add_argument("--out", type=Path, help="where to write everything as JSON")
     options = parser.parse_args()
     kernel = {"auto": faster_kernel(), "default": None}.get(options.kernel, options.kernel)

@@ -110,7 +110,9 @@ def initialisation(model: Any, adapter: Path, ids: Any) -> Work:
 
     @torch.no_grad()
     def layer() -> float:
-        return float(sum(torch.linalg.svd(m.weight @ covariance[n], full_matrices=True)[1][0] for n, m in targets.items()))
+        return float(
+            sum(torch.linalg.svd(m.weight @ covariance[n], full_matrices=True)[1][0] for n, m in targets.items())
+        )
 
     with torch.no_grad():
         model(input_ids=ids[:1])
@@ -122,7 +124,10 @@ def decode(model: Any, adapter: Path, ids: Any) -> Work:
 
     def tokens() -> float:
         made = model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, min_new_tokens=NEW_TOKENS,
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            min_new_tokens=NEW_TOKENS,
             max_new_tokens=NEW_TOKENS,
         )
         return float(np.asarray(made[:, ids.shape[1] :]).sum())

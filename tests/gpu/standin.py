@@ -53,6 +53,8 @@ UNARY = "neg pos abs invert".split()
 
 #: Options that NumPy's functions take and CuPy's do not.
 LACKING = {"initial", "where", "mode", "subok", "hermitian"}
+#: What CuPy takes all the same, by function.
+TAKEN = {"qr": {"mode"}}
 
 
 class Mixed(TypeError):
@@ -93,8 +95,9 @@ def on_device(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     """A NumPy function as the device has it."""
 
     def call(*arguments: Any, **options: Any) -> Any:
-        if LACKING & set(options):
-            raise TypeError(f"{name}: CuPy has no option {', '.join(sorted(LACKING & set(options)))}")
+        lacking = sorted((LACKING - TAKEN.get(name, set())) & set(options))
+        if lacking:
+            raise TypeError(f"{name}: CuPy has no option {', '.join(lacking)}")
         given = options.get("out")
         result = function(
             *(unwrapped(a, name) for a in arguments), **{k: unwrapped(v, name) for k, v in options.items()}

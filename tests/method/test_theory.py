@@ -16,13 +16,14 @@ from tlora_ref.method.initialization import theoretical
 
 
 def problem(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """X (T, d_in), C = X^T X / T (well conditioned), an ideal update D (d_out, d_in), and some A (r, d_in)."""
+    """X (T, d_in), C = X^T X / T, an ideal update D (d_out, d_in), and some A (r, d_in); C and A well conditioned."""
     rng = np.random.default_rng(seed)
     d_in, d_out = rng.integers(3, 9, 2)
     r = rng.integers(1, min(d_in, d_out) + 1)
     turn = np.linalg.qr(rng.standard_normal((d_in, d_in)))[0]
     X = rng.standard_normal((40, d_in)) * rng.uniform(0.5, 2.0, d_in) @ turn + rng.standard_normal(d_in)
-    return X, X.T @ X / len(X), rng.standard_normal((d_out, d_in)), rng.standard_normal((r, d_in))
+    A = rng.uniform(0.5, 2.0, r)[:, None] * np.linalg.qr(rng.standard_normal((d_in, r)))[0].T
+    return X, X.T @ X / len(X), rng.standard_normal((d_out, d_in)), A
 
 
 seeds = st.integers(0, 2**32 - 1)
