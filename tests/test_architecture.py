@@ -17,9 +17,21 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "tlora_ref"
 
 EVERYWHERE = {"backend", "errors"}
+MAKES_ARTEFACTS = EVERYWHERE | {"provenance"}
 ALL_BUT_CLI = {
-    *EVERYWHERE,
-    *("autograd", "method", "algorithm", "adapter", "transformer", "checkpoint", "data", "calibration", "training"),
+    *MAKES_ARTEFACTS,
+    *(
+        "kernel",
+        "autograd",
+        "method",
+        "algorithm",
+        "adapter",
+        "transformer",
+        "checkpoint",
+        "data",
+        "calibration",
+        "training",
+    ),
     "oracle",
 }
 
@@ -29,19 +41,21 @@ ALL_BUT_CLI = {
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "backend": {"errors"},
+    "kernel": set(),
+    "provenance": {"kernel"},
     "autograd": EVERYWHERE,
     "method": EVERYWHERE,
     "algorithm": EVERYWHERE | {"method"},
     "adapter": EVERYWHERE | {"method", "algorithm"},
     "transformer": EVERYWHERE | {"autograd"},
-    "checkpoint": EVERYWHERE | {"transformer", "method", "adapter"},
+    "checkpoint": MAKES_ARTEFACTS | {"kernel", "transformer", "method", "adapter"},
     "data": EVERYWHERE,
-    "calibration": EVERYWHERE | {"method", "algorithm", "autograd", "transformer"},
+    "calibration": MAKES_ARTEFACTS | {"method", "algorithm", "autograd", "transformer"},
     "training": EVERYWHERE | {"method", "autograd", "data", "adapter", "transformer"},
     "oracle": ALL_BUT_CLI,
     "cli": ALL_BUT_CLI | {"__init__"},
     "__init__": ALL_BUT_CLI,
-    "__main__": {"cli"},
+    "__main__": {"kernel", "cli"},
 }
 
 #: Rooms that take only the other's front door (`from tlora_ref.transformer import Model`), not what is behind it.
@@ -50,6 +64,7 @@ FRONT_DOOR_ONLY = {("calibration", "transformer"), ("training", "transformer")}
 #: Rooms that stay arithmetic: no library beyond these and the standard library.
 LIBRARIES: dict[str, set[str]] = {
     "errors": set(),
+    "kernel": set(),  # imported before NumPy
     "autograd": {"numpy", "scipy"},
     "method": {"numpy", "scipy"},
     "algorithm": {"numpy"},
@@ -186,7 +201,9 @@ def too_long(source: Source) -> dict[str, str]:
 
 
 def sources(*folders: str) -> list[Source]:
-    paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    paths = sorted(
+        path for folder in folders for path in (ROOT / folder).rglob("*.py*") if path.suffix in (".py", ".pyi")
+    )
     return [Source(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")) for path in paths]
 
 

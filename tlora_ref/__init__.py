@@ -26,40 +26,9 @@ Where is ...? Every equation and line of the paper, and the function that is it 
 | paper or released code      | one switch a difference          | `switches.Switches`, `PROFILES`                  |
 """
 
-from tlora_ref.adapter import Adapter, Plan, allocate, initialize
-from tlora_ref.autograd import grad, gradcheck
-from tlora_ref.calibration import CalibrationStats, calibrate
-from tlora_ref.checkpoint import load_model, load_peft, save_model, save_peft, save_universal
-from tlora_ref.data import load_tokenizer
-from tlora_ref.errors import TLoRAError
-from tlora_ref.method.switches import PROFILES, Switches
-from tlora_ref.oracle import check_implementation, compare, trace
-from tlora_ref.training import TrainSettings, evaluate, train
+import lazy_loader
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "PROFILES",
-    "Adapter",
-    "CalibrationStats",
-    "Plan",
-    "Switches",
-    "TLoRAError",
-    "TrainSettings",
-    "allocate",
-    "calibrate",
-    "check_implementation",
-    "compare",
-    "evaluate",
-    "grad",
-    "gradcheck",
-    "initialize",
-    "load_model",
-    "load_peft",
-    "load_tokenizer",
-    "save_model",
-    "save_peft",
-    "save_universal",
-    "trace",
-    "train",
-]
+# The names are listed in __init__.pyi and imported when first used: the command line must choose the BLAS kernel first.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,8 +1,8 @@
-"""Which matrix-product kernel of OpenBLAS to use: chosen from the CPU's flags, before NumPy is imported.
+"""Which matrix-product kernel of OpenBLAS works: asked for before NumPy is imported, named afterwards.
 
-The OpenBLAS in NumPy's wheels takes its AVX2 kernel on AMD's CPUs with AVX-512, where its AVX-512 kernel is up to twice
-as fast. The choice is an environment variable that OpenBLAS reads once, when NumPy is first imported; so this module
-imports nothing but the standard library.
+On a CPU with AVX-512 the AVX-512 kernel is up to twice as fast as the AVX2 one. OpenBLAS looks at the CPU itself, but
+an old one does not know every new CPU. What an environment variable tells it, it takes: once, when NumPy is imported.
+So this module imports nothing that imports NumPy.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_info
 
 #: What OpenBLAS reads.
 KERNEL_VARIABLE = "OPENBLAS_CORETYPE"
-#: The AVX-512 kernel, and the instruction sets that it executes.
+#: The AVX-512 kernel that every such CPU executes, the instruction sets it is made of, and the kernels it is part of.
 AVX512_KERNEL = "SkylakeX"
-AVX512_FLAGS = frozenset({"avx512f", "avx512dq", "avx512bw", "avx512vl"})
+AVX512_FLAGS = frozenset({"avx512f", "avx512cd", "avx512dq", "avx512bw", "avx512vl"})
+AVX512_KERNELS = frozenset({AVX512_KERNEL, "Cooperlake", "SapphireRapids"})
 CPU_FACTS = Path("/proc/cpuinfo")
 
 
@@ -37,10 +41,36 @@ def faster_kernel(facts: Path = CPU_FACTS) -> str | None:
     return AVX512_KERNEL
 
 
-def choose_kernel() -> str | None:
-    """Ask for the faster kernel unless the user asked for one, or NumPy is there already: what was asked for."""
+def choose_kernel(facts: Path = CPU_FACTS) -> None:
+    """Ask for the faster kernel, unless the user asked for one or NumPy is there already."""
     if KERNEL_VARIABLE not in os.environ and "numpy" not in sys.modules:
-        kernel = faster_kernel()
+        kernel = faster_kernel(facts)
         if kernel is not None:
             os.environ[KERNEL_VARIABLE] = kernel
-    return os.environ.get(KERNEL_VARIABLE)
+
+
+def linear_algebra() -> dict[str, Any]:
+    """NumPy's BLAS as it works now: library, version, kernel, threads. NumPy must have been imported; {} if unknown."""
+    found = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    found.sort(key=lambda library: "numpy" not in library["filepath"])  # SciPy's wheel brings one of its own
+    if not found:
+        return {}
+    blas = found[0]
+    return {
+        "library": blas["internal_api"],
+        "version": blas["version"],
+        "kernel": blas.get("architecture"),
+        "threads": blas["num_threads"],
+    }
+
+
+def kernel_hint(facts: Path = CPU_FACTS) -> str | None:
+    """What to do where OpenBLAS works with a slower kernel than this CPU has; None where all is well."""
+    blas, faster = linear_algebra(), faster_kernel(facts)
+    if faster is None or blas.get("library") != "openblas" or blas.get("kernel") in AVX512_KERNELS:
+        return None
+    told = os.environ.get(KERNEL_VARIABLE)
+    remedy = f"set {KERNEL_VARIABLE}={faster} before Python starts"
+    if told is not None and told != faster:
+        remedy = f"{KERNEL_VARIABLE} is {told}: unset it, or {remedy}"
+    return f"OpenBLAS works with its {blas.get('kernel')} kernel; this CPU's AVX-512 is up to twice as fast. {remedy}"

@@ -18,6 +18,7 @@ import tlora_ref as tr
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.calibration import CalibrationStats, add_sample, calibration_memory
 from tlora_ref.errors import CheckpointError, ConfigError, DataError, DeviceError, NumericsError, OutputError
+from tlora_ref.transformer import Model
 
 
 def test_sensitivity_is_the_mean_over_samples_of_the_absolute_product_by_finite_differences() -> None:
@@ -104,7 +105,7 @@ def test_nothing_of_a_sample_outlives_it() -> None:
 class _Chained:
     """A model whose own observer stays on beside the one that calibration sets."""
 
-    def __init__(self, model: tr.transformer.Model) -> None:  # type: ignore[name-defined]
+    def __init__(self, model: Model) -> None:
         self.model = model
 
     def __getattr__(self, name: str):  # type: ignore[no-untyped-def]

@@ -59,7 +59,7 @@ def test_the_manifest_says_what_decided_the_run(folder: Path, run: Run) -> None:
     assert manifest["plan"]["switches"]["centre"] and manifest["settings"]["trainable"] == "AB"
     assert manifest["settings"]["eps"] == 1e-8 and "warm-up" in manifest["conventions"]
     assert len(manifest["data"]["sha256"]) == 64 and len(manifest["calibration"]) == 2
-    assert {"numpy", "python", "blas", "threads", "seed", "dtype"} <= set(manifest)
+    assert {"numpy", "python", "blas", "cores", "seed", "dtype"} <= set(manifest)
 
 
 def test_training_goes_on_from_a_given_adapter(folder: Path, run: Run) -> None:

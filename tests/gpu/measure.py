@@ -22,6 +22,7 @@ import numpy as np
 
 import tlora_ref as tr
 from tlora_ref.backend import get_device
+from tlora_ref.data import encode_rows, load_dataset
 from tlora_ref.method.singular import right_singular_vectors
 from tlora_ref.training.loop import apply_gradients, step_batches, step_gradients
 from tlora_ref.training.parameters import install, trained_arrays
@@ -55,7 +56,7 @@ def compare(device: str) -> bool:
     """A golden trace on the CPU and the same run on the device, float64 and float32, by `tr.compare`."""
     model = ROOT / "models" / "tiny-math-llama"
     tokenizer = tr.load_tokenizer(model)
-    samples = tr.data.encode_rows(tr.data.load_dataset(model / "task"), tokenizer, max_length=256)[0][:4]
+    samples = encode_rows(load_dataset(model / "task"), tokenizer, max_length=256)[0][:4]
     right = True
     with tempfile.TemporaryDirectory() as folder:
         golden = Path(folder) / "golden"

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from tlora_ref.backend import Array, to_numpy
 from tlora_ref.errors import CheckpointError, ConfigError, OutputError
 from tlora_ref.method.covariance import mirror
+from tlora_ref.provenance import provenance
 
 FORMAT = "tlora_ref.calibration"
 VERSION = 1
@@ -107,6 +108,7 @@ class CalibrationStats:
         path = Path(path)
         facts = {name: getattr(self, name) for name in FACTS}
         metadata = {"format": FORMAT, "version": str(VERSION), "facts": json.dumps(facts)}
+        metadata["provenance"] = json.dumps(provenance())
         tensors = {f"covariance/{m}": to_numpy(C) for m, C in self.covariance_sums.items()}
         beside = path.with_name(path.name + ".partial")
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import numpy as np
 from tlora_ref.backend import Array, get_device
 from tlora_ref.checkpoint.reader import check_finite, read_folder, read_json, read_tensors, release, shown
 from tlora_ref.errors import CheckpointError, ConfigError
+from tlora_ref.kernel import kernel_hint
 from tlora_ref.transformer import Model, family
 
 DTYPES = ("float64", "float32")
 #: How many tensors that do not fit an error names.
 MAX_NAMED = 40
+#: Weights from which on a slow kernel is worth a warning.
+LARGE = 10_000_000
 
 
 def checked_dtype(name: Any) -> np.dtype[Any]:
@@ -59,6 +63,8 @@ def load_model(folder: str | Path, dtype: str = "float64", device: str = "cpu") 
         if the configuration asks for something that is not implemented.
     DeviceError
         if the device is not there.
+
+    Warns when the model is large and NumPy's OpenBLAS works with a slower kernel than this CPU has (see `kernel`).
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -75,6 +81,10 @@ def load_model(folder: str | Path, dtype: str = "float64", device: str = "cpu") 
         release(tensors.pop(name))
         check_finite(str(folder), name, host)
         placed[name] = place.put(host)
+    if place.name == "cpu" and sum(tensor.size for tensor in placed.values()) >= LARGE:
+        hint = kernel_hint()
+        if hint is not None:
+            warnings.warn(hint, stacklevel=2)
     return model_class(config, placed)
 
 

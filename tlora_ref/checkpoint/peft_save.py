@@ -7,7 +7,6 @@ say (that A is frozen, the profile, the sensitivities) goes to `tlora.json` besi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,9 @@ from tlora_ref.checkpoint.peft_load import load_peft
 from tlora_ref.checkpoint.save import file_dtype, rounded
 from tlora_ref.checkpoint.write import new_folder, write_json, write_tensors
 from tlora_ref.errors import ConfigError, OutputError
+from tlora_ref.provenance import provenance
 
 FORMAT_VERSION = 1
-#: Packages whose versions `tlora.json` records.
-RECORDED = ("tlora-ref", "numpy", "scipy")
 
 
 def save_peft(
@@ -110,7 +108,7 @@ def _facts(adapter: Adapter, facts: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         "format": "tlora_ref.adapter",
         "version": FORMAT_VERSION,
-        "versions": {package: _version(package) for package in RECORDED},
+        "versions": provenance(),
         "profile": None if plan is None else plan.profile,
         "init": adapter.init,
         "seed": adapter.seed,
@@ -119,13 +117,6 @@ def _facts(adapter: Adapter, facts: Mapping[str, Any] | None) -> dict[str, Any]:
         "plan": None if plan is None else plan.to_dict(),
         "facts": dict(facts or {}),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a checkout without installing
-        return None
 
 
 def _compare(adapter: Adapter, tensors: Mapping[str, Array], folder: Path) -> None:

@@ -7,28 +7,48 @@ from __future__ import annotations
 
 import functools
 import sys
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from tlora_ref.cli.checking import check
 from tlora_ref.cli.making import init, merge
 from tlora_ref.cli.planning import plan
+from tlora_ref.cli.show import linear_algebra_line, warn
 from tlora_ref.cli.tracing import trace
 from tlora_ref.cli.training import train
 from tlora_ref.cli.using import evaluate, generate
 from tlora_ref.cli.verifying import verify
 from tlora_ref.errors import TLoRAError
+from tlora_ref.provenance import provenance
 
 app = typer.Typer(
-    help="TLoRA (arXiv 2604.18124) in NumPy: plan, initialise, train, use, verify.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich" if sys.stdout.isatty() else None,  # boxes only for people
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def show_version(wanted: bool) -> None:
+    """`--version`: what a report of a problem should begin with."""
+    if wanted:
+        facts = provenance()
+        print(", ".join(f"{name} {facts[name]}" for name in ("tlora_ref", "python", "numpy", "scipy")))
+        print(f"linear algebra: {linear_algebra_line()}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Versions and BLAS kernel, and exit")
+    ] = False,
+) -> None:
+    """TLoRA (arXiv 2604.18124) in NumPy: plan, initialise, train, use, verify."""
 
 
 def interruptible(command: Callable[..., None]) -> Callable[..., None]:
@@ -63,7 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
     """The console script: runs a command and exits; an expected error becomes one message on standard error."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(args=given, obj=given)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: warn(str(message))
+            app(args=given, obj=given)
     except TLoRAError as error:
         message = str(error)
     except OSError as error:

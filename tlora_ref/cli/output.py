@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shlex
 import shutil
 import sys
@@ -12,19 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import scipy
 import typer
 import yaml
 
-import tlora_ref as tr
 from tlora_ref.checkpoint import check_output
 from tlora_ref.data import file_sha256
 from tlora_ref.errors import CheckpointError, ConfigError, OutputError
+from tlora_ref.provenance import provenance
 
 CONFIG_FILE, MANIFEST_FILE, HISTORY_FILE = "config.yaml", "manifest.json", "history.jsonl"
-#: Environment variables that set how many threads the linear algebra uses.
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def check_folder(out: Path, *, overwrite: bool = False, replace: bool = False, **inputs: Path | None) -> None:
@@ -108,19 +103,8 @@ def resume_line(context: typer.Context) -> str:
 
 
 def manifest(context: typer.Context, **facts: Any) -> dict[str, Any]:
-    """What is needed to run the same again: the command, the versions, the linear-algebra library, and `facts`."""
-    blas = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
-    return {
-        "command": command_line(context),
-        "tlora_ref": tr.__version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "blas": {key: blas[key] for key in ("name", "version", "openblas configuration") if key in blas},
-        "threads": {"cores": os.cpu_count(), **{name: os.environ[name] for name in THREADS if name in os.environ}},
-        "machine": platform.machine(),
-        **facts,
-    }
+    """What is needed to run the same again: the command, `provenance()`, and `facts`."""
+    return {"command": command_line(context), **provenance(), **facts}
 
 
 def data_facts(file: Path) -> dict[str, Any]:

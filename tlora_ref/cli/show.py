@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tlora_ref.adapter import Plan
+from tlora_ref.kernel import linear_algebra
 
 
 class Advance(Protocol):
@@ -88,6 +89,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def linear_algebra_line() -> str:
+    """The BLAS library, its kernel and threads, for a person."""
+    blas = linear_algebra()
+    if not blas:
+        return "a library that does not name itself"
+    return f"{blas['library']} {blas['version']}, kernel {blas['kernel']}, threads {blas['threads']}"
 
 
 def warn(text: str) -> None:

@@ -19,7 +19,7 @@ from tlora_ref.calibration import CalibrationStats
 from tlora_ref.checkpoint import read_config
 from tlora_ref.cli import options as o
 from tlora_ref.cli.planning import counted, footprint, shared_inputs
-from tlora_ref.cli.show import Screen, show_plan, size, warn
+from tlora_ref.cli.show import Screen, linear_algebra_line, show_plan, size, warn
 from tlora_ref.data import (
     EncodingReport,
     Row,
@@ -181,6 +181,7 @@ def say_memory(screen: Screen, folder: Path, choice: AdapterChoice | None, dtype
         held = 2 * need["covariances"]
         said += f"; covariances of {len(shapes)} modules {size(held)}, adapter {size(need['adapter'])}"
     screen.say(said)
+    screen.say(f"linear algebra: {linear_algebra_line()}")
 
 
 @contextmanager

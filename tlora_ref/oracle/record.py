@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-import safetensors
-import scipy
 
 from tlora_ref.adapter import Adapter, Plan, allocate, initialize
 from tlora_ref.autograd import grad
@@ -25,6 +19,7 @@ from tlora_ref.errors import ConfigError, DataError
 from tlora_ref.method.switches import Switches, resolve
 from tlora_ref.oracle.format import SAMPLE_FIELDS, Manifest, TraceWriter
 from tlora_ref.oracle.noise import Noise
+from tlora_ref.provenance import provenance
 from tlora_ref.training import TrainSettings
 from tlora_ref.training.loop import apply_gradients, step_batches, step_gradients
 from tlora_ref.training.parameters import install, trained_arrays
@@ -109,7 +104,7 @@ def _manifest(
         dtype=str(model.dtype),
         switches=switches.to_dict(),
         samples=len(samples),
-        versions=versions(),
+        versions=provenance(),
         **facts,
     )
     manifest.checkpoint = {"tensors_sha256": _digest(model.tensors), **manifest.checkpoint}
@@ -255,24 +250,6 @@ def module_inputs(model: Model, sample: Mapping[str, Any], number: int) -> dict[
 
     model.watching([]).observing(observe)(**sample_inputs(sample, number))
     return inputs
-
-
-def versions() -> dict[str, Any]:
-    """The libraries, the linear-algebra kernel and its threads: what bit-identity depends on."""
-    blas = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
-    threads = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_CORETYPE")
-    return {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "safetensors": safetensors.__version__,
-        "ml_dtypes": ml_dtypes.__version__,
-        "blas": {key: blas[key] for key in ("name", "version", "openblas configuration") if key in blas},
-        "cores": os.cpu_count(),
-        "environment": {name: os.environ[name] for name in threads if name in os.environ},
-        "machine": platform.machine(),
-        "platform": sys.platform,
-    }
 
 
 def _digest(tensors: Mapping[str, Array]) -> str:

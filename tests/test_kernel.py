@@ -1,0 +1,124 @@
+"""The BLAS kernel: chosen from planted CPU facts, before NumPy is there, and named in what is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tlora_ref as tr
+from tests.tiny import tiny_llama
+from tlora_ref import kernel
+from tlora_ref.checkpoint import load
+from tlora_ref.provenance import provenance
+
+AVX512 = "avx512f avx512cd avx512dq avx512bw avx512vl"
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CPU flags are read where Linux keeps them")
+
+
+@pytest.fixture
+def facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Plants /proc/cpuinfo of a machine whose cores have these flags."""
+    monkeypatch.setattr(kernel.platform, "machine", lambda: "x86_64")
+
+    def plant(*cores: str) -> Path:
+        text = "".join(f"processor\t: {i}\nvendor_id\t: X\nflags\t\t: fpu sse {c}\n\n" for i, c in enumerate(cores))
+        (tmp_path / "cpuinfo").write_text(text)
+        return tmp_path / "cpuinfo"
+
+    return plant
+
+
+def test_avx512_wants_every_flag_on_every_core(facts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernel.faster_kernel(facts(AVX512, AVX512 + " avx512_bf16")) == "SkylakeX"
+    for flag in AVX512.split():
+        assert kernel.faster_kernel(facts(AVX512, AVX512.replace(flag, ""))) is None
+    assert kernel.faster_kernel(tmp_path / "none") is None
+    assert kernel.faster_kernel(facts()) is None
+    monkeypatch.setattr(kernel.platform, "machine", lambda: "aarch64")
+    assert kernel.faster_kernel(facts(AVX512)) is None
+
+
+def test_the_choice_leaves_a_users_own_and_a_loaded_numpy_alone(facts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(kernel.KERNEL_VARIABLE, raising=False)
+    kernel.choose_kernel(facts(AVX512))  # NumPy is loaded: too late
+    assert kernel.KERNEL_VARIABLE not in os.environ
+    monkeypatch.delitem(sys.modules, "numpy")
+    kernel.choose_kernel(facts("avx2"))
+    assert kernel.KERNEL_VARIABLE not in os.environ
+    kernel.choose_kernel(facts(AVX512))
+    assert os.environ[kernel.KERNEL_VARIABLE] == "SkylakeX"
+    monkeypatch.setenv(kernel.KERNEL_VARIABLE, "Haswell")
+    kernel.choose_kernel(facts(AVX512))
+    assert os.environ[kernel.KERNEL_VARIABLE] == "Haswell"
+
+
+def python(*arguments: str, **environment: str) -> str:
+    kept = {name: value for name, value in os.environ.items() if name != kernel.KERNEL_VARIABLE}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_command_asks_for_the_kernel_before_numpy_comes() -> None:
+    assert python("-c", "import sys, tlora_ref, tlora_ref.__main__; print('numpy' in sys.modules)") == "False\n"
+    program = "import os, sys; from tlora_ref.__main__ import main; sys.argv = ['tlora-ref', '--version']\n"
+    program += "try: main()\nexcept SystemExit: print(os.environ.get('OPENBLAS_CORETYPE'))"
+    assert python("-c", program).splitlines()[-1] == str(kernel.faster_kernel())
+    if kernel.linear_algebra().get("library") == "openblas":
+        assert "kernel Haswell" in python("-m", "tlora_ref", "--version", OPENBLAS_CORETYPE="Haswell")
+
+
+def test_a_slow_kernel_is_named_once_a_model_is_large(facts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blas = {"library": "openblas", "version": "1", "kernel": "Haswell", "threads": 2}
+    monkeypatch.setattr(kernel, "linear_algebra", lambda: blas)
+    monkeypatch.delenv(kernel.KERNEL_VARIABLE, raising=False)
+    assert kernel.kernel_hint(facts("avx2")) is None
+    hint = kernel.kernel_hint(facts(AVX512))
+    assert hint is not None and "set OPENBLAS_CORETYPE=SkylakeX" in hint and "unset" not in hint
+    monkeypatch.setenv(kernel.KERNEL_VARIABLE, "Haswell")
+    assert "OPENBLAS_CORETYPE is Haswell: unset it" in str(kernel.kernel_hint(facts(AVX512)))
+    for fine in ({"kernel": "SkylakeX"}, {"kernel": "SapphireRapids"}, {"library": "mkl"}):
+        monkeypatch.setattr(kernel, "linear_algebra", lambda fine=fine: blas | fine)
+        assert kernel.kernel_hint(facts(AVX512)) is None
+
+    tr.save_model(tiny_llama(), tmp_path / "m")
+    monkeypatch.setattr(load, "kernel_hint", lambda: "slow")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tr.load_model(tmp_path / "m")
+    monkeypatch.setattr(load, "LARGE", 100)
+    with pytest.warns(UserWarning, match="slow"):
+        tr.load_model(tmp_path / "m")
+
+
+def test_every_artefact_names_the_kernel(tmp_path: Path) -> None:
+    blas = provenance()["blas"]
+    assert set(blas) in (set(), {"library", "version", "kernel", "threads"})
+    model = tiny_llama()
+    samples = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}]
+    stats = tr.calibrate(model, samples)
+    stats.save(tmp_path / "stats.safetensors")
+    plan = tr.allocate(stats.sensitivity, stats.shapes, 2, 2.0)
+    tr.save_peft(tr.initialize(model, stats, plan), tmp_path / "adapter")
+    tr.trace(model, samples, tmp_path / "trace", r_init=2, steps=1)
+    header = (tmp_path / "stats.safetensors").read_bytes()[8:]
+    metadata = json.JSONDecoder().raw_decode(header.decode("utf-8", "ignore"))[0]["__metadata__"]
+    found = [
+        json.loads(metadata["provenance"]),
+        json.loads((tmp_path / "adapter" / "tlora.json").read_text())["versions"],
+        json.loads((tmp_path / "trace" / "manifest.json").read_text())["versions"],
+    ]
+    assert [facts["blas"] for facts in found] == [blas] * 3
+    assert all(facts["numpy"] == np.__version__ and facts["tlora_ref"] == tr.__version__ for facts in found)
+
+
+def test_the_stub_names_what_is_there() -> None:
+    assert sorted(tr.__all__) == sorted(dir(tr)) and all(getattr(tr, name) is not None for name in tr.__all__)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = tr.nothing  # type: ignore[attr-defined]
