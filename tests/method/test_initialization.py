@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.linalg
@@ -50,6 +51,25 @@ def test_the_rows_capture_the_most_that_r_directions_can(seed: int) -> None:
         np.testing.assert_allclose(((M @ A.T) ** 2).sum(axis=0), most, atol=1e-10 * most[0])
         np.testing.assert_allclose(sigma[:r] ** 2, most, atol=1e-10 * most[0])
         assert sigma.shape == (min(W.shape),)
+
+
+@pytest.mark.parametrize(("d_out", "d_in"), [(9, 4), (4, 9), (6, 6), (9, 1), (1, 9)])
+@pytest.mark.parametrize("rank", [0, 1, 3])
+def test_tall_wide_and_rank_deficient_matrices_against_fifty_digits(d_out: int, d_in: int, rank: int) -> None:
+    rng = np.random.default_rng(10 * d_out + rank)
+    M = rng.standard_normal((d_out, rank)) @ rng.standard_normal((rank, d_in)) if rank else np.zeros((d_out, d_in))
+    small = min(d_out, d_in)
+    with mpmath.workdps(50):
+        exact = mpmath.matrix(M.tolist())
+        gram = exact.T * exact if d_in <= d_out else exact * exact.T
+        true = sorted((float(mpmath.sqrt(abs(v))) for v in mpmath.eigsy(gram, eigvals_only=True)), reverse=True)
+    for r in range(1, min(d_in, d_out + 1) + 1):  # one row beyond what a wide matrix has directions, where there is one
+        sigma, Vt = singular.right_singular_vectors(M, r)
+        np.testing.assert_allclose(sigma, true, atol=1e-14 * max(1.0, true[0]))
+        assert Vt.shape == (r, d_in) and sigma.shape == (small,)
+        np.testing.assert_allclose(Vt @ Vt.T, np.eye(r), atol=1e-13)
+        lengths = np.sqrt(((M @ Vt.T) ** 2).sum(axis=0))
+        np.testing.assert_allclose(lengths, [*true, 0.0][:r], atol=1e-13 * max(1.0, true[0]))
 
 
 @given(seeds, st.integers(-60, 60))

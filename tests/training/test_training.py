@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import pytest
 
 import tlora_ref as tr
 from tests.tiny import tiny_llama, tiny_samples
+from tlora_ref.data.batches import halves
 from tlora_ref.errors import CheckpointError, ConfigError, DataError, NumericsError
+from tlora_ref.training import loop
 from tlora_ref.training.loop import TrainResult
 from tlora_ref.transformer import Model
+
+batches = sys.modules["tlora_ref.data.batches"]  # the module: the room's function of that name hides it
 
 
 def prepared(seed: int = 0, dtype: str = "float64", **plan: Any) -> tuple[Model, tr.Adapter]:
@@ -69,6 +74,39 @@ def test_one_sum_over_tokens_is_divided_once_however_the_batch_is_cut() -> None:
     assert runs[6][0][0]["loss"] == pytest.approx(mean, rel=1e-12)
     assert mean != pytest.approx(np.mean([loss for loss, _ in by_hand]), rel=1e-4)  # not a mean of means
     assert tr.evaluate(model, data, batch_size=4).loss == pytest.approx(mean, rel=1e-12)
+
+
+def test_halves_side_by_side_are_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiny_samples(5, length=(4, 20))
+    runs, tasks = {}, []
+    side_by_side = loop.side_by_side
+    monkeypatch.setattr(loop, "side_by_side", lambda work: (tasks.append(len(work)), side_by_side(work))[1])
+    for limit in (10**9, 16):
+        monkeypatch.setattr(batches, "HALVED_TOKENS", limit)
+        model, adapter = prepared()
+        result = tr.train(model, adapter, data, steps=3, batch_size=5, lr=0.01)
+        runs[limit] = (result.history, {name: B.copy() for name, B in adapter.B.items()})
+    (history, B), (history_halved, B_halved) = runs.values()
+    assert tasks == [2, 2, 2]
+    for key in ("loss", "tokens", "grad_norm"):
+        assert [e[key] for e in history] == pytest.approx([e[key] for e in history_halved], rel=1e-12)
+    for name in B:
+        np.testing.assert_allclose(B_halved[name], B[name], atol=1e-10 * np.abs(B[name]).max())
+
+
+def test_a_batch_is_halved_by_rows_unless_a_half_has_nothing_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "HALVED_TOKENS", 12)
+    ids = np.arange(15).reshape(5, 3)
+    one, two = halves({"input_ids": ids, "labels": ids})
+    assert np.array_equal(np.concatenate([one["labels"], two["labels"]]), ids) and len(one["input_ids"]) == 3
+    unscored = np.where(np.arange(5)[:, None] < 3, ids, -100)
+    first_only = np.where(np.arange(3) == 0, ids, -100)  # a first label is predicted by nothing
+    mixed = np.where(np.arange(5)[:, None] < 3, ids, first_only)
+    for labels in (unscored, mixed):
+        assert len(halves({"input_ids": ids, "labels": labels})) == 1
+    assert len(halves({"input_ids": ids[:1], "labels": ids[:1]})) == 1
+    assert len(halves({"input_ids": ids[:3], "labels": ids[:3]})) == 1
+    assert len(halves({"input_ids": ids, "labels": np.array([0, 1, 0, 1, 1])})) == 2  # classes
 
 
 @pytest.mark.parametrize("stop", [1, 4, 7, 9])

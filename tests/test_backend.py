@@ -1,0 +1,63 @@
+"""Blocks and threads: what runs in pieces or side by side is what it was whole and in turn."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from tlora_ref import backend
+from tlora_ref.backend import cache_blocks, side_by_side
+
+
+def blas_threads() -> set[int]:
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (1, 100), (7, 3), (8, 4), (100, 1), (5, 0)])
+def test_blocks_cover_every_row_once_and_fit(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "CACHED", 12)
+    x = np.zeros(shape)
+    blocks = cache_blocks(x)
+    rows = np.concatenate([np.arange(len(x))[block] for block in blocks]) if blocks else np.arange(0)
+    assert rows.tolist() == list(range(len(x)))
+    assert all(x[block].size <= max(12, shape[1]) for block in blocks)
+    assert len(blocks) <= len(x)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_tasks_side_by_side_come_back_in_order_with_one_blas_thread_each(threads: int) -> None:
+    with threadpool_limits(threads, user_api="blas"):
+        before = blas_threads()
+        barrier = threading.Barrier(threads)  # passed only if that many run at once
+
+        def task(number: int) -> tuple[int, set[int]]:
+            barrier.wait(timeout=20)
+            return number, blas_threads()
+
+        found = side_by_side([lambda n=n: task(n) for n in range(4)])
+        assert found == [(n, {1}) for n in range(4)]
+        assert blas_threads() == before
+    assert side_by_side([]) == []
+
+
+def test_the_error_of_a_task_arrives_and_the_threads_come_back() -> None:
+    before = blas_threads()
+
+    def fail() -> int:
+        raise ValueError("planted")
+
+    with pytest.raises(ValueError, match="planted"):
+        side_by_side([lambda: 1, fail])
+    assert blas_threads() == before
+
+
+def test_what_a_task_computes_does_not_depend_on_how_many_run() -> None:
+    M = np.random.default_rng(0).standard_normal((6, 120, 90))
+    results = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            results.append(side_by_side([lambda m=m: np.linalg.svd(m)[2] @ m.T for m in M]))
+    assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
