@@ -21,7 +21,7 @@ MAKES_ARTEFACTS = EVERYWHERE | {"provenance"}
 ALL_BUT_CLI = {
     *MAKES_ARTEFACTS,
     *(
-        "kernel",
+        "machine",
         "autograd",
         "method",
         "algorithm",
@@ -41,21 +41,21 @@ ALL_BUT_CLI = {
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "backend": {"errors"},
-    "kernel": set(),
-    "provenance": {"kernel"},
+    "machine": set(),
+    "provenance": {"machine"},
     "autograd": EVERYWHERE,
     "method": EVERYWHERE,
     "algorithm": EVERYWHERE | {"method"},
     "adapter": EVERYWHERE | {"method", "algorithm"},
     "transformer": EVERYWHERE | {"autograd"},
-    "checkpoint": MAKES_ARTEFACTS | {"kernel", "transformer", "method", "adapter"},
+    "checkpoint": MAKES_ARTEFACTS | {"machine", "transformer", "method", "adapter"},
     "data": EVERYWHERE,
     "calibration": MAKES_ARTEFACTS | {"method", "algorithm", "autograd", "transformer"},
     "training": EVERYWHERE | {"method", "autograd", "data", "adapter", "transformer"},
     "oracle": ALL_BUT_CLI,
     "cli": ALL_BUT_CLI | {"__init__"},
     "__init__": ALL_BUT_CLI,
-    "__main__": {"kernel", "cli"},
+    "__main__": {"machine", "cli"},
 }
 
 #: Rooms that take only the other's front door (`from tlora_ref.transformer import Model`), not what is behind it.
@@ -64,7 +64,7 @@ FRONT_DOOR_ONLY = {("calibration", "transformer"), ("training", "transformer")}
 #: Rooms that stay arithmetic: no library beyond these and the standard library.
 LIBRARIES: dict[str, set[str]] = {
     "errors": set(),
-    "kernel": set(),  # imported before NumPy
+    "machine": set(),  # imported before NumPy
     "autograd": {"numpy", "scipy"},
     "method": {"numpy", "scipy"},
     "algorithm": {"numpy"},

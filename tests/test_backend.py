@@ -9,7 +9,9 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from tlora_ref import backend
-from tlora_ref.backend import cache_blocks, side_by_side
+from tlora_ref.backend import cache_blocks, get_device
+
+side_by_side = get_device().side_by_side
 
 
 def blas_threads() -> set[int]:

@@ -1,11 +1,11 @@
 """The command `tlora-ref`, also as `python -m tlora_ref`."""
 
-from tlora_ref.kernel import choose_kernel
+from tlora_ref.machine import prepare
 
 
 def main() -> None:
-    """Choose the BLAS kernel, and only then import NumPy with the commands."""
-    choose_kernel()
+    """Prepare the process, and only then import NumPy with the commands."""
+    prepare()
     from tlora_ref.cli.main import main as commands
 
     commands()

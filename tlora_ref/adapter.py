@@ -13,7 +13,7 @@ import numpy as np
 
 from tlora_ref import algorithm
 from tlora_ref.algorithm import Allocation
-from tlora_ref.backend import Array, device_of, side_by_side
+from tlora_ref.backend import Array, device_of
 from tlora_ref.errors import ConfigError, NumericsError, ShapeError
 from tlora_ref.method import initialization
 from tlora_ref.method.adapter import merged_weight
@@ -289,8 +289,8 @@ def initialize(
     covariance = None if stats is None else stats.covariance
     chosen = [module for module, r in plan.rank.items() if r > 0]
     tasks = [partial(_make_A, m, model.weight(m), covariance, plan.rank[m], plan.switches, init, seed) for m in chosen]
-    small = all(device_of(W).name == "cpu" and W.size <= SMALL for W in map(model.weight, chosen))
-    results = side_by_side(tasks) if small else [task() for task in tasks]
+    small = bool(chosen) and all(model.weight(module).size <= SMALL for module in chosen)
+    results = device_of(model.weight(chosen[0])).side_by_side(tasks) if small else [task() for task in tasks]
     for module, (A, sigma) in zip(chosen, results, strict=True):
         W = model.weight(module)
         adapter.A[module] = A.astype(W.dtype)

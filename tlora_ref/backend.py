@@ -14,8 +14,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import cache
+from threading import Lock
 from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
 
@@ -31,6 +33,9 @@ T = TypeVar("T")
 
 #: Numbers in a block of `cache_blocks`: half a megabyte in float32.
 CACHED = 2**17
+
+#: Held while BLAS works with other than its own number of threads, which is one number for the whole process.
+_side_by_side = Lock()
 
 #: Array modules other than NumPy, by the top-level package of their array type: CuPy once a GPU has been asked for.
 _modules: dict[str, ModuleType] = {}
@@ -60,6 +65,23 @@ class Device:
         """A host array (or sequence) as an array of this device, converted to `dtype` if one is given."""
         host = np.asarray(array) if dtype is None else np.asarray(array, dtype=dtype)
         return host if self.xp is np else self.xp.asarray(host)
+
+    def side_by_side(self, tasks: Sequence[Callable[[], T]]) -> list[T]:
+        """The results of `tasks`: on a CPU in threads, each with one BLAS thread, as many at once as BLAS has now.
+        Fewer tasks than that run in turn, each with all of BLAS's threads; so do all on a device, which one keeps busy.
+
+        For work of which BLAS keeps only one core busy: arithmetic between products, decompositions of small matrices.
+        The first error is raised when its turn comes. A task must not call this itself; another thread that does waits.
+        """
+        if self.xp is not np:
+            return [task() for task in tasks]
+        with _side_by_side:
+            at_once = blas_threads()
+            if at_once == 1 or len(tasks) < at_once:
+                return [task() for task in tasks]
+            with _controller().select(user_api="blas").limit(limits=1), ThreadPoolExecutor(at_once) as threads:
+                contexts = [copy_context() for _ in tasks]  # np.errstate, say, holds in them too
+                return list(threads.map(lambda context, task: context.run(task), contexts, tasks))
 
 
 def get_device(name: str = "cpu") -> Device:
@@ -129,19 +151,9 @@ def cache_blocks(x: Array) -> list[slice]:
     return [slice(start, start + rows) for start in range(0, len(x), max(1, rows))]
 
 
-def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
-    """The results of `tasks` (of host arrays), in threads, each with one BLAS thread, as many at once as BLAS has now.
-
-    For work of which BLAS keeps only one core busy: arithmetic between products, decompositions of small matrices.
-    What a task computes does not depend on how many run beside it. The first error is raised when its turn comes.
-    """
-    blas = _controller().select(user_api="blas")
-    at_once = min(len(tasks), max((library["num_threads"] for library in blas.info()), default=1))
-    with blas.limit(limits=1):
-        if at_once < 2:
-            return [task() for task in tasks]
-        with ThreadPoolExecutor(at_once) as threads:
-            return list(threads.map(lambda task: task(), tasks))
+def blas_threads() -> int:
+    """How many threads a product of host arrays may use now."""
+    return max((library["num_threads"] for library in _controller().select(user_api="blas").info()), default=1)
 
 
 @cache

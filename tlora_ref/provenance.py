@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from tlora_ref.kernel import KERNEL_VARIABLE, linear_algebra
+from tlora_ref.machine import KERNEL_VARIABLE, linear_algebra
 
 #: Packages whose versions are recorded.
 PACKAGES = ("tlora-ref", "numpy", "scipy", "safetensors", "ml_dtypes")

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks.cases import CONFIGS, ROOT, SAMPLES, SHAPES, SHIPPED, Case, write_folder
-from tlora_ref.kernel import KERNEL_VARIABLE, faster_kernel
+from tlora_ref.machine import KERNEL_VARIABLE, faster_kernel
 
 #: Ours / torch, at most: (where the CPU has AVX-512, anywhere). Keys: (row, at least so many tokens), largest first.
 TARGETS = {
@@ -158,15 +158,12 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", help="only these, as 2x256")
     parser.add_argument("--pairs", type=int, default=15, help="runs of each side, at most")
     parser.add_argument("--seconds", type=float, default=25.0, help="time for a case, about")
-    parser.add_argument(
-        "--kernel", default="auto", help="OpenBLAS kernel: auto (as tlora-ref picks), default, or a name"
-    )
+    parser.add_argument("--kernel", help="OpenBLAS kernel of ours, Haswell say; otherwise what tlora-ref picks")
     parser.add_argument("--out", type=Path, help="where to write everything as JSON")
     options = parser.parse_args()
-    kernel = {"auto": faster_kernel(), "default": None}.get(options.kernel, options.kernel)
     os.environ.pop(KERNEL_VARIABLE, None)
-    environment = {KERNEL_VARIABLE: kernel} if kernel else {}
-    fast = kernel is not None and kernel == faster_kernel()
+    environment = {KERNEL_VARIABLE: options.kernel} if options.kernel else {}
+    fast = faster_kernel() is not None and options.kernel in (None, faster_kernel())
     results = []
     table = Table("model", "row", "shape", "ours ms", "torch ms", "ours / torch", "at most", "peak GiB", "GEMM share")
     for name in options.models:
@@ -184,7 +181,11 @@ def main() -> None:
                     table.add_row(*shown(result, target(case, fast)))
                     print(json.dumps(result), file=sys.stderr, flush=True)
     Console(width=130).print(table)
-    facts = {"kernel": kernel or "default", "cores": os.cpu_count(), **versions()}
+    facts = {
+        "kernel": options.kernel or faster_kernel() or "OpenBLAS's own choice",
+        "cores": os.cpu_count(),
+        **versions(),
+    }
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     if options.out is not None:
         options.out.write_text(json.dumps({**facts, "results": results}, indent=2) + "\n", encoding="utf-8")

@@ -12,6 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+from tlora_ref.machine import prepare
+
+if __name__ == "__main__" and sys.argv[1] == "ours":
+    prepare()  # as README tells a program to, before NumPy comes
+
 from tests.benchmarks.cases import Case
 
 MODULES = {"ours": "tests.benchmarks.ours", "torch": "tests.benchmarks.theirs"}

@@ -16,7 +16,7 @@ import pytest
 
 import tlora_ref as tr
 from tests.tiny import tiny_llama, tiny_samples
-from tlora_ref.calibration import CalibrationStats, add_sample, calibration_memory
+from tlora_ref.calibration import CalibrationStats, add_samples, calibration_memory
 from tlora_ref.errors import CheckpointError, ConfigError, DataError, DeviceError, NumericsError, OutputError
 from tlora_ref.transformer import Model
 
@@ -96,7 +96,7 @@ def test_nothing_of_a_sample_outlives_it() -> None:
     kept: list[weakref.ref[np.ndarray]] = []
     original = model.observing(lambda name, x: kept.append(weakref.ref(x)))
     stats = CalibrationStats(0, model.shapes(), {}, {}, dict.fromkeys(model.shapes(), 0.0))
-    add_sample(stats, _Chained(original), tiny_samples(1)[0], 0)  # type: ignore[arg-type]
+    add_samples(stats, _Chained(original), tiny_samples(1), 0)  # type: ignore[arg-type]
     gc.collect()
     assert kept
     assert all(ref() is None for ref in kept)

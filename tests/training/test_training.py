@@ -12,9 +12,9 @@ import pytest
 
 import tlora_ref as tr
 from tests.tiny import tiny_llama, tiny_samples
+from tlora_ref.backend import Device
 from tlora_ref.data.batches import halves
 from tlora_ref.errors import CheckpointError, ConfigError, DataError, NumericsError
-from tlora_ref.training import loop
 from tlora_ref.training.loop import TrainResult
 from tlora_ref.transformer import Model
 
@@ -79,11 +79,14 @@ def test_one_sum_over_tokens_is_divided_once_however_the_batch_is_cut() -> None:
 def test_halves_side_by_side_are_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     data = tiny_samples(5, length=(4, 20))
     runs, tasks = {}, []
-    side_by_side = loop.side_by_side
-    monkeypatch.setattr(loop, "side_by_side", lambda work: (tasks.append(len(work)), side_by_side(work))[1])
+    side_by_side = Device.side_by_side
+    monkeypatch.setattr(
+        Device, "side_by_side", lambda self, work: (tasks.append(len(work)), side_by_side(self, work))[1]
+    )
     for limit in (10**9, 16):
         monkeypatch.setattr(batches, "HALVED_TOKENS", limit)
         model, adapter = prepared()
+        tasks.clear()
         result = tr.train(model, adapter, data, steps=3, batch_size=5, lr=0.01)
         runs[limit] = (result.history, {name: B.copy() for name, B in adapter.B.items()})
     (history, B), (history_halved, B_halved) = runs.values()

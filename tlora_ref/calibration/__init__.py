@@ -1,6 +1,6 @@
 """Runs a model over samples and gathers the statistics that Algorithm 1 needs."""
 
-from tlora_ref.calibration.calibrate import add_sample, calibrate, calibration_memory, sample_inputs
+from tlora_ref.calibration.calibrate import add_samples, calibrate, calibration_memory, sample_inputs
 from tlora_ref.calibration.statistics import CalibrationStats
 
-__all__ = ["CalibrationStats", "add_sample", "calibrate", "calibration_memory", "sample_inputs"]
+__all__ = ["CalibrationStats", "add_samples", "calibrate", "calibration_memory", "sample_inputs"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 from tlora_ref.autograd import backward
-from tlora_ref.backend import Array, array_module, to_numpy
+from tlora_ref.backend import Array, array_module, blas_threads, to_numpy
 from tlora_ref.calibration.statistics import CalibrationStats
 from tlora_ref.errors import ConfigError, DataError, DeviceError, NumericsError
 from tlora_ref.method.covariance import add_second_moment
@@ -24,6 +24,9 @@ Progress = Callable[[int, int], None]
 #: The fields of a sample that a model's call takes.
 SAMPLE_FIELDS = ("input_ids", "labels", "attention_mask", "token_type_ids", "decoder_input_ids")
 
+#: Samples that go through side by side, at most: each holds its activations meanwhile.
+TOGETHER = 4
+
 
 def calibrate(
     model: Model,
@@ -37,7 +40,7 @@ def calibrate(
 ) -> CalibrationStats:
     """Alg. 1, lines 4 to 11: C_i and S_i of every target module over the samples.
 
-    Samples go through one at a time, because Eq. 5 averages |W * dLoss_n/dW| over samples: the mean gradient would
+    Each sample goes through by itself, because Eq. 5 averages |W * dLoss_n/dW| over samples: the mean gradient would
     not do. Nothing of a sample outlives it but its contribution to the sums. The sums are formed in blocks of
     `block_size` samples and the blocks added in order, with an executor as without, so the result does not depend on
     how many workers there are.
@@ -104,41 +107,89 @@ def _block(
     stats = CalibrationStats(
         0, shapes, {}, {}, dict.fromkeys(shapes, 0.0), profile=switches.name, centre=switches.centre
     )
-    for offset, sample in enumerate(samples):
-        add_sample(stats, model, sample, start + offset)
-        if progress is not None:
-            progress(start + offset + 1)
+    threads = blas_threads()
+    together = threads if threads <= TOGETHER else 1
+    for offset in range(0, len(samples), together):
+        group = samples[offset : offset + together]
+        add_samples(stats, model, group, start + offset)
+        for done in range(len(group)):
+            if progress is not None:
+                progress(start + offset + done + 1)
     return stats
 
 
-def add_sample(stats: CalibrationStats, model: Model, sample: Sample, number: int) -> dict[str, float]:
-    """Alg. 1, lines 6 to 10 for one sample: adds its X^T X and mean|W * dLoss_n/dW| to `stats`, in place.
+def add_samples(stats: CalibrationStats, model: Model, samples: Sequence[Sample], first: int) -> list[dict[str, float]]:
+    """Alg. 1, lines 6 to 10: adds every sample's X^T X and mean|W * dLoss_n/dW| to `stats`, in place and in order.
 
-    Returns the sample's own sensitivities, {module: mean|W * dLoss_n/dW|}.
+    The samples, the first of them number `first`, go through side by side, each apart from the others.
+    Returns their sensitivities, {module: mean|W * dLoss_n/dW|} for each.
     """
-    moments = _SharedMoments(stats)
-    view = model.watching([f"{module}.weight" for module in stats.shapes]).observing(moments.observe)
-    output = view(**sample_inputs(sample, number))  # line 9 happens on the way forward
-    loss = output.loss.item()
-    if not math.isfinite(loss):
-        raise NumericsError(f"calibration sample {number}: the loss is {loss}; check the weights and the sample")
-    sensitivities: dict[str, Array] = {}
-
-    def line_8(name: str, dW: Array) -> None:  # each gradient becomes one number as soon as it is complete
-        module = name.removesuffix(".weight")
-        sensitivities[module] = sample_sensitivity(model.weight(module), dW)
-
-    backward(output.loss, line_8)
-    missing = [module for module in stats.shapes if module not in sensitivities or module not in stats.leader]
-    if missing:
-        raise ConfigError(f"the loss of sample {number} does not depend on the target module(s) {', '.join(missing)}")
-    together = array_module(*sensitivities.values()).stack([sensitivities[module] for module in stats.shapes])
-    own = dict(zip(stats.shapes, to_numpy(together).tolist(), strict=True))  # the host waits for the device once
-    for module, value in own.items():
-        stats.sensitivity_sums[module] += value
-    stats.samples += 1
-    stats.losses.append(loss)
+    side_by_side = model.device.side_by_side
+    passes = side_by_side([partial(_Pass, model, stats.shapes, s, first + i) for i, s in enumerate(samples)])
+    stats.leader = stats.leader or passes[0].leader
+    for module, inputs in passes[0].inputs.items():
+        if module not in stats.covariance_sums:
+            d_in = inputs[0].shape[-1]
+            stats.covariance_sums[module] = array_module(inputs[0]).zeros((d_in, d_in), dtype=inputs[0].dtype)
+    side_by_side([partial(_line_9, stats, module, passes) for module in passes[0].inputs])
+    own = side_by_side([one.line_8 for one in passes])
+    for one, sensitivities in zip(passes, own, strict=True):
+        for module, value in sensitivities.items():
+            stats.sensitivity_sums[module] += value
+        stats.samples += 1
+        stats.losses.append(one.loss)
     return own
+
+
+class _Pass:
+    """One sample's way forward: its loss, and X of every module, kept once where modules see the same array."""
+
+    def __init__(self, model: Model, shapes: Mapping[str, tuple[int, int]], sample: Sample, number: int) -> None:
+        self.model, self.shapes, self.number = model, shapes, number
+        self.inputs: dict[str, list[Array]] = {}  # by leader; several if a module is used more than once
+        self.leader: dict[str, str] = {}
+        self._seen: dict[int, str] = {}  # an id is used once, as long as its array is kept
+        view = model.watching([f"{module}.weight" for module in shapes]).observing(self._observe)
+        self.output = view(**sample_inputs(sample, number))
+        self.loss = self.output.loss.item()
+        if not math.isfinite(self.loss):
+            raise NumericsError(
+                f"calibration sample {number}: the loss is {self.loss}; check the weights and the sample"
+            )
+
+    def _observe(self, module: str, x: Array) -> None:
+        if module not in self.shapes:
+            return
+        if id(x) in self._seen:
+            self.leader.setdefault(module, self._seen[id(x)])
+            return
+        self._seen[id(x)] = module
+        self.leader.setdefault(module, module)
+        self.inputs.setdefault(module, []).append(x)
+
+    def line_8(self) -> dict[str, float]:
+        """Eq. 5's term of every module: each gradient becomes one number as soon as it is complete."""
+        found: dict[str, Array] = {}
+
+        def reduce_to_one(name: str, dW: Array) -> None:
+            module = name.removesuffix(".weight")
+            found[module] = sample_sensitivity(self.model.weight(module), dW)
+
+        backward(self.output.loss, reduce_to_one)
+        missing = [module for module in self.shapes if module not in found or module not in self.leader]
+        if missing:
+            raise ConfigError(
+                f"the loss of sample {self.number} does not depend on the target module(s) {', '.join(missing)}"
+            )
+        together = array_module(*found.values()).stack([found[module] for module in self.shapes])
+        return dict(zip(self.shapes, to_numpy(together).tolist(), strict=True))  # a device is waited for once
+
+
+def _line_9(stats: CalibrationStats, module: str, passes: Sequence[_Pass]) -> None:
+    """Adds X^T X of one module, sample by sample."""
+    for one in passes:
+        for x in one.inputs[module]:
+            add_second_moment(stats.covariance_sums[module], x.reshape(-1, x.shape[-1]), centre=stats.centre)
 
 
 def sample_inputs(sample: Sample, number: int) -> dict[str, Any]:
@@ -147,29 +198,6 @@ def sample_inputs(sample: Sample, number: int) -> dict[str, Any]:
         if field not in sample:
             raise DataError(f'sample {number} has no "{field}": a sample is {{"input_ids": [...], "labels": [...]}}')
     return {field: sample[field] for field in SAMPLE_FIELDS if field in sample}
-
-
-class _SharedMoments:
-    """Adds X^T X to the sums, once for all modules that see the same array in one forward pass."""
-
-    def __init__(self, stats: CalibrationStats) -> None:
-        self.stats = stats
-        # The arrays are kept for the pass, so that no id is used twice; a watched W saves its input anyway.
-        self.seen: dict[int, tuple[Array, str]] = {}
-
-    def observe(self, module: str, x: Array) -> None:
-        stats = self.stats
-        if module not in stats.shapes:
-            return
-        known = self.seen.get(id(x))
-        if known is not None:
-            stats.leader.setdefault(module, known[1])
-            return
-        self.seen[id(x)] = (x, module)
-        stats.leader.setdefault(module, module)
-        if module not in stats.covariance_sums:
-            stats.covariance_sums[module] = array_module(x).zeros((x.shape[-1], x.shape[-1]), dtype=x.dtype)
-        add_second_moment(stats.covariance_sums[module], x.reshape(-1, x.shape[-1]), centre=stats.centre)
 
 
 def calibration_memory(model: Model, samples: Sequence[Sample], targets: str | Sequence[str] | None = None) -> int:

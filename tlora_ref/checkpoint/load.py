@@ -11,7 +11,7 @@ import numpy as np
 from tlora_ref.backend import Array, get_device
 from tlora_ref.checkpoint.reader import check_finite, read_folder, read_json, read_tensors, release, shown
 from tlora_ref.errors import CheckpointError, ConfigError
-from tlora_ref.kernel import kernel_hint
+from tlora_ref.machine import kernel_hint
 from tlora_ref.transformer import Model, family
 
 DTYPES = ("float64", "float32")
@@ -64,7 +64,7 @@ def load_model(folder: str | Path, dtype: str = "float64", device: str = "cpu") 
     DeviceError
         if the device is not there.
 
-    Warns when the model is large and NumPy's OpenBLAS works with a slower kernel than this CPU has (see `kernel`).
+    Warns when the model is large and NumPy's OpenBLAS works with a slower kernel than this CPU has (see `machine`).
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tlora_ref.adapter import Plan
-from tlora_ref.kernel import linear_algebra
+from tlora_ref.machine import linear_algebra
 
 
 class Advance(Protocol):

@@ -34,6 +34,7 @@ from tlora_ref.data import (
 )
 from tlora_ref.data.templates import CHAT, check_template
 from tlora_ref.errors import ConfigError
+from tlora_ref.machine import prepare
 from tlora_ref.method.switches import Switches, resolve
 from tlora_ref.transformer import Model
 
@@ -194,7 +195,7 @@ def processes(workers: int) -> Iterator[Executor | None]:
     unset = [name for name in BLAS_THREADS if name not in os.environ]
     os.environ.update(dict.fromkeys(unset, share))  # read by the processes when they start
     try:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=prepare) as executor:
             yield executor
     finally:
         for name in unset:

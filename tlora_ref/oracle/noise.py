@@ -13,7 +13,7 @@ import numpy as np
 
 from tlora_ref.adapter import Adapter
 from tlora_ref.backend import Array
-from tlora_ref.calibration import CalibrationStats, add_sample
+from tlora_ref.calibration import CalibrationStats, add_samples
 from tlora_ref.training.loop import step_gradients
 from tlora_ref.transformer import Model
 
@@ -33,7 +33,7 @@ class Noise:
         sums = dict.fromkeys(golden.shapes, 0.0)
         stats = CalibrationStats(0, golden.shapes, {}, {}, sums, profile=golden.profile, centre=golden.centre)
         for n, sample in enumerate(samples):
-            add_sample(stats, self.model, sample, n)
+            add_samples(stats, self.model, [sample], n)
             self._note("loss", str(n), stats.losses[-1], golden.losses[n])
         for module in golden.shapes:
             self._note("covariance", module, stats.covariance[module], golden.covariance[module])

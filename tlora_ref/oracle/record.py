@@ -14,7 +14,7 @@ import numpy as np
 from tlora_ref.adapter import Adapter, Plan, allocate, initialize
 from tlora_ref.autograd import grad
 from tlora_ref.backend import Array, to_numpy
-from tlora_ref.calibration import CalibrationStats, add_sample, sample_inputs
+from tlora_ref.calibration import CalibrationStats, add_samples, sample_inputs
 from tlora_ref.errors import ConfigError, DataError
 from tlora_ref.method.switches import Switches, resolve
 from tlora_ref.oracle.format import SAMPLE_FIELDS, Manifest, TraceWriter
@@ -151,7 +151,7 @@ class _Recording:
                 if name in sample:
                     add(f"sample/{n}/{name}", np.asarray(sample[name], dtype=np.int64))
             inputs = module_inputs(self.model, sample, n)
-            own = add_sample(stats, self.model, sample, n)
+            own = add_samples(stats, self.model, [sample], n)[0]
             add(f"sample/{n}/loss", np.float64(stats.losses[-1]))
             for module, value in own.items():
                 X = inputs[module]

@@ -16,7 +16,7 @@ import numpy as np
 
 from tlora_ref.adapter import Adapter
 from tlora_ref.autograd import grad
-from tlora_ref.backend import Array, array_module, side_by_side, to_numpy
+from tlora_ref.backend import Array, array_module, to_numpy
 from tlora_ref.data import batches, halves, pad_batch
 from tlora_ref.errors import DataError, NumericsError
 from tlora_ref.method.adamw import adamw_step
@@ -197,7 +197,7 @@ def _in_halves(work: Callable[[Batch], R], batch: Batch, model: Model, arrays: M
     if model.device.name != "cpu" or 4 * trained > model.parameter_count():
         return [work(batch)]
     parts = halves(batch)
-    return [work(batch)] if len(parts) == 1 else side_by_side([partial(work, part) for part in parts])
+    return [work(batch)] if len(parts) == 1 else model.device.side_by_side([partial(work, part) for part in parts])
 
 
 def apply_gradients(state: TrainState, found: StepGradients, plan: TrainSettings, total: int) -> TrainState:

@@ -1,12 +1,16 @@
-"""Which matrix-product kernel of OpenBLAS works: asked for before NumPy is imported, named afterwards.
+"""What a process asks of its machine before it computes: the matrix-product kernel, and memory that stays.
 
-On a CPU with AVX-512 the AVX-512 kernel is up to twice as fast as the AVX2 one. OpenBLAS looks at the CPU itself, but
-an old one does not know every new CPU. What an environment variable tells it, it takes: once, when NumPy is imported.
-So this module imports nothing that imports NumPy.
+The kernel. On a CPU with AVX-512 the AVX-512 kernel of OpenBLAS is up to twice as fast as the AVX2 one. OpenBLAS looks
+at the CPU itself, but an old one does not know every new CPU. What an environment variable tells it, it takes: once,
+when NumPy is imported. So this module imports nothing that imports NumPy.
+
+The memory. The C library returns what is freed to the system at once, and the system then hands out the next array page
+by page: a quarter of the time of a calibration, whose activations come and go with every sample.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import sys
@@ -21,6 +25,9 @@ KERNEL_VARIABLE = "OPENBLAS_CORETYPE"
 AVX512_KERNEL = "SkylakeX"
 AVX512_FLAGS = frozenset({"avx512f", "avx512cd", "avx512dq", "avx512bw", "avx512vl"})
 AVX512_KERNELS = frozenset({AVX512_KERNEL, "Cooperlake", "SapphireRapids"})
+#: For glibc's mallopt: never shrink the heap (M_TRIM_THRESHOLD), take arrays up to 1 GiB from it (M_MMAP_THRESHOLD),
+#: have one for all threads (M_ARENA_MAX).
+KEEP = ((-1, -1), (-3, 2**30), (-8, 1))
 CPU_FACTS = Path("/proc/cpuinfo")
 
 
@@ -41,12 +48,27 @@ def faster_kernel(facts: Path = CPU_FACTS) -> str | None:
     return AVX512_KERNEL
 
 
+def prepare() -> None:
+    """To be called before NumPy is imported, as the command line does. Without it nothing is lost but time."""
+    choose_kernel()
+    keep_freed_memory()
+
+
 def choose_kernel(facts: Path = CPU_FACTS) -> None:
     """Ask for the faster kernel, unless the user asked for one or NumPy is there already."""
     if KERNEL_VARIABLE not in os.environ and "numpy" not in sys.modules:
         kernel = faster_kernel(facts)
         if kernel is not None:
             os.environ[KERNEL_VARIABLE] = kernel
+
+
+def keep_freed_memory() -> bool:
+    """Have this process keep freed memory for its next arrays. False where the C library is not glibc, or refuses."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return all(mallopt(what, value) for what, value in KEEP)
 
 
 def linear_algebra() -> dict[str, Any]:

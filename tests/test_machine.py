@@ -1,9 +1,10 @@
-"""The BLAS kernel: chosen from planted CPU facts, before NumPy is there, and named in what is written."""
+"""The BLAS kernel, chosen from planted CPU facts before NumPy is there and named in what is written; kept memory."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import warnings
@@ -14,7 +15,7 @@ import pytest
 
 import tlora_ref as tr
 from tests.tiny import tiny_llama
-from tlora_ref import kernel
+from tlora_ref import machine
 from tlora_ref.checkpoint import load
 from tlora_ref.provenance import provenance
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CPU flags are r
 @pytest.fixture
 def facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Plants /proc/cpuinfo of a machine whose cores have these flags."""
-    monkeypatch.setattr(kernel.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
 
     def plant(*cores: str) -> Path:
         text = "".join(f"processor\t: {i}\nvendor_id\t: X\nflags\t\t: fpu sse {c}\n\n" for i, c in enumerate(cores))
@@ -36,31 +37,31 @@ def facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_avx512_wants_every_flag_on_every_core(facts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kernel.faster_kernel(facts(AVX512, AVX512 + " avx512_bf16")) == "SkylakeX"
+    assert machine.faster_kernel(facts(AVX512, AVX512 + " avx512_bf16")) == "SkylakeX"
     for flag in AVX512.split():
-        assert kernel.faster_kernel(facts(AVX512, AVX512.replace(flag, ""))) is None
-    assert kernel.faster_kernel(tmp_path / "none") is None
-    assert kernel.faster_kernel(facts()) is None
-    monkeypatch.setattr(kernel.platform, "machine", lambda: "aarch64")
-    assert kernel.faster_kernel(facts(AVX512)) is None
+        assert machine.faster_kernel(facts(AVX512, AVX512.replace(flag, ""))) is None
+    assert machine.faster_kernel(tmp_path / "none") is None
+    assert machine.faster_kernel(facts()) is None
+    monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
+    assert machine.faster_kernel(facts(AVX512)) is None
 
 
 def test_the_choice_leaves_a_users_own_and_a_loaded_numpy_alone(facts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(kernel.KERNEL_VARIABLE, raising=False)
-    kernel.choose_kernel(facts(AVX512))  # NumPy is loaded: too late
-    assert kernel.KERNEL_VARIABLE not in os.environ
+    monkeypatch.delenv(machine.KERNEL_VARIABLE, raising=False)
+    machine.choose_kernel(facts(AVX512))  # NumPy is loaded: too late
+    assert machine.KERNEL_VARIABLE not in os.environ
     monkeypatch.delitem(sys.modules, "numpy")
-    kernel.choose_kernel(facts("avx2"))
-    assert kernel.KERNEL_VARIABLE not in os.environ
-    kernel.choose_kernel(facts(AVX512))
-    assert os.environ[kernel.KERNEL_VARIABLE] == "SkylakeX"
-    monkeypatch.setenv(kernel.KERNEL_VARIABLE, "Haswell")
-    kernel.choose_kernel(facts(AVX512))
-    assert os.environ[kernel.KERNEL_VARIABLE] == "Haswell"
+    machine.choose_kernel(facts("avx2"))
+    assert machine.KERNEL_VARIABLE not in os.environ
+    machine.choose_kernel(facts(AVX512))
+    assert os.environ[machine.KERNEL_VARIABLE] == "SkylakeX"
+    monkeypatch.setenv(machine.KERNEL_VARIABLE, "Haswell")
+    machine.choose_kernel(facts(AVX512))
+    assert os.environ[machine.KERNEL_VARIABLE] == "Haswell"
 
 
 def python(*arguments: str, **environment: str) -> str:
-    kept = {name: value for name, value in os.environ.items() if name != kernel.KERNEL_VARIABLE}
+    kept = {name: value for name, value in os.environ.items() if name != machine.KERNEL_VARIABLE}
     command = [sys.executable, *arguments]
     return subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=True).stdout
 
@@ -69,23 +70,39 @@ def test_the_command_asks_for_the_kernel_before_numpy_comes() -> None:
     assert python("-c", "import sys, tlora_ref, tlora_ref.__main__; print('numpy' in sys.modules)") == "False\n"
     program = "import os, sys; from tlora_ref.__main__ import main; sys.argv = ['tlora-ref', '--version']\n"
     program += "try: main()\nexcept SystemExit: print(os.environ.get('OPENBLAS_CORETYPE'))"
-    assert python("-c", program).splitlines()[-1] == str(kernel.faster_kernel())
-    if kernel.linear_algebra().get("library") == "openblas":
+    assert python("-c", program).splitlines()[-1] == str(machine.faster_kernel())
+    if machine.linear_algebra().get("library") == "openblas":
         assert "kernel Haswell" in python("-m", "tlora_ref", "--version", OPENBLAS_CORETYPE="Haswell")
+
+
+def test_freed_memory_is_kept_for_the_next_arrays() -> None:
+    if "glibc" not in platform.libc_ver():
+        pytest.skip("another C library")
+    program = (
+        "import sys, resource; from tlora_ref.machine import keep_freed_memory; kept = keep_freed_memory()\n"
+        "import numpy as np\n"
+        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(3):\n"
+        "    before = faults(); arrays = [np.ones(400_000) for _ in range(40)]; del arrays; found = faults() - before\n"
+        "print(kept, found)"
+    )
+    kept, faults = python("-c", program).split()
+    assert kept == "True"
+    assert int(faults) < 0.05 * 40 * 400_000 * 8 / 4096  # pages of these arrays
 
 
 def test_a_slow_kernel_is_named_once_a_model_is_large(facts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blas = {"library": "openblas", "version": "1", "kernel": "Haswell", "threads": 2}
-    monkeypatch.setattr(kernel, "linear_algebra", lambda: blas)
-    monkeypatch.delenv(kernel.KERNEL_VARIABLE, raising=False)
-    assert kernel.kernel_hint(facts("avx2")) is None
-    hint = kernel.kernel_hint(facts(AVX512))
+    monkeypatch.setattr(machine, "linear_algebra", lambda: blas)
+    monkeypatch.delenv(machine.KERNEL_VARIABLE, raising=False)
+    assert machine.kernel_hint(facts("avx2")) is None
+    hint = machine.kernel_hint(facts(AVX512))
     assert hint is not None and "set OPENBLAS_CORETYPE=SkylakeX" in hint and "unset" not in hint
-    monkeypatch.setenv(kernel.KERNEL_VARIABLE, "Haswell")
-    assert "OPENBLAS_CORETYPE is Haswell: unset it" in str(kernel.kernel_hint(facts(AVX512)))
+    monkeypatch.setenv(machine.KERNEL_VARIABLE, "Haswell")
+    assert "OPENBLAS_CORETYPE is Haswell: unset it" in str(machine.kernel_hint(facts(AVX512)))
     for fine in ({"kernel": "SkylakeX"}, {"kernel": "SapphireRapids"}, {"library": "mkl"}):
-        monkeypatch.setattr(kernel, "linear_algebra", lambda fine=fine: blas | fine)
-        assert kernel.kernel_hint(facts(AVX512)) is None
+        monkeypatch.setattr(machine, "linear_algebra", lambda fine=fine: blas | fine)
+        assert machine.kernel_hint(facts(AVX512)) is None
 
     tr.save_model(tiny_llama(), tmp_path / "m")
     monkeypatch.setattr(load, "kernel_hint", lambda: "slow")
