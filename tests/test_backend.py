@@ -56,6 +56,12 @@ def test_the_error_of_a_task_arrives_and_the_threads_come_back() -> None:
     assert blas_threads() == before
 
 
+def test_a_task_s_own_tasks_run_in_turn() -> None:
+    with threadpool_limits(2, user_api="blas"):
+        names = side_by_side([lambda: side_by_side([threading.get_ident] * 2) for _ in range(2)])
+    assert all(inner[0] == inner[1] for inner in names)
+
+
 def test_what_a_task_computes_does_not_depend_on_how_many_run() -> None:
     M = np.random.default_rng(0).standard_normal((6, 120, 90))
     results = []

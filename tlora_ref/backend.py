@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from functools import cache
 from threading import Lock
@@ -36,6 +36,8 @@ CACHED = 2**17
 
 #: Held while BLAS works with other than its own number of threads, which is one number for the whole process.
 _side_by_side = Lock()
+#: Whether this is one of several tasks that run side by side.
+_inside: ContextVar[bool] = ContextVar("inside", default=False)
 
 #: Array modules other than NumPy, by the top-level package of their array type: CuPy once a GPU has been asked for.
 _modules: dict[str, ModuleType] = {}
@@ -71,9 +73,9 @@ class Device:
         Fewer tasks than that run in turn, each with all of BLAS's threads; so do all on a device, which one keeps busy.
 
         For work of which BLAS keeps only one core busy: arithmetic between products, decompositions of small matrices.
-        The first error is raised when its turn comes. A task must not call this itself; another thread that does waits.
+        The first error is raised when its turn comes. A task's own tasks run in turn.
         """
-        if self.xp is not np:
+        if len(tasks) < 2 or self.xp is not np or _inside.get():
             return [task() for task in tasks]
         with _side_by_side:
             at_once = blas_threads()
@@ -81,6 +83,8 @@ class Device:
                 return [task() for task in tasks]
             with _controller().select(user_api="blas").limit(limits=1), ThreadPoolExecutor(at_once) as threads:
                 contexts = [copy_context() for _ in tasks]  # np.errstate, say, holds in them too
+                for context in contexts:
+                    context.run(_inside.set, True)
                 return list(threads.map(lambda context, task: context.run(task), contexts, tasks))
 
 

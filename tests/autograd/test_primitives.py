@@ -138,7 +138,7 @@ def test_attention(monkeypatch, block, with_bias, keys, causal, window, queries)
 
 @pytest.mark.parametrize("chunk", [2, 256])
 def test_cross_entropy(monkeypatch, chunk: int) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(loss_module, "CHUNK", chunk)
+    monkeypatch.setattr(loss_module, "MOST", chunk)
     h, W, targets = normal(5, 3), normal(6, 3), np.array([1, 0, 3, 3, 5])
     gradcheck(lambda h, W: ag.linear_cross_entropy(h, W, targets, 3.0), [h, W])
     gradcheck(lambda x: ag.cross_entropy(x, targets, 3.0), [normal(5, 6)])

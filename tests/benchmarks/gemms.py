@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from tests.benchmarks.cases import RANK, Case
-from tlora_ref.autograd.loss import CHUNK
+from tlora_ref.autograd.loss import row_chunks
 from tlora_ref.transformer import Model
 
 #: (rows, inner, columns, how many)
@@ -30,8 +30,8 @@ def products(model: Model, case: Case) -> list[Product]:
         rows, keys = min(block, case.tokens - start), min(case.tokens, start + block)
         count = case.batch * heads * config.num_hidden_layers
         found += [(rows, d_head, keys, 3 * count), (rows, keys, d_head, 2 * count), (keys, rows, d_head, 2 * count)]
-    for start in range(0, T, CHUNK):
-        rows = min(CHUNK, T - start)
+    for chunk in row_chunks(T, config.vocab_size):
+        rows = min(chunk.stop, T) - chunk.start
         found += [(rows, config.hidden_size, config.vocab_size, 1), (rows, config.vocab_size, config.hidden_size, 1)]
     return found
 

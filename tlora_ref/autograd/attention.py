@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tlora_ref.autograd.basic import row_dot
 from tlora_ref.autograd.tape import Tensor, record
 from tlora_ref.backend import Array, array_module
 
@@ -160,6 +161,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, see: Visibility,
         scale=scale,
         see=see,
     )
+
     for block in _blocks(xp, T, S, see):
         scores = _scores(saved.q, saved.k, saved.bias, block)
         p, saved.log_sum[..., block.rows, :] = _softmax(scores, block.allowed)
@@ -190,7 +192,7 @@ def _attention_vjp(saved: _Saved, dy: Array, shapes: list[tuple[int, ...]]) -> l
         p, _ = _softmax(_scores(saved.q, saved.k, saved.bias, block), block.allowed, saved.log_sum[..., rows, :])
         ds = dy[..., rows, :] @ saved.v[..., keys, :].swapaxes(-1, -2)  # dP (B, G, R, queries, keys)
         dv[..., keys, :] += (p.swapaxes(-1, -2) @ dy[..., rows, :]).sum(axis=2, keepdims=True)
-        ds -= xp.einsum("...k,...k->...", p, ds)[..., None]
+        ds -= row_dot(p, ds)
         ds *= p
         if saved.bias is not None:
             slopes[3][:, rows, keys] += ds.sum(axis=0).reshape(shapes[3][0], *ds.shape[-2:])

@@ -23,6 +23,11 @@ def unbroadcast(dy: Array, shape: tuple[int, ...]) -> Array:
     return dy.sum(axis=axes, keepdims=True).reshape(shape)
 
 
+def row_dot(a: Array, b: Array) -> Array:
+    """sum_i a_i b_i over the last axis, which is kept: (..., d), (..., d) -> (..., 1). The product is not formed."""
+    return array_module(a, b).einsum("...i,...i->...", a, b)[..., None]
+
+
 # ---------------------------------------------------------------------------------------------- arithmetic
 def add(a: Tensor, b: Tensor) -> Tensor:
     """y = a + b, with broadcasting."""

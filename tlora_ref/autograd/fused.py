@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
+from tlora_ref.autograd.basic import row_dot
 from tlora_ref.autograd.tape import Tensor, record
 from tlora_ref.backend import Array, array_module, erf
 from tlora_ref.errors import ConfigError
@@ -22,7 +23,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     dx = (g - n * mean(n * g)) / rms and dweight = sum(dy * n).
     """
     xp, w = array_module(x.data), weight.data
-    inverse_rms = 1.0 / xp.sqrt(xp.mean(x.data * x.data, axis=-1, keepdims=True) + eps)  # (..., 1)
+    inverse_rms = 1.0 / xp.sqrt(row_dot(x.data, x.data) * (1.0 / w.size) + eps)  # (..., 1)
     normed = x.data * inverse_rms
     need_x, need_w = x.watched, weight.watched
 
@@ -30,7 +31,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         dx = None
         if need_x:
             g = dy * w
-            dx = (g - normed * xp.mean(normed * g, axis=-1, keepdims=True)) * inverse_rms
+            g -= normed * (row_dot(normed, g) * (1.0 / w.size))
+            dx = g * inverse_rms
         return dx, (dy * normed).reshape(-1, w.size).sum(axis=0) if need_w else None
 
     return record(normed * w, (x, weight), vjp)
@@ -43,7 +45,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """
     xp, w = array_module(x.data), weight.data
     centred = x.data - xp.mean(x.data, axis=-1, keepdims=True)
-    inverse_std = 1.0 / xp.sqrt(xp.mean(centred * centred, axis=-1, keepdims=True) + eps)  # (..., 1)
+    inverse_std = 1.0 / xp.sqrt(row_dot(centred, centred) * (1.0 / w.size) + eps)  # (..., 1)
     normed = centred * inverse_std
     need_x, need_w, need_b = x.watched, weight.watched, bias.watched
 
@@ -52,7 +54,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         if need_x:
             g = dy * w
             g = g - xp.mean(g, axis=-1, keepdims=True)
-            dx = (g - normed * xp.mean(normed * g, axis=-1, keepdims=True)) * inverse_std
+            g -= normed * (row_dot(normed, g) * (1.0 / w.size))
+            dx = g * inverse_std
         dw = (dy * normed).reshape(-1, w.size).sum(axis=0) if need_w else None
         return dx, dw, dy.reshape(-1, w.size).sum(axis=0) if need_b else None
 
@@ -66,7 +69,11 @@ Activated: TypeAlias = tuple[Array, Callable[[], Array]]
 
 def _sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x)), by tanh: no overflow, and NumPy vectorises it."""
-    return array_module(x).tanh(x * 0.5) * 0.5 + 0.5
+    y = x * 0.5
+    array_module(x).tanh(y, out=y)
+    y *= 0.5
+    y += 0.5
+    return y
 
 
 def _silu(x: Array) -> Activated:
@@ -153,8 +160,11 @@ def _rotate(x: Array, cos: Array, sin: Array) -> Array:
     xp, half = array_module(x), cos.shape[-1]
     first, second = x[..., :half], x[..., half : 2 * half]
     y = xp.empty_like(x)
-    y[..., :half] = first * cos - second * sin
-    y[..., half : 2 * half] = second * cos + first * sin
+    y_first, y_second = y[..., :half], y[..., half : 2 * half]
+    xp.multiply(first, cos, out=y_first)
+    y_first -= second * sin
+    xp.multiply(second, cos, out=y_second)
+    y_second += first * sin
     y[..., 2 * half :] = x[..., 2 * half :]
     return y
 

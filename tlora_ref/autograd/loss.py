@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from tlora_ref.autograd.tape import Tensor, record
 from tlora_ref.backend import Array, array_module
 
-#: Rows of logits computed at once. A multiple of what a matrix product needs to run at full speed.
-CHUNK = 256
+#: Logits held at once (64 MiB in float32), and the fewest and the most rows of them: a product of fewer is slow.
+LOGITS, FEWEST, MOST = 2**24, 64, 256
 
 
-def _loss_and_slope(logits: Array, targets: Array) -> Any:
-    """In place: the summed loss -log softmax(logits)[target] (a scalar array), and softmax - one_hot (n, classes)."""
+def _loss_and_slope(logits: Array, targets: Array) -> tuple[Array, Callable[[], Array]]:
+    """In place: the summed loss -log softmax(logits)[target] (a scalar array), and softmax - one_hot (n, classes) for
+    who asks."""
     xp = array_module(logits)
     rows = xp.arange(logits.shape[0])
     logits -= logits.max(axis=-1, keepdims=True)
     at_target = logits[rows, targets]  # (n,)
     xp.exp(logits, out=logits)
     total = logits.sum(axis=-1, keepdims=True)  # (n, 1)
-    loss = xp.log(total).sum() - at_target.sum()
-    logits /= total
-    logits[rows, targets] -= 1.0
-    return loss, logits
+
+    def slope() -> Array:
+        xp.divide(logits, total, out=logits)
+        logits[rows, targets] -= 1.0
+        return logits
+
+    return xp.log(total).sum() - at_target.sum(), slope
 
 
 def cross_entropy(logits: Tensor, targets: Array, divisor: float) -> Tensor:
     """sum_i -log softmax(logits_i)[targets_i] / divisor, for logits (n, classes) and integer targets (n,)."""
     loss, slope = _loss_and_slope(logits.data.copy(), targets)
+    saved = slope() if logits.watched else None
 
-    def vjp(dy: Array) -> tuple[Array]:
-        return (slope * (dy / divisor),)
+    def vjp(dy: Array) -> tuple[Array | None]:
+        return (None if saved is None else saved * (dy / divisor),)
 
     return record(loss / divisor, (logits,), vjp)
+
+
+def row_chunks(rows: int, vocab: int) -> list[slice]:
+    """The rows of (rows, vocab) logits in chunks."""
+    size = min(MOST, max(FEWEST, LOGITS // vocab))
+    return [slice(start, start + size) for start in range(0, rows, size)]
 
 
 def linear_cross_entropy(h: Tensor, W: Tensor, targets: Array, divisor: float) -> Tensor:
@@ -45,14 +56,16 @@ def linear_cross_entropy(h: Tensor, W: Tensor, targets: Array, divisor: float) -
     dh = xp.empty_like(h.data) if h.watched else None
     dW = xp.zeros_like(weight) if W.watched else None
     loss = xp.zeros((), dtype=h.dtype)
-    for start in range(0, h.shape[0], CHUNK):
-        chunk = slice(start, start + CHUNK)
+    for chunk in row_chunks(h.shape[0], weight.shape[0]):
         part, slope = _loss_and_slope(h.data[chunk] @ weight.T, targets[chunk])  # (chunk, vocab)
         loss = loss + part
+        if dh is None and dW is None:
+            continue
+        dlogits = slope()
         if dh is not None:
-            xp.matmul(slope, weight, out=dh[chunk])
+            xp.matmul(dlogits, weight, out=dh[chunk])
         if dW is not None:
-            dW += slope.T @ h.data[chunk]
+            dW += dlogits.T @ h.data[chunk]
 
     def vjp(dy: Array) -> tuple[Array | None, Array | None]:
         factor = dy / divisor

@@ -51,7 +51,7 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.data.shape)
+        return self.data.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -80,10 +80,10 @@ def leaf(data: Array, name: str) -> Tensor:
 
 def record(data: Array, parents: Sequence[Tensor], vjp: VJP) -> Tensor:
     """`data` as the output of an operation on `parents`; a constant (and `vjp` forgotten) if none is watched."""
-    nodes = tuple(parent.node for parent in parents)
-    if all(node is None for node in nodes):
-        return Tensor(data)
-    return Tensor(data, Node(nodes, vjp))
+    for parent in parents:
+        if parent.node is not None:
+            return Tensor(data, Node(tuple(parent.node for parent in parents), vjp))
+    return Tensor(data)
 
 
 def _key(node: Node) -> object:

@@ -9,10 +9,10 @@ from functools import partial, reduce
 from typing import Any
 
 from tlora_ref.autograd import backward
-from tlora_ref.backend import Array, array_module, blas_threads, to_numpy
+from tlora_ref.backend import Array, array_module, concatenate, to_numpy
 from tlora_ref.calibration.statistics import CalibrationStats
 from tlora_ref.errors import ConfigError, DataError, DeviceError, NumericsError
-from tlora_ref.method.covariance import add_second_moment
+from tlora_ref.method.covariance import add_second_moment, centred
 from tlora_ref.method.sensitivity import sample_sensitivity
 from tlora_ref.method.switches import Switches, resolve
 from tlora_ref.transformer import Model
@@ -24,8 +24,8 @@ Progress = Callable[[int, int], None]
 #: The fields of a sample that a model's call takes.
 SAMPLE_FIELDS = ("input_ids", "labels", "attention_mask", "token_type_ids", "decoder_input_ids")
 
-#: Samples that go through side by side, at most: each holds its activations meanwhile.
-TOGETHER = 4
+#: Samples that go through side by side, each holding its activations. Fixed: sums add up in one order everywhere.
+TOGETHER = 2
 
 
 def calibrate(
@@ -107,10 +107,8 @@ def _block(
     stats = CalibrationStats(
         0, shapes, {}, {}, dict.fromkeys(shapes, 0.0), profile=switches.name, centre=switches.centre
     )
-    threads = blas_threads()
-    together = threads if threads <= TOGETHER else 1
-    for offset in range(0, len(samples), together):
-        group = samples[offset : offset + together]
+    for offset in range(0, len(samples), TOGETHER):
+        group = samples[offset : offset + TOGETHER]
         add_samples(stats, model, group, start + offset)
         for done in range(len(group)):
             if progress is not None:
@@ -119,7 +117,7 @@ def _block(
 
 
 def add_samples(stats: CalibrationStats, model: Model, samples: Sequence[Sample], first: int) -> list[dict[str, float]]:
-    """Alg. 1, lines 6 to 10: adds every sample's X^T X and mean|W * dLoss_n/dW| to `stats`, in place and in order.
+    """Alg. 1, lines 6 to 10: adds every sample's X^T X and mean|W * dLoss_n/dW| to `stats`, in place.
 
     The samples, the first of them number `first`, go through side by side, each apart from the others.
     Returns their sensitivities, {module: mean|W * dLoss_n/dW|} for each.
@@ -186,10 +184,11 @@ class _Pass:
 
 
 def _line_9(stats: CalibrationStats, module: str, passes: Sequence[_Pass]) -> None:
-    """Adds X^T X of one module, sample by sample."""
-    for one in passes:
-        for x in one.inputs[module]:
-            add_second_moment(stats.covariance_sums[module], x.reshape(-1, x.shape[-1]), centre=stats.centre)
+    """Adds X^T X of one module and all these samples."""
+    rows = [x.reshape(-1, x.shape[-1]) for one in passes for x in one.inputs[module]]  # (T_n, d_in) each
+    if stats.centre:
+        rows = [centred(X) for X in rows]
+    add_second_moment(stats.covariance_sums[module], concatenate(rows))
 
 
 def sample_inputs(sample: Sample, number: int) -> dict[str, Any]:

@@ -31,6 +31,9 @@ class Means(Mapping[str, Array]):
         mirror(mean)
         return mean
 
+    def __contains__(self, module: object) -> bool:  # Mapping's own would compute the mean
+        return module in self._leader
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._leader)
 

@@ -23,23 +23,27 @@ def second_moment(X: Array, *, centre: bool = False) -> Array:
     (d_in, d_in), in the dtype of X, symmetric bit for bit
     """
     total = array_module(X).zeros((X.shape[-1], X.shape[-1]), dtype=X.dtype)
-    add_second_moment(total, X, centre=centre)
+    add_second_moment(total, centred(X) if centre else X)
     mirror(total)
     return total
 
 
-def add_second_moment(total: Array, X: Array, *, centre: bool = False) -> None:
-    """Add a sample's X^T X to `total` in place, in blocks of its upper triangle alone: `mirror` does the rest, once.
+def centred(X: Array) -> Array:
+    """X without its mean row, (T, d_in)."""
+    return X - X.mean(axis=0, keepdims=True)
+
+
+def add_second_moment(total: Array, X: Array) -> None:
+    """Add X^T X to `total` in place, in blocks of its upper triangle alone: `mirror` does the rest, once.
 
     A plain product of two different matrices is several times faster than what BLAS does for X^T X as a whole, and
     of many short samples most of the time would go into writing the lower triangle again and again.
 
-    X (T, d_in), total (d_in, d_in); ShapeError for another shape of X, or no token.
+    X (T, d_in), of one sample or of several one below the other; total (d_in, d_in). ShapeError for another shape of X,
+    or no token.
     """
     if X.ndim != 2 or X.shape[0] == 0:
         raise ShapeError(f"second_moment: X has shape {X.shape}, expected (tokens, d_in) with at least one token")
-    if centre:
-        X = X - X.mean(axis=0, keepdims=True)
     xp = array_module(X)
     for columns, right in _bands(X.shape[1]):
         left = xp.ascontiguousarray(X[:, columns].T)  # a copy: NumPy hands X.T @ X of one memory to the slow routine
