@@ -15,12 +15,14 @@ from tlora_ref.transformer import family
 ROOT = Path(__file__).resolve().parents[2]
 RANK = 16
 PROMPT, NEW_TOKENS = 16, 64
+#: Decoder layers whose modules are initialised; all layers have the same shapes.
+LAYERS = 4
 
 #: Samples of a calibration run: what is reported is the time of one.
 SAMPLES = 4
 
 #: Rows of the table, and the shapes (batch, tokens) each is measured at: calibration is by one sample,
-#: initialisation of one decoder layer (all layers have the same shapes), decoding of one prompt.
+#: initialisation of LAYERS decoder layers, decoding of one prompt.
 SHAPES: dict[str, list[tuple[int, int]]] = {
     "forward": [(1, 64), (2, 256), (1, 512), (4, 512)],
     "train step": [(1, 64), (2, 256), (1, 512), (4, 512)],
@@ -50,7 +52,7 @@ class Case:
 
     @property
     def shape(self) -> str:
-        return {"decode": f"{PROMPT}+{NEW_TOKENS}", "initialisation": "a layer"}.get(
+        return {"decode": f"{PROMPT}+{NEW_TOKENS}", "initialisation": f"{LAYERS} layers"}.get(
             self.row, f"{self.batch}x{self.tokens}"
         )
 

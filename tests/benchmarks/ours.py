@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import tlora_ref as tr
-from tests.benchmarks.cases import NEW_TOKENS, RANK, Case, inputs
+from tests.benchmarks.cases import LAYERS, NEW_TOKENS, RANK, Case, inputs
 from tlora_ref.training.loop import apply_gradients, step_gradients
 from tlora_ref.training.parameters import install, trained_arrays
 from tlora_ref.training.state import TrainState
@@ -61,8 +61,10 @@ def calibration(model: Model, adapter: tr.Adapter, ids: np.ndarray) -> Work:
 
 
 def initialisation(model: Model, adapter: tr.Adapter, ids: np.ndarray) -> Work:
-    """Lines 16 and 17 for the modules of the first layer: the sum of their largest singular values."""
-    stats = tr.calibrate(model, [{"input_ids": ids[0], "labels": ids[0]}], targets=r"model\.layers\.0\..*_proj")
+    """Lines 16 and 17 for the modules of the first layers: the sum of their largest singular values."""
+    stats = tr.calibrate(
+        model, [{"input_ids": ids[0], "labels": ids[0]}], targets=rf"model\.layers\.[0-{LAYERS - 1}]\..*_proj"
+    )
     plan = tr.allocate(dict.fromkeys(stats.shapes, 1.0), stats.shapes, RANK, RANK)
     return lambda: float(sum(sigma[0] for sigma in tr.initialize(model, stats, plan).sigma.values()))
 

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from tests.benchmarks.cases import NEW_TOKENS, Case, inputs
+from tests.benchmarks.cases import LAYERS, NEW_TOKENS, Case, inputs
 
 Work = Callable[[], float]
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -99,7 +99,7 @@ def calibration(model: Any, adapter: Path, ids: Any) -> Work:
 def initialisation(model: Any, adapter: Path, ids: Any) -> Work:
     """The SVD as the released code calls it: float32, full matrices."""
     covariance: dict[str, Any] = {}
-    targets = {name: module for name, module in _targets(model).items() if ".0." in name}
+    targets = {name: module for name, module in _targets(model).items() if int(name.split(".")[2]) < LAYERS}
     for name, module in targets.items():
 
         def observe(module: Any, args: Any, output: Any, name: str = name) -> None:
