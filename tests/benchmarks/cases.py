@@ -80,10 +80,10 @@ def random_model(config: dict[str, Any], seed: int = 0) -> Any:
     return model_class(settings, tensors)
 
 
-def random_adapter(model: Any) -> tr.Adapter:
+def random_adapter(model: Any, rank: int = RANK) -> tr.Adapter:
     """A LoRA adapter of one rank on all target modules, A and B random (B as after some training)."""
     shapes = model.shapes()
-    plan = tr.allocate(dict.fromkeys(shapes, 1.0), shapes, RANK, RANK)
+    plan = tr.allocate(dict.fromkeys(shapes, 1.0), shapes, rank, rank)
     adapter = tr.initialize(model, None, plan, init="random")
     rng = np.random.default_rng(2)
     for module, B in adapter.B.items():

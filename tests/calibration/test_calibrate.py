@@ -8,6 +8,7 @@ import os
 import signal
 import weakref
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,39 @@ def test_an_executor_gives_the_same_bits_whatever_the_number_of_workers(pool: ty
     assert parallel.losses == serial.losses
     for name in serial.shapes:
         assert np.array_equal(parallel.covariance[name], serial.covariance[name])
+
+
+def test_workers_share_a_folder_and_leave_it_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, samples = tiny_llama(), tiny_samples(5)
+    seen: list[list[str]] = []
+    load = CalibrationStats.load
+
+    def watched(path: Path) -> CalibrationStats:
+        seen.append(sorted(p.name for p in path.parent.glob("*.safetensors")))
+        return load(path)
+
+    monkeypatch.setattr(CalibrationStats, "load", watched)
+    with ThreadPoolExecutor(1) as executor:
+        tr.calibrate(model, samples, block_size=2, executor=executor, scratch=tmp_path)
+        assert len(seen) == 3 and all("weights.safetensors" in names for names in seen)
+        assert not any("0.safetensors" in names for names in seen[1:]), "a file was read and stayed"
+        with pytest.raises(DataError, match='sample 5 has no "labels"'):
+            tr.calibrate(model, [*samples, {"input_ids": [1]}], block_size=2, executor=executor, scratch=tmp_path)
+        assert list(tmp_path.iterdir()) == []
+        with pytest.raises(OutputError, match="absent"):
+            tr.calibrate(model, samples, executor=executor, scratch=tmp_path / "absent")
+
+
+class Elsewhere(ThreadPoolExecutor):
+    """A worker on a machine with other folders."""
+
+    def submit(self, work: Any, *arguments: Any) -> Any:  # type: ignore[override]
+        return super().submit(partial(work.func, "/elsewhere", *work.args[1:]), *arguments)
+
+
+def test_a_worker_that_does_not_see_the_folder_says_so() -> None:
+    with Elsewhere() as executor, pytest.raises(DeviceError, match=r"does not see .*give `scratch`"):
+        tr.calibrate(tiny_llama(), tiny_samples(2), executor=executor)
 
 
 def test_nothing_of_a_sample_outlives_it() -> None:

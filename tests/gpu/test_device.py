@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.families.make_tiny import MODELS, tiny_model
 from tests.gpu.standin import REAL, Counter, DeviceArray, FakeModule, Mixed, device
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.backend import get_device, to_numpy
-from tlora_ref.errors import DeviceError
+from tlora_ref.errors import ConfigError, DeviceError
 from tlora_ref.training.loop import apply_gradients, step_batches, step_gradients
 from tlora_ref.training.parameters import install, trained_arrays
 from tlora_ref.training.state import TrainState
@@ -223,6 +224,14 @@ def test_errors_name_what_is_missing(tmp_path: Path, device: FakeModule, monkeyp
         get_device("gpu")
     with pytest.raises(DeviceError, match='"cuda" is unknown'):
         get_device("cuda")
+
+
+@standin_alone
+def test_workers_do_not_take_a_device_s_model_to_the_cpu(tmp_path: Path, device: FakeModule) -> None:
+    tr.save_model(tiny_llama(), tmp_path / "m")
+    model = tr.load_model(tmp_path / "m", device="gpu")
+    with ThreadPoolExecutor(1) as executor, pytest.raises(ConfigError, match="workers compute on the CPU"):
+        tr.calibrate(model, tiny_samples(2), executor=executor)
 
 
 @standin_alone

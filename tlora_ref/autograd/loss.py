@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 from tlora_ref.autograd.tape import Tensor, record
 from tlora_ref.backend import Array, array_module
@@ -21,6 +22,7 @@ def _loss_and_slope(logits: Array, targets: Array) -> tuple[Array, Callable[[], 
     xp.exp(logits, out=logits)
     total = logits.sum(axis=-1, keepdims=True)  # (n, 1)
 
+    @cache
     def slope() -> Array:
         xp.divide(logits, total, out=logits)
         logits[rows, targets] -= 1.0
@@ -55,17 +57,16 @@ def linear_cross_entropy(h: Tensor, W: Tensor, targets: Array, divisor: float) -
     xp, weight = array_module(h.data), W.data
     dh = xp.empty_like(h.data) if h.watched else None
     dW = xp.zeros_like(weight) if W.watched else None
-    loss = xp.zeros((), dtype=h.dtype)
-    for chunk in row_chunks(h.shape[0], weight.shape[0]):
-        part, slope = _loss_and_slope(h.data[chunk] @ weight.T, targets[chunk])  # (chunk, vocab)
-        loss = loss + part
-        if dh is None and dW is None:
-            continue
-        dlogits = slope()
+
+    def chunk_loss(chunk: slice) -> Array:  # a function, so that a chunk's logits go before the next one's come
+        loss, slope = _loss_and_slope(h.data[chunk] @ weight.T, targets[chunk])  # (chunk, vocab)
         if dh is not None:
-            xp.matmul(dlogits, weight, out=dh[chunk])
+            xp.matmul(slope(), weight, out=dh[chunk])
         if dW is not None:
-            dW += dlogits.T @ h.data[chunk]
+            dW[...] += slope().T @ h.data[chunk]
+        return loss
+
+    loss = sum((chunk_loss(chunk) for chunk in row_chunks(h.shape[0], weight.shape[0])), xp.zeros((), dtype=h.dtype))
 
     def vjp(dy: Array) -> tuple[Array | None, Array | None]:
         factor = dy / divisor

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor
-from functools import partial, reduce
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future
+from functools import lru_cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from tlora_ref.autograd import backward
 from tlora_ref.backend import Array, array_module, concatenate, to_numpy
 from tlora_ref.calibration.statistics import CalibrationStats
-from tlora_ref.errors import ConfigError, DataError, DeviceError, NumericsError
+from tlora_ref.errors import ConfigError, DataError, DeviceError, NumericsError, OutputError
 from tlora_ref.method.covariance import add_second_moment, centred
 from tlora_ref.method.sensitivity import sample_sensitivity
 from tlora_ref.method.switches import Switches, resolve
 from tlora_ref.transformer import Model
 
 Sample = Mapping[str, Any]
+Shapes = dict[str, tuple[int, int]]
 #: Called after each sample with (samples done, samples in all).
 Progress = Callable[[int, int], None]
 
 #: The fields of a sample that a model's call takes.
 SAMPLE_FIELDS = ("input_ids", "labels", "attention_mask", "token_type_ids", "decoder_input_ids")
 
+#: What a folder that workers share holds beside their sums.
+WEIGHTS = "weights.safetensors"
 #: Samples that go through side by side, each holding its activations. Fixed: sums add up in one order everywhere.
 TOGETHER = 2
 
@@ -35,6 +43,7 @@ def calibrate(
     *,
     profile: str | Switches = "paper",
     executor: Executor | None = None,
+    scratch: str | Path | None = None,
     block_size: int = 8,
     progress: Progress | None = None,
 ) -> CalibrationStats:
@@ -52,6 +61,8 @@ def calibrate(
     targets : see `Model.shapes`
     profile : "paper", "released", or Switches: only `centre` acts here
     executor : a `concurrent.futures.Executor` that runs the blocks; None runs them here
+    scratch : where an executor's workers find the weights and leave their sums, a block a file: a folder that all
+        their machines share; by default one of this machine's for temporary files. It is left as it was
     progress : called after each sample (after each block with an executor)
 
     Raises
@@ -61,7 +72,9 @@ def calibrate(
     NumericsError
         if a loss is not finite; the message names the sample.
     DeviceError
-        if a worker of the executor died.
+        if a worker of the executor died, or does not see `scratch`.
+    OutputError
+        if `scratch` cannot be written.
     """
     if model.adapter is not None:
         raise ConfigError("calibrate measures the frozen weights: call model.detach() first")
@@ -73,22 +86,82 @@ def calibrate(
     blocks = [(start, chosen[start : start + block_size]) for start in range(0, len(chosen), block_size)]
     if executor is None:
         step = None if progress is None else (lambda done: progress(done, len(chosen)))
-        parts: Iterable[CalibrationStats] = (_block(model, shapes, start, b, switches, step) for start, b in blocks)
-    else:
-        futures = [executor.submit(_block, model, shapes, start, b, switches, None) for start, b in blocks]
-        parts = _finished((future.result() for future in futures), len(chosen), progress)
-    try:
-        return reduce(CalibrationStats.merge, parts)
-    except BrokenExecutor as error:
-        raise DeviceError(
-            f"a calibration worker died ({error}), most likely for want of memory: nothing was kept. Use fewer workers"
-        ) from error
+        return _summed(_block(model, shapes, start, samples, switches, step) for start, samples in blocks)
+    if model.device.name != "cpu":
+        raise ConfigError(f'workers compute on the CPU, but the model is on the {model.device.name}: load it on "cpu"')
+    with _shared_folder(scratch) as folder:
+        _write_weights(folder, model)
+        work = partial(_block_file, folder, type(model), model.config, shapes, switches)
+        submitted = [executor.submit(work, start, samples) for start, samples in blocks]
+        try:
+            return _summed(_arriving(submitted, len(chosen), progress))
+        except BrokenExecutor as error:
+            raise DeviceError(
+                f"a calibration worker died ({error}), most likely for want of memory: nothing was kept. Use fewer "
+                "workers"
+            ) from error
+        finally:
+            for future in submitted:
+                future.cancel()
+            _weights.cache_clear()
 
 
-def _finished(parts: Iterable[CalibrationStats], total: int, progress: Progress | None) -> Iterable[CalibrationStats]:
-    """`parts` as they come, telling `progress` how many samples are done."""
-    done = 0
+def _summed(parts: Iterator[CalibrationStats]) -> CalibrationStats:
+    """The parts added up in their order; there are never more than two."""
+    total = next(parts)
     for part in parts:
+        total.absorb(part)
+    return total
+
+
+def _shared_folder(scratch: str | Path | None) -> TemporaryDirectory[str]:
+    """A folder for the workers' files, removed in the end."""
+    try:
+        return TemporaryDirectory(prefix="tlora-calibration-", dir=scratch)
+    except OSError as error:
+        raise OutputError(f"{scratch}: statistics cannot be written there ({error.strerror or error})") from error
+
+
+def _write_weights(folder: str, model: Model) -> None:
+    """The weights once for all workers, rather than with every block."""
+    try:
+        save_file({name: to_numpy(W) for name, W in model.tensors.items()}, Path(folder) / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{folder}: the weights cannot be written there for the workers ({error})") from error
+
+
+@lru_cache(maxsize=1)
+def _weights(file: str) -> dict[str, Array]:
+    """A worker reads them once."""
+    return load_file(file)
+
+
+def _block_file(
+    folder: str,
+    kind: type[Model],
+    config: Any,
+    shapes: Shapes,
+    switches: Switches,
+    start: int,
+    samples: Sequence[Sample],
+) -> str:
+    """What a worker does: `_block`, its sums left in a file, as they are too large to send about. Returns its path."""
+    weights, found = Path(folder) / WEIGHTS, Path(folder) / f"{start}.safetensors"
+    if not weights.is_file():
+        raise DeviceError(
+            f"a calibration worker does not see {weights}: give `scratch`, a folder that all machines share"
+        )
+    _block(kind(config, _weights(str(weights))), shapes, start, samples, switches, None).save(found)
+    return str(found)
+
+
+def _arriving(submitted: Sequence[Future[str]], total: int, progress: Progress | None) -> Iterator[CalibrationStats]:
+    """The workers' sums in order; a file goes as soon as it is read. Tells `progress` how many samples are done."""
+    done = 0
+    for future in submitted:
+        path = Path(future.result())
+        part = CalibrationStats.load(path)
+        path.unlink()
         done += part.samples
         if progress is not None:
             progress(done, total)
@@ -97,7 +170,7 @@ def _finished(parts: Iterable[CalibrationStats], total: int, progress: Progress 
 
 def _block(
     model: Model,
-    shapes: dict[str, tuple[int, int]],
+    shapes: Shapes,
     start: int,
     samples: Sequence[Sample],
     switches: Switches,
@@ -142,7 +215,7 @@ def add_samples(stats: CalibrationStats, model: Model, samples: Sequence[Sample]
 class _Pass:
     """One sample's way forward: its loss, and X of every module, kept once where modules see the same array."""
 
-    def __init__(self, model: Model, shapes: Mapping[str, tuple[int, int]], sample: Sample, number: int) -> None:
+    def __init__(self, model: Model, shapes: Shapes, sample: Sample, number: int) -> None:
         self.model, self.shapes, self.number = model, shapes, number
         self.inputs: dict[str, list[Array]] = {}  # by leader; several if a module is used more than once
         self.leader: dict[str, str] = {}

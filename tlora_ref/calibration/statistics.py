@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,15 @@ class CalibrationStats:
         ConfigError
             if they are of different models, targets or profiles.
         """
+        sums = {module: total.copy() for module, total in self.covariance_sums.items()}
+        both = replace(
+            self, covariance_sums=sums, sensitivity_sums=dict(self.sensitivity_sums), losses=list(self.losses)
+        )
+        both.absorb(other)
+        return both
+
+    def absorb(self, other: CalibrationStats) -> None:
+        """`merge` into this one, in place: no third set of sums comes to be."""
         for what, mine, theirs in (
             ("profile", self.profile, other.profile),
             ("centring", self.centre, other.centre),
@@ -95,16 +104,12 @@ class CalibrationStats:
                     f"calibration statistics of different {what} cannot be merged ({shown}): calibrate both with the "
                     "same model, targets and profile"
                 )
-        return CalibrationStats(
-            samples=self.samples + other.samples,
-            shapes=self.shapes,
-            leader=self.leader,
-            covariance_sums={m: C + other.covariance_sums[m] for m, C in self.covariance_sums.items()},
-            sensitivity_sums={m: s + other.sensitivity_sums[m] for m, s in self.sensitivity_sums.items()},
-            losses=self.losses + other.losses,
-            profile=self.profile,
-            centre=self.centre,
-        )
+        for module, total in self.covariance_sums.items():
+            total += other.covariance_sums[module]
+        for module in self.sensitivity_sums:
+            self.sensitivity_sums[module] += other.sensitivity_sums[module]
+        self.samples += other.samples
+        self.losses += other.losses
 
     def save(self, path: str | Path) -> None:
         """Write everything to one safetensors file (written beside, then renamed)."""
