@@ -8,8 +8,8 @@ from functools import cache
 from tlora_ref.autograd.tape import Tensor, record
 from tlora_ref.backend import Array, array_module
 
-#: Logits held at once (64 MiB in float32), and the fewest and the most rows of them: a product of fewer is slow.
-LOGITS, FEWEST, MOST = 2**24, 64, 256
+#: Logits held at once (18 MiB in float32), and the fewest and the most rows of them: a product of fewer is slow.
+LOGITS, FEWEST, MOST = 9 * 2**19, 64, 256
 
 
 def _loss_and_slope(logits: Array, targets: Array) -> tuple[Array, Callable[[], Array]]:

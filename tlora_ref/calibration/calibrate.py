@@ -111,6 +111,7 @@ def _summed(parts: Iterator[CalibrationStats]) -> CalibrationStats:
     total = next(parts)
     for part in parts:
         total.absorb(part)
+        del part  # before the next one comes
     return total
 
 
@@ -166,6 +167,7 @@ def _arriving(submitted: Sequence[Future[str]], total: int, progress: Progress |
         if progress is not None:
             progress(done, total)
         yield part
+        del part
 
 
 def _block(
