@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -252,7 +252,13 @@ def _notes(
 
 
 def initialize(
-    model: _Model, stats: _Statistics | None, plan: Plan, *, init: str = "wc-svd", seed: int = 42
+    model: _Model,
+    stats: _Statistics | None,
+    plan: Plan,
+    *,
+    init: str = "wc-svd",
+    seed: int = 42,
+    modules: Collection[str] | None = None,
 ) -> Adapter:
     """Alg. 1, lines 16 and 17: A of every module with a rank, and B = 0.
 
@@ -262,6 +268,7 @@ def initialize(
     stats : calibration statistics; may be None for "w-svd" and "random", which need no C
     init : "wc-svd" (Eq. 4), "w-svd" or "random" (Table 12), "theory" (App. B.1)
     seed : of the random A; every module draws from its own stream, so a module's A does not depend on the others
+    modules : only these of the plan's, where `stats` hold no more (a large model calibrated layer by layer)
 
     Returns
     -------
@@ -287,7 +294,7 @@ def initialize(
         if model.weight(module).shape != shape:
             raise ShapeError(f"{module} is {model.weight(module).shape}, but the plan was made for {shape}")
     covariance = None if stats is None else stats.covariance
-    chosen = [module for module, r in plan.rank.items() if r > 0]
+    chosen = [module for module, r in plan.rank.items() if r > 0 and (modules is None or module in modules)]
     tasks = [partial(_make_A, m, model.weight(m), covariance, plan.rank[m], plan.switches, init, seed) for m in chosen]
     small = bool(chosen) and all(model.weight(module).size <= SMALL for module in chosen)
     results = device_of(model.weight(chosen[0])).side_by_side(tasks) if small else [task() for task in tasks]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tlora_ref as tr
@@ -12,6 +14,7 @@ from tests.cli.conftest import Run
 from tests.families.make_tiny import MODELS, tiny_model
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.calibration import calibration_memory
+from tlora_ref.cli import planning
 
 LLAMA2_7B = {
     "architectures": ["LlamaForCausalLM"],
@@ -79,6 +82,7 @@ def test_memory_counts_a_shared_input_once(llama2: Path, run: Run) -> None:
         assert found["bytes"][dtype] == {
             "weights": 6_738_415_616 * size,
             "covariances": once * size,
+            "covariances_of_a_layer": once // layers * size,
             "adapter": 79_953_920 * size,
             "adamw_moments": 2 * 43_515_904 * size,
         }
@@ -90,6 +94,42 @@ def test_memory_counts_a_shared_input_once(llama2: Path, run: Run) -> None:
 def test_it_agrees_with_what_calibration_finds_by_running_the_model(folder: Path, run: Run) -> None:
     found = json.loads(run("plan", folder / "model", "--json")[1])
     assert 2 * found["bytes"]["float64"]["covariances"] == calibration_memory(tiny_llama(), tiny_samples(1))
+
+
+def test_what_a_7b_model_takes_by_arithmetic(llama2: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operations counted by hand; hours at a planted rate, calibration's divided among the machines."""
+    monkeypatch.setattr(planning, "product_rate", lambda: 1e12)
+    found = json.loads(run("plan", llama2, "--samples", 16, "--tokens", 100, "--workers", 4, "--json")[1])
+    d, d_ff, layers = 4096, 11008, 32
+    targets = layers * (4 * d * d + 3 * d * d_ff)
+    moments = layers * (3 * d * d + d_ff * d_ff)  # 2 T d_in^2 each, of which half is computed
+    head = 32000 * d
+    calibration = 16 * 100 * (2 * 2 * (targets + head) + 2 * targets + moments)
+    square = 4 * (2 * d**3 + 22 * d**3)
+    tall = 2 * (2 * d_ff * d**2 + 2 * d_ff * d**2 + 22 * d**3)
+    wide = 2 * d * d_ff**2 + 2 * d_ff * d**2 + 22 * d**3
+    assert found["flop"] == {"calibration": calibration, "initialisation": 2 * layers * (square + tall + wide)}
+    assert found["hours"]["calibration"] == pytest.approx(calibration / 0.75e12 / 3600 / 4)
+    said = run("plan", llama2, "--samples", 16, "--tokens", 100, "--workers", 4)[1]
+    assert "1,000 GFLOP/s" in said and "4 such machines" in said and "samples of 100 tokens" in said
+
+
+def test_the_rate_is_that_of_a_product() -> None:
+    x = np.ones((512, 1024), dtype=np.float32)
+    W = np.ones((1024, 1024), dtype=np.float32)
+    x @ W.T
+    begin = time.perf_counter()
+    for _ in range(5):
+        x @ W.T
+    own = 5 * 2 * 512 * 1024 * 1024 / (time.perf_counter() - begin)
+    assert 0.1 < planning.product_rate(seconds=0.05) / own < 10
+
+
+@pytest.mark.parametrize(
+    ("hours", "said"), [(30.0, "30.0 hours"), (1.0, "1.0 hours"), (0.25, "15.0 minutes"), (0.001, "3.6 s")]
+)
+def test_durations_are_said_as_people_do(hours: float, said: str) -> None:
+    assert planning.duration(hours) == said
 
 
 def test_targets_and_alpha(llama2: Path, run: Run) -> None:

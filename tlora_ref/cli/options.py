@@ -104,6 +104,7 @@ Targets = Annotated[
 Profile = Annotated[str, typer.Option(help="paper, or released (what the authors' code does).")]
 Init = Annotated[str, typer.Option(help="How A is made: wc-svd, w-svd, random, theory.")]
 Samples = Annotated[int, typer.Option(min=1, help="Calibration samples.")]
+SampleTokens = Annotated[int, typer.Option("--tokens", min=1, help="Tokens of a calibration sample.")]
 Workers = Annotated[
     int, typer.Option(min=1, help="Processes that calibrate; with as many BLAS threads each, the same bits.")
 ]
