@@ -165,7 +165,8 @@ def _rotate(x: Array, cos: Array, sin: Array) -> Array:
     y_first -= second * sin
     xp.multiply(second, cos, out=y_second)
     y_second += first * sin
-    y[..., 2 * half :] = x[..., 2 * half :]
+    if 2 * half < x.shape[-1]:
+        y[..., 2 * half :] = x[..., 2 * half :]
     return y
 
 

@@ -190,7 +190,8 @@ class LlamaDecoder(Decoder):
         angles = rotary_tables(self.config.rope, self.config.head_dim, positions, like=x.data)
         all_before = self.causal(keep)
         for i in range(self.config.num_hidden_layers):
-            layer, see = f"model.layers.{i}", replace(all_before, window=self.window(i))
+            layer, window = f"model.layers.{i}", self.window(i)
+            see = all_before if window is None else replace(all_before, window=window)
             normed = self._norm(f"{layer}.input_layernorm", x)
             x = add(x, self._attention(f"{layer}.self_attn", normed, angles, see, cache))
             normed = self._norm(f"{layer}.post_attention_layernorm", x)
