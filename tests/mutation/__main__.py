@@ -1,0 +1,198 @@
+"""Mutation testing: every operator and number of the method and of the oracle's comparison, changed one at a time.
+
+    pip install cosmic-ray
+    python -m tests.mutation method                     # all mutants of a target; hours for the larger ones
+    python -m tests.mutation comparison --sample 200    # some, drawn with --seed
+
+A mutant is killed when the target's tests fail or run ten times as long. What survives is printed as a diff line and
+wants a sharper test, or a reason (EQUIVALENT) why no test can tell. Left out is what no test should hold: type
+annotations, docstrings, and the wording of errors and reports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+
+from cosmic_ray.ast import get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "tlora_ref"
+
+#: What is mutated, and the tests that must notice, the quickest first.
+TARGETS: dict[str, tuple[str, str]] = {
+    "method": (
+        "method/*.py algorithm.py",
+        "tests/method tests/training tests/calibration/test_calibrate.py tests/oracle/test_kit.py",
+    ),
+    "comparison": (
+        "oracle/judges/*.py oracle/compare.py oracle/judge.py oracle/precision.py oracle/verdict.py oracle/held.py "
+        "oracle/trained.py oracle/replay.py",
+        "tests/oracle/test_judges.py tests/oracle/test_trace.py tests/oracle/test_gallery.py tests/oracle/test_kit.py "
+        "tests/oracle/test_vectors.py tests/models/test_golden.py",
+    ),
+}
+#: Operators that say nothing here: they replace names at random, or exceptions by ones of their own.
+SILENT = ("VariableReplacer", "VariableInserter", "ExceptionReplacer")
+#: (file, the mutated line as it then reads) -> why no test can tell the mutant from the original.
+EQUIVALENT: dict[tuple[str, str], str] = {}
+
+Span = tuple[tuple[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one file."""
+
+    path: str
+    operator: str
+    occurrence: int
+
+    def source(self) -> str:
+        return mutate_code(
+            (ROOT / self.path).read_text(encoding="utf-8"), get_operator(self.operator)(), self.occurrence
+        )
+
+
+def wording(tree: ast.AST) -> list[Span]:
+    """Where annotations, texts and raised errors stand."""
+    found: list[ast.AST] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr | ast.Raise) or (
+            isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ):
+            found.append(node)
+        elif isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
+            found.append(node.annotation)
+        elif isinstance(node, ast.FunctionDef) and node.returns is not None:
+            found.append(node.returns)
+    return [((n.lineno, n.col_offset), (n.end_lineno, n.end_col_offset)) for n in found]  # type: ignore[attr-defined]
+
+
+def mutants_of(path: Path) -> Iterator[Mutant]:
+    """All mutants of a file that can mean something."""
+    source = path.read_text(encoding="utf-8")
+    spans, node_tree = wording(ast.parse(source)), get_ast(source)
+    for name in operator_names():
+        if any(silent in name for silent in SILENT):
+            continue
+        places = [place for node in every_node(node_tree) for place in get_operator(name)().mutation_positions(node)]
+        for occurrence, (start, stop) in enumerate(places):
+            if not any(low <= start and stop <= high for low, high in spans):
+                yield Mutant(str(path.relative_to(ROOT)), name, occurrence)
+
+
+def every_node(node: object) -> Iterator[object]:
+    """A parso tree in the order in which cosmic-ray counts occurrences."""
+    yield node
+    for child in getattr(node, "children", ()):
+        yield from every_node(child)
+
+
+class House:
+    """A copy of the repository in which one mutant at a time lives."""
+
+    def __init__(self, folder: Path, tests: list[str]) -> None:
+        self.folder, self.tests, self.limit = folder, tests, 600.0
+        files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for name in filter(None, files.split("\0")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+
+    def passes(self) -> bool:
+        """Whether the tests pass, within the time limit."""
+        # No bytecode: a mutant of the same size and second as the original would be taken for it.
+        own = {"PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": "."}
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not parity"]
+        command = [sys.executable, "-m", "pytest", *options, *self.tests]
+        quiet = {"capture_output": True, "timeout": self.limit}
+        try:
+            done = subprocess.run(command, cwd=self.folder, env={**os.environ, **own}, **quiet)
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
+
+    def survives(self, mutant: Mutant) -> bool:
+        path = self.folder / mutant.path
+        original = path.read_text(encoding="utf-8")
+        path.write_text(mutant.source(), encoding="utf-8")
+        try:
+            return self.passes()
+        finally:
+            path.write_text(original, encoding="utf-8")
+
+
+def changed_line(mutant: Mutant) -> str:
+    """The line as the mutant has it."""
+    old = (ROOT / mutant.path).read_text(encoding="utf-8").splitlines()
+    lines = difflib.unified_diff(old, mutant.source().splitlines(), n=0, lineterm="")
+    return "; ".join(line[1:].strip() for line in lines if line.startswith("+") and not line.startswith("+++"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("--only", help="files whose path contains this")
+    parser.add_argument("--sample", type=int, help="so many mutants, drawn at random; by default all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    patterns, tests = TARGETS[options.target]
+    files = sorted(path for pattern in patterns.split() for path in PACKAGE.glob(pattern))
+    mutants = [m for path in files if not options.only or options.only in str(path) for m in mutants_of(path)]
+    total = len(mutants)
+    if options.sample:
+        mutants = random.Random(options.seed).sample(mutants, min(total, options.sample))
+    print(f"{options.target}: {total} mutants in {len(files)} files, {len(mutants)} of them tried", flush=True)
+    survivors, reasons = [], 0
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.workers) as threads:
+        houses: Queue[House] = Queue()
+        for number in range(options.workers):
+            house = House(Path(folder) / str(number), tests.split())
+            begin = time.perf_counter()
+            if not house.passes():
+                raise SystemExit("the tests fail without a mutant")
+            house.limit = 10 * (time.perf_counter() - begin)
+            houses.put(house)
+
+        def tried(mutant: Mutant) -> bool:
+            house = houses.get()
+            try:
+                return house.survives(mutant)
+            finally:
+                houses.put(house)
+
+        for done, (mutant, survived) in enumerate(zip(mutants, threads.map(tried, mutants), strict=True), start=1):
+            if survived:
+                line = changed_line(mutant)
+                reason = EQUIVALENT.get((mutant.path, line))
+                reasons += reason is not None
+                survivors.append(mutant)
+                print(
+                    f"[{done}] survived: {mutant.path}: {line}{f'  (equivalent: {reason})' if reason else ''}",
+                    flush=True,
+                )
+    wrong = len(survivors) - reasons
+    killed = len(mutants) - len(survivors)
+    share = killed / max(1, len(mutants) - reasons)
+    print(f"{killed} killed, {reasons} equivalent, {wrong} survived: {share:.1%} of what a test can tell")
+    raise SystemExit(1 if share < 0.95 else 0)
+
+
+if __name__ == "__main__":
+    main()
