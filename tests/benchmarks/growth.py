@@ -34,6 +34,7 @@ from tests.benchmarks.cases import ROOT, random_adapter, random_model
 from tests.benchmarks.ours import train_step
 from tests.benchmarks.worker import peak_memory
 
+COLOURS = {"train step": "C0", "calibration": "C1"}
 BASE = {"tokens": 256, "layers": 4, "width": 256, "rank": 16, "samples": 4, "vocabulary": 4096}
 POINTS = {
     "tokens": [64, 128, 256, 512, 1024, 2048],
@@ -111,7 +112,9 @@ def plot(results: dict[str, Any], path: Path) -> None:
     for column, (quantity, found) in zip(axes.T, results.items(), strict=True):
         for what, series in found.items():
             for axis, key, unit in ((column[0], "seconds", 1.0), (column[1], "bytes", 2**20)):
-                axis.plot(series["x"], [value / unit for value in series[key]], marker="o", markersize=3, label=what)
+                axis.plot(
+                    series["x"], [value / unit for value in series[key]], color=COLOURS[what], marker="o", label=what
+                )
                 axis.set_xscale("log", base=2)
                 axis.set_yscale("log", base=2)
                 axis.grid(alpha=0.3)
