@@ -5,8 +5,8 @@
     python -m tests.mutation comparison --sample 200    # some, drawn with --seed
 
 A mutant is killed when the target's tests fail or run ten times as long. What survives is printed as a diff line and
-wants a sharper test, or a reason (EQUIVALENT) why no test can tell. Left out is what no test should hold: type
-annotations, docstrings, and the wording of errors and reports.
+wants a sharper test, or a reason (EQUIVALENT) why no test can tell. Left out are type annotations, docstrings, the
+wording of errors and reports, and the tables that choose a likely cause (the gallery holds those).
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ TARGETS: dict[str, tuple[str, str]] = {
     "comparison": (
         "oracle/judges/*.py oracle/compare.py oracle/judge.py oracle/precision.py oracle/verdict.py oracle/held.py "
         "oracle/trained.py oracle/replay.py",
-        "tests/oracle/test_judges.py tests/oracle/test_trace.py tests/oracle/test_gallery.py tests/oracle/test_kit.py "
-        "tests/oracle/test_vectors.py tests/models/test_golden.py",
+        "tests/oracle/test_judges.py tests/oracle/test_bounds.py tests/oracle/test_gallery.py "
+        "tests/oracle/test_vectors.py tests/oracle/test_trace.py tests/models/test_golden.py tests/oracle/test_kit.py",
     ),
 }
 #: Operators that say nothing here: they replace names at random, or exceptions by ones of their own.
@@ -70,12 +70,12 @@ class Mutant:
 
 
 def wording(tree: ast.AST) -> list[Span]:
-    """Where annotations, texts and raised errors stand."""
+    """Where annotations, texts, raised errors and the tables of likely causes (text, what it would give) stand."""
     found: list[ast.AST] = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.JoinedStr | ast.Raise) or (
-            isinstance(node, ast.Constant) and isinstance(node.value, str)
-        ):
+        text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        cause = isinstance(node, ast.Tuple) and any(isinstance(entry, ast.Lambda) for entry in node.elts)
+        if text or cause or isinstance(node, ast.JoinedStr | ast.Raise):
             found.append(node)
         elif isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
             found.append(node.annotation)
