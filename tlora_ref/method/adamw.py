@@ -6,6 +6,14 @@ from tlora_ref.backend import Array, array_module
 from tlora_ref.errors import ConfigError, ShapeError
 
 
+def clip_factor(norm: float, max_norm: float) -> float:
+    """What every gradient is multiplied with, so that their common 2-norm is `max_norm` at most.
+
+    torch.nn.utils.clip_grad_norm_'s rule, its 1e-6 included: min(1, max_norm / (norm + 1e-6)).
+    """
+    return min(1.0, max_norm / (norm + 1e-6))
+
+
 def adamw_step(
     B: Array,
     grad: Array,

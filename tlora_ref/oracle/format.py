@@ -44,10 +44,13 @@ STEP_SHAPES: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("grad_B", "B", "exp_avg", "exp_avg_sq"), ("d_out", "r")),
     **dict.fromkeys(("grad_A", "A", "A_exp_avg", "A_exp_avg_sq"), ("r", "d_in")),
 }
-PLAIN = re.compile(
-    r"sample/\d+/(loss|logits|input_ids|labels|decoder_input_ids|token_type_ids|attention_mask)"
-    r"|train/(loss|lr)|train/\d+/(input_ids|labels|attention_mask|decoder_input_ids|token_type_ids)"
-)
+#: Names without a module -> their number of axes (None: more than one is possible).
+PLAIN: dict[str, int | None] = {
+    r"sample/\d+/loss": 0,
+    r"train/(loss|lr)": 1,
+    r"sample/\d+/(logits|input_ids|labels|decoder_input_ids|token_type_ids|attention_mask)": None,
+    r"train/\d+/(input_ids|labels|attention_mask|decoder_input_ids|token_type_ids)": None,
+}
 
 
 @dataclass
@@ -151,10 +154,16 @@ class TraceWriter:
             write_json(asdict(self.manifest), beside / MANIFEST)
 
 
-def check_name(name: str, shape: Sequence[int], shapes: Mapping[str, tuple[int, int]]) -> None:
-    """ConfigError for a name that the format lacks or a module that is not listed; ShapeError for a wrong shape."""
-    if PLAIN.fullmatch(name):
-        return
+def check_name(name: str, shape: Sequence[int], shapes: Mapping[str, tuple[int, int]]) -> tuple[str, int] | None:
+    """The module and r, of a name that has an axis of length r.
+
+    ConfigError for a name that the format lacks or a module that is not listed; ShapeError for a wrong shape.
+    """
+    for plain, axes in PLAIN.items():
+        if re.fullmatch(plain, name):
+            if axes not in (None, len(shape)):
+                raise ShapeError(f"trace: {name} has shape {tuple(shape)}, expected {axes} axes")
+            return None
     for pattern, table in ((r"sample/\d+/", SAMPLE_SHAPES), (r"train/\d+/", STEP_SHAPES), (r"", MODULE_SHAPES)):
         match = re.fullmatch(pattern + r"([A-Za-z_0-9]+)/(.+)", name)
         if match is None or match[1] not in table:
@@ -166,7 +175,7 @@ def check_name(name: str, shape: Sequence[int], shapes: Mapping[str, tuple[int, 
         if len(shape) != len(expected) or any(e is not None and e != n for e, n in zip(expected, shape, strict=True)):
             said = ", ".join(str(axis or "any") for axis in table[match[1]])
             raise ShapeError(f"trace: {name} has shape {tuple(shape)}, expected ({said}) of a {d_out} x {d_in} module")
-        return
+        return (match[2], shape[table[match[1]].index("r")]) if "r" in table[match[1]] else None
     raise ConfigError(f"trace: {name} is no name of the format; FORMAT.md lists them")
 
 
@@ -192,20 +201,28 @@ class Trace:
 
     def _hold(self, manifest: Manifest, tensors: dict[str, Array]) -> None:
         self.manifest, self.shapes, self._tensors = manifest, manifest.shapes(), tensors
+        ranks: dict[str, tuple[int, str]] = {}
         for name, tensor in tensors.items():
             try:
-                check_name(name, tensor.shape, self.shapes)
+                found = check_name(name, tensor.shape, self.shapes)
             except (ConfigError, ShapeError) as error:
                 raise CheckpointError(f"{self.folder / TENSORS}: {error}") from error
-        self._check_ranks()
+            if name.startswith("rank/"):
+                found = name.removeprefix("rank/"), int(self.get(name))
+            if found is not None:
+                first, where = ranks.setdefault(found[0], (found[1], name))
+                if first != found[1]:
+                    said = f"{name} is of rank {found[1]}, {where} of rank {first}"
+                    raise CheckpointError(f"{self.folder / TENSORS}: {said}: they must agree")
+        self._check_steps()
 
-    def _check_ranks(self) -> None:
-        """A, B and the recorded rank of a module agree."""
-        for module in self.shapes:
-            if self.has(f"A/{module}") and self.has(f"rank/{module}"):
-                rank, rows = int(self.get(f"rank/{module}")), self._tensors[f"A/{module}"].shape[0]
-                if rank != rows:
-                    raise CheckpointError(f"{self.folder}: {module} has rank {rank}, but A has {rows} rows")
+    def _check_steps(self) -> None:
+        """The lists over the steps reach as far as the steps that are recorded."""
+        last = max(self.numbered("train", "grad_B") + self.numbered("train", "B"), default=0)
+        for name in ("train/loss", "train/lr"):
+            if self.has(name) and len(self.get(name)) < last:
+                said = f"{name} has {len(self.get(name))} entries, but step {last} is recorded"
+                raise CheckpointError(f"{self.folder / TENSORS}: {said}")
 
     def has(self, name: str) -> bool:
         """Whether the trace holds this quantity."""

@@ -58,6 +58,11 @@ class Held:
         }
 
     @property
+    def letters(self) -> str:
+        """The matrices that this profile trains."""
+        return "B" if self.switches.freeze_A else "BA"
+
+    @property
     def unit(self) -> float:
         """The largest of the candidate's roundings."""
         return max(self.precision.storage, self.precision.accumulation, self.precision.product)
@@ -117,10 +122,9 @@ def loss_findings(held: Held) -> list[Finding]:
     return found
 
 
-def _inputs(trace: Trace, module: str) -> list[Array] | None:
-    """X of every sample of a module, where all were recorded."""
-    numbers = trace.numbered("sample", "input")
-    names = [f"sample/{n}/input/{module}" for n in numbers]
+def _of_every_sample(held: Held, trace: Trace, quantity: str, module: str) -> list[Array] | None:
+    """A quantity of a module on every sample, where all were recorded."""
+    names = [f"sample/{n}/{quantity}/{module}" for n in range(held.golden.manifest.samples)]
     return [trace.get(name) for name in names] if names and all(map(trace.has, names)) else None
 
 
@@ -132,7 +136,7 @@ def covariance_findings(held: Held) -> list[Finding]:
         if not held.candidate.has(name):
             found.append(held.skipped("covariance", module, "not recorded"))
             continue
-        C, X = held.candidate.get(name), _inputs(held.candidate, module)
+        C, X = held.candidate.get(name), _of_every_sample(held, held.candidate, "input", module)
         if X is not None:
             judged = judge_covariance(C, inputs=X, switches=held.switches, precision=held.precision)
             found += [held.own("covariance", module, verdict) for verdict in judged]
@@ -144,17 +148,17 @@ def covariance_findings(held: Held) -> list[Finding]:
 
 
 def _covariance_slips(held: Held, module: str, golden: Array) -> list[Slip]:
-    X = _inputs(held.golden, module)
+    X = _of_every_sample(held, held.golden, "input", module)
     if X is None and held.replay is not None:
         X = held.replay.inputs(module)
     if X is not None:
         return covariance_slips(X, held.switches)
-    numbers = held.golden.numbered("sample", "input_sum")
-    if held.switches.centre or not numbers:
+    sums = _of_every_sample(held, held.golden, "input_sum", module)
+    counts = _of_every_sample(held, held.golden, "tokens", module)
+    if held.switches.centre or sums is None or counts is None:
         return []
-    sums = [held.golden.get(f"sample/{n}/input_sum/{module}") for n in numbers]
-    tokens = [int(held.golden.get(f"sample/{n}/tokens/{module}")) for n in numbers]
-    N, T = len(numbers), sum(tokens)
+    tokens = [int(count) for count in counts]
+    N, T = len(tokens), sum(tokens)
     return [
         ("C is centred: matches the `released` switch (`centre`)", lambda: centred_from_sums(golden, sums, tokens)),
         ("C is summed over the samples, not divided by N", lambda: golden * N),
@@ -185,16 +189,14 @@ def sensitivity_findings(held: Held) -> list[Finding]:
 
 
 def _own_sensitivity(held: Held, module: str, S: Array) -> Verdict | None:
-    numbers = held.candidate.numbered("sample", "grad_W")
-    names = [f"sample/{n}/grad_W/{module}" for n in numbers]
-    if held.model is not None and names and all(map(held.candidate.has, names)):
+    gradients = _of_every_sample(held, held.candidate, "grad_W", module)
+    if held.model is not None and gradients is not None:
         W = np.asarray(held.model.weight(module), np.float64)
-        gradients = [held.candidate.get(name) for name in names]
         return judge_sensitivity(S, W=W, gradients=gradients, switches=held.switches, precision=held.precision)[0]
-    numbers = held.candidate.numbered("sample", "sensitivity")
-    if len(numbers) != held.golden.manifest.samples:
+    values = _of_every_sample(held, held.candidate, "sensitivity", module)
+    if values is None:
         return None
-    own = np.array([float(held.candidate.get(f"sample/{n}/sensitivity/{module}")) for n in numbers])
+    own = np.array(values, np.float64)
     allowed = np.asarray(
         SAFETY * (len(own) + 2.0) * (held.precision.accumulation + held.precision.storage) * own.mean()
     )

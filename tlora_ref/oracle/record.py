@@ -65,10 +65,9 @@ def trace(
     -------
     the manifest; the same call on the same machine writes the same bytes
     """
-    wanted = _checked(stages)
-    if not samples:
-        raise DataError("there are no samples to trace: give at least one")
+    wanted = _checked(stages, samples)
     switches = resolve(profile)
+    training = _settings(settings, switches, steps, seed)
     model.detach()
     stats, shapes = _empty(model, switches, targets), model.shapes(targets)
     manifest = _manifest(model, shapes, switches, samples, dict(facts or {}))
@@ -79,7 +78,7 @@ def trace(
     run.calibration(samples, stats, measured)
     adapter = run.allocation_and_initialization(stats, init, seed) if "allocation" in wanted else None
     if "training" in wanted and adapter is not None:
-        run.training(adapter, samples, _settings(settings, switches, steps, seed), measured)
+        run.training(adapter, samples, training, measured)
     if "merge" in wanted and adapter is not None:
         run.merge(adapter)
     if measured is not None:
@@ -112,8 +111,10 @@ def _manifest(
     return manifest
 
 
-def _checked(stages: Sequence[str] | None) -> tuple[str, ...]:
-    """The stages in order, the ones that others need included in what is asked for."""
+def _checked(stages: Sequence[str] | None, samples: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The stages in order, the ones that others need included in what is asked for; there are samples."""
+    if not samples:
+        raise DataError("there are no samples to trace: give at least one")
     given = STAGES if stages is None else tuple(stages)
     unknown = [s for s in given if s not in STAGES + EXTRAS]
     if unknown:
@@ -127,6 +128,10 @@ def _checked(stages: Sequence[str] | None) -> tuple[str, ...]:
 
 def _settings(given: TrainSettings | None, switches: Switches, steps: int, seed: int) -> TrainSettings:
     base = given or TrainSettings(batch_size=1, lr=1e-2, schedule="constant", warmup_ratio=0.0, seed=seed)
+    if base.grad_accumulation != 1:
+        raise ConfigError("a trace records one batch a step: leave grad_accumulation at 1")
+    if base.also:
+        raise ConfigError(f"a trace records the adapter alone: leave {', '.join(base.also)} out of `also`")
     return replace(base, steps=steps, trainable="B" if switches.freeze_A else "AB")
 
 
@@ -202,8 +207,6 @@ class _Recording:
         """Steps of AdamW, with each step's batch, gradients, moments and new matrices."""
         add, total = self.writer.add, plan.total_steps(len(samples))
         self.manifest.train = plan.to_dict()
-        if plan.grad_accumulation != 1:
-            raise ConfigError("a trace records one batch a step: leave grad_accumulation at 1")
         state = TrainState.start(trained_arrays(self.model, adapter, plan))
         self.model.attach(adapter)
         pad = getattr(self.model.config, "pad_token_id", None) or 0

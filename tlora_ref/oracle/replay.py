@@ -10,6 +10,7 @@ import numpy as np
 from tlora_ref.adapter import Adapter
 from tlora_ref.autograd import grad
 from tlora_ref.backend import Array, asarray, to_numpy
+from tlora_ref.errors import CheckpointError
 from tlora_ref.oracle.format import SAMPLE_FIELDS, Trace
 from tlora_ref.oracle.judges.bounds import Slip
 from tlora_ref.oracle.judges.statistics import loss_slips
@@ -23,7 +24,10 @@ class Replay:
 
     def __init__(self, model: Model, golden: Trace) -> None:
         self.model, self.golden = model, golden
-        self.numbers = golden.numbered("sample", "input_ids")
+        self.numbers = range(golden.manifest.samples)
+        for name in (f"sample/{n}/{field}" for n in self.numbers for field in ("input_ids", "labels")):
+            if not golden.has(name):
+                raise CheckpointError(f"the golden trace has no {name}: record it again, or leave out the checkpoint")
         self.logits = lru_cache(maxsize=None)(self._logits)
 
     def sample(self, n: int) -> dict[str, Any]:
@@ -65,16 +69,17 @@ class Replay:
         return found
 
     def step(
-        self, trace: Trace, step: int, A: dict[str, Array], B: dict[str, Array], scale: dict[str, float]
-    ) -> tuple[dict[str, Array], float]:
-        """dL/dB of every module, and the loss, on the trace's batch of a step with these matrices."""
+        self, trace: Trace, step: int, A: dict[str, Array], B: dict[str, Array], scale: dict[str, float], letters: str
+    ) -> tuple[dict[tuple[str, str], Array], float]:
+        """{(letter, module): its gradient} of "B" or "BA", and the loss, on the trace's batch of a step."""
         like = next(iter(self.model.tensors.values()))
         put = {m: (asarray(A[m], like, self.model.dtype), asarray(B[m], like, self.model.dtype)) for m in A}
         self.model.attach(Adapter({m: p[0] for m, p in put.items()}, {m: p[1] for m, p in put.items()}, scale))
         batch = {name: trace.get(f"train/{step}/{name}") for name in SAMPLE_FIELDS if trace.has(f"train/{step}/{name}")}
-        leaves = {f"{m}.lora_B.weight": p[1] for m, p in put.items()}
+        leaves = {f"{m}.lora_{letter}.weight": put[m]["AB".index(letter)] for letter in letters for m in put}
         try:
             found = step_gradients(self.model, leaves, [batch])
         finally:
             self.model.detach()
-        return {m: to_numpy(found.arrays[f"{m}.lora_B.weight"]).astype(np.float64) for m in A}, found.loss
+        wanted = {(letter, m): found.arrays[f"{m}.lora_{letter}.weight"] for letter in letters for m in A}
+        return {key: to_numpy(gradient).astype(np.float64) for key, gradient in wanted.items()}, found.loss

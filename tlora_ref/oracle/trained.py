@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tlora_ref.backend import Array
+from tlora_ref.method.adamw import clip_factor
 from tlora_ref.method.schedule import learning_rate
+from tlora_ref.oracle.format import SAMPLE_FIELDS
 from tlora_ref.oracle.judges.adapted import gradient_slips, judge_merge
 from tlora_ref.oracle.judges.bounds import entries
-from tlora_ref.oracle.judges.initialization import judge_initialize_a, row_space, spectrum
+from tlora_ref.oracle.judges.initialization import judge_initialize_a, row_space, spectrum, svd_unit
 from tlora_ref.oracle.judges.training import NAMES, judge_adamw_step
 from tlora_ref.oracle.report import Finding
 from tlora_ref.oracle.verdict import Verdict
@@ -70,31 +74,40 @@ def _A_without_weights(held: Held, module: str) -> Finding:
     C = held.golden.get(f"covariance/{module}")
     moved = held.network("covariance", module, C) / (float(np.abs(C).max()) or 1.0) * len(C)
     gap = (float(sigma[r - 1]) - below) / (float(sigma[0]) or 1.0)
-    turn = 2.0 * (moved + 64.0 * held.unit) / gap if gap > 0 else 1.0
+    unit = max(held.unit, svd_unit(held.switches))
+    turn = 2.0 * (moved + 64.0 * unit) / gap if gap > 0 else 1.0
     if turn > 0.5:
         return held.skipped("A", module, "the cut splits a cluster of singular values: give --checkpoint to judge it")
     sine = float(np.linalg.norm(A.T - golden.T @ (golden @ A.T), ord=2))
-    allowed = turn + 8.0 * held.unit * r**0.5
+    allowed = turn + 8.0 * unit * r**0.5
     return held.finding("A", "golden", module, Verdict("A", "row space", sine <= allowed, sine, allowed, (r,)))
 
 
+def _A_before(held: Held, step: int, m: str) -> Array | None:
+    """The candidate's A as step `step` found it; None where it trains A and did not record it."""
+    c = held.candidate
+    trained = f"train/{step - 1}/A/{m}"
+    if step > 1 and c.has(trained):
+        return c.get(trained)
+    return c.get(f"A/{m}") if (step == 1 or held.switches.freeze_A) and c.has(f"A/{m}") else None
+
+
 def _matrices(held: Held, step: int) -> tuple[dict[str, Array], dict[str, Array], dict[str, float]] | None:
-    """The candidate's A, B before `step` and scales, where it recorded them all."""
+    """The candidate's A and B before `step` and its scales, where it recorded them all."""
     c = held.candidate
     modules = c.modules("A")
     A, B, scale = {}, {}, {}
     for m in modules:
-        before = f"train/{step - 1}/B/{m}"
-        if not c.has(f"scale/{m}") or (step > 1 and not c.has(before)):
+        before, own_A = f"train/{step - 1}/B/{m}", _A_before(held, step, m)
+        if own_A is None or not c.has(f"scale/{m}") or (step > 1 and not c.has(before)):
             return None
-        A[m] = c.get(f"train/{step - 1}/A/{m}") if step > 1 and c.has(f"train/{step - 1}/A/{m}") else c.get(f"A/{m}")
-        B[m] = c.get(before) if step > 1 else np.zeros((held.golden.shapes[m][0], len(A[m])))
-        scale[m] = float(c.get(f"scale/{m}"))
+        A[m], scale[m] = own_A, float(c.get(f"scale/{m}"))
+        B[m] = c.get(before) if step > 1 else np.zeros((held.golden.shapes[m][0], len(own_A)))
     return (A, B, scale) if modules else None
 
 
 def gradient_findings(held: Held) -> list[Finding]:
-    """dL/dB of every step from the candidate's own A, B and batch (the model is needed); A stays as it was."""
+    """The gradients of every step from the candidate's own A, B and batch (the model is needed); a frozen A stays."""
     found: list[Finding] = _frozen(held)
     steps = held.candidate.numbered("train", "grad_B")
     if not steps:
@@ -103,27 +116,32 @@ def gradient_findings(held: Held) -> list[Finding]:
         return [*found, held.skipped("gradient", None, "needs the weights: give --checkpoint")]
     for step in steps:
         matrices = _matrices(held, step)
-        batch = held.candidate if held.candidate.has(f"train/{step}/input_ids") else held.golden
-        if matrices is None or not batch.has(f"train/{step}/input_ids"):
+        fields = [f"train/{step}/{name}" for name in SAMPLE_FIELDS if held.golden.has(f"train/{step}/{name}")]
+        batch = held.candidate if all(map(held.candidate.has, fields)) else held.golden
+        if matrices is None or not {f"train/{step}/input_ids", f"train/{step}/labels"} <= set(fields):
             found.append(held.skipped("gradient", None, f"step {step}: A, B, scale or the batch is not recorded"))
             continue
-        expected, loss = held.replay.step(batch, step, *matrices)
+        expected, loss = held.replay.step(batch, step, *matrices, letters=held.letters)
         tokens = int((batch.get(f"train/{step}/labels") != -100).sum())
-        for m, right in expected.items():
-            name = f"train/{step}/grad_B/{m}"
-            if held.candidate.has(name):
-                slips = gradient_slips(right, matrices[2][m], tokens, len(matrices[0][m]))
-                allowed = held.network("grad_B", f"{step}/{m}", right)
-                verdict = entries("gradient", f"step {step}", held.candidate.get(name), right, allowed, slips)
-                found.append(held.own("gradient", m, verdict))
-        if held.candidate.has("train/loss"):
-            got, allowed = (
-                held.candidate.get("train/loss")[step - 1],
-                held.network("train_loss", str(step), np.array(loss)),
+        for (letter, m), right in expected.items():
+            name, what = f"train/{step}/grad_{letter}/{m}", f"dL/d{letter} of step {step}"
+            if not held.candidate.has(name):
+                found.append(held.skipped("gradient", m, f"{what} is not recorded"))
+                continue
+            slips = gradient_slips(right, matrices[2][m], tokens, len(matrices[0][m]))
+            allowed = held.network(f"grad_{letter}", f"{step}/{m}", right)
+            found.append(
+                held.own("gradient", m, entries("gradient", what, held.candidate.get(name), right, allowed, slips))
             )
-            verdict = entries("gradient", f"training loss of step {step}", got, np.array(loss), allowed)
-            found.append(held.own("gradient", None, verdict))
+        found += _training_loss(held, step, np.array(loss))
     return found
+
+
+def _training_loss(held: Held, step: int, loss: Array) -> list[Finding]:
+    if not held.candidate.has("train/loss"):
+        return []
+    got, allowed = held.candidate.get("train/loss")[step - 1], held.network("train_loss", str(step), loss)
+    return [held.own("gradient", None, entries("gradient", f"training loss of step {step}", got, loss, allowed))]
 
 
 def _frozen(held: Held) -> list[Finding]:
@@ -142,16 +160,36 @@ def _frozen(held: Held) -> list[Finding]:
 
 
 def adamw_findings(held: Held) -> list[Finding]:
-    """Every recorded update from the candidate's own gradient, moments and B before it; and the learning rates."""
+    """Every recorded update from the candidate's own gradient, moments and matrix before it; and the learning rates."""
     c, train = held.candidate, held.golden.manifest.train
     steps = c.numbered("train", "grad_B")
     if not steps or not train:
         return [held.skipped("adamw", None, "no training recorded")]
     found = [_rates(held)] if c.has("train/lr") and held.golden.has("train/lr") else []
     for step in steps:
-        for m in c.modules(f"train/{step}/grad_B"):
-            found += _update(held, step, m)
+        clip = _clip(held, step)
+        for letter in held.letters:
+            for m in c.modules(f"train/{step}/grad_{letter}"):
+                if clip is None:
+                    why = f"step {step}: clipped by the norm of all gradients, which are not all recorded"
+                    found.append(held.skipped("adamw", m, why))
+                else:
+                    found += _update(held, step, letter, m, clip)
     return found
+
+
+def _clip(held: Held, step: int) -> float | None:
+    """What the golden run's settings multiply the candidate's gradients with; None where it cannot be told."""
+    most = held.golden.manifest.train.get("max_grad_norm")
+    if most is None:
+        return 1.0
+    ranks = {m: f"rank/{m}" for m in held.golden.shapes}
+    trace = held.candidate if all(map(held.candidate.has, ranks.values())) else held.golden
+    adapted = [m for m, name in ranks.items() if trace.get(name) > 0]
+    names = [f"train/{step}/grad_{letter}/{m}" for letter in held.letters for m in adapted]
+    if not all(map(held.candidate.has, names)):
+        return None
+    return clip_factor(math.sqrt(sum(float((held.candidate.get(name) ** 2).sum()) for name in names)), most)
 
 
 def _rates(held: Held) -> Finding:
@@ -163,46 +201,48 @@ def _rates(held: Held) -> Finding:
     return held.own("adamw", None, entries("adamw", "learning rates", got, right, 8.0 * held.unit * train["lr"]))
 
 
-def _update(held: Held, step: int, m: str) -> list[Finding]:
+def _update(held: Held, step: int, letter: str, m: str, clip: float) -> list[Finding]:
     c, train = held.candidate, held.golden.manifest.train
-    after = [f"train/{step}/{name}/{m}" for name in NAMES]
-    before = [f"train/{step - 1}/{name}/{m}" for name in NAMES]
+    kinds = NAMES if letter == "B" else ("A", *(f"A_{name}" for name in NAMES[1:]))
+    after = [f"train/{step}/{kind}/{m}" for kind in kinds]
+    before = [f"train/{step - 1}/{kind}/{m}" for kind in kinds]
     if not c.has(after[0]) or (step > 1 and not all(map(c.has, before))):
-        return [held.skipped("adamw", m, f"step {step}: B or the moments before it are not recorded")]
-    grad = c.get(f"train/{step}/grad_B/{m}")
-    B, exp_avg, exp_avg_sq = (c.get(name) if step > 1 else np.zeros_like(grad) for name in before)
+        return [held.skipped("adamw", m, f"step {step}: {letter} or the moments before it are not recorded")]
+    grad = clip * c.get(f"train/{step}/grad_{letter}/{m}")
+    weight, exp_avg, exp_avg_sq = (c.get(name) if step > 1 else np.zeros_like(grad) for name in before)
+    if letter == "A" and step == 1:
+        weight = c.get(f"A/{m}")
     settings = {name: train[name] for name in ("eps", "weight_decay")} | {"betas": tuple(train["betas"])}
     lr = float(c.get("train/lr")[step - 1]) if c.has("train/lr") else float(held.golden.get("train/lr")[step - 1])
-    if not all(map(c.has, after)):  # without moments: B alone
+    if not all(map(c.has, after)):  # without moments: the matrix alone
         after = [after[0]]
     got = [c.get(name) for name in after]
     judged = judge_adamw_step(
         (got[0], *(got[1:] or (np.zeros_like(grad),) * 2)),
-        B=B, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, step=step, lr=lr,
+        B=weight, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, step=step, lr=lr,
         switches=held.switches, precision=held.precision, **settings,
     )  # fmt: skip
-    return [held.own("adamw", m, v) for v in judged if len(got) == 3 or v.what == "B"]
+    kept = [v for v in judged if len(got) == 3 or v.what == "B"]
+    return [held.own("adamw", m, replace(v, what=kinds[NAMES.index(v.what)])) for v in kept]
 
 
 def merge_findings(held: Held) -> list[Finding]:
     """W' from the candidate's own A, B and scale; W_0 from the model, or from the golden merge undone."""
-    found = []
+    found, c = [], held.candidate
+    last = max([*c.numbered("train", "B"), _steps(held)])
     for m in held.golden.modules("merged"):
-        last = max(held.candidate.numbered("train", "B"), default=0)
-        names = [f"merged/{m}", f"A/{m}", f"train/{last}/B/{m}", f"scale/{m}"]
-        if not all(map(held.candidate.has, names)):
+        A = _A_before(held, last + 1, m)
+        names = [f"merged/{m}", f"scale/{m}", *([f"train/{last}/B/{m}"] if last else [])]
+        if A is None or not all(map(c.has, names)):
             found.append(held.skipped("merge", m, "the merged weight, A, B or the scale is not recorded"))
             continue
         W = _frozen_weight(held, m)
         if W is None:
             found.append(held.skipped("merge", m, "needs the weights: give --checkpoint"))
             continue
-        got, A, B, scale = (held.candidate.get(name) for name in names)
-        if held.candidate.has(f"train/{last}/A/{m}"):
-            A = held.candidate.get(f"train/{last}/A/{m}")
-        judged = judge_merge(
-            got, W=W, A=A, B=B, scale=float(scale), switches=held.switches, precision=held.precision
-        )  # fmt: skip
+        got, scale = c.get(names[0]), float(c.get(names[1]))
+        B = c.get(names[2]) if last else np.zeros((len(W), len(A)))
+        judged = judge_merge(got, W=W, A=A, B=B, scale=scale, switches=held.switches, precision=held.precision)
         found += [held.own("merge", m, verdict) for verdict in judged]
     return found
 
@@ -210,8 +250,15 @@ def merge_findings(held: Held) -> list[Finding]:
 def _frozen_weight(held: Held, m: str) -> Array | None:
     if held.model is not None:
         return np.asarray(held.model.weight(m), np.float64)
-    g, last = held.golden, max(held.golden.numbered("train", "B"), default=0)
-    if not g.has(f"train/{last}/B/{m}"):
-        return g.get(f"merged/{m}") if last == 0 else None  # B is zero: merged is W_0
-    A = g.get(f"train/{last}/A/{m}") if g.has(f"train/{last}/A/{m}") else g.get(f"A/{m}")
-    return g.get(f"merged/{m}") - float(g.get(f"scale/{m}")) * (g.get(f"train/{last}/B/{m}") @ A)
+    g, last = held.golden, _steps(held)
+    if last == 0:
+        return g.get(f"merged/{m}")  # B is zero: merged is W_0
+    A, B, scale = f"A/{m}" if held.switches.freeze_A else f"train/{last}/A/{m}", f"train/{last}/B/{m}", f"scale/{m}"
+    if not all(map(g.has, (A, B, scale))):
+        return None
+    return g.get(f"merged/{m}") - float(g.get(scale)) * (g.get(B) @ g.get(A))
+
+
+def _steps(held: Held) -> int:
+    """How many steps the golden run trained for."""
+    return int(held.golden.manifest.train.get("steps") or 0)

@@ -19,7 +19,7 @@ from tlora_ref.autograd import grad
 from tlora_ref.backend import Array, array_module, to_numpy
 from tlora_ref.data import batches, halves, pad_batch
 from tlora_ref.errors import DataError, NumericsError
-from tlora_ref.method.adamw import adamw_step
+from tlora_ref.method.adamw import adamw_step, clip_factor
 from tlora_ref.method.schedule import learning_rate
 from tlora_ref.training.evaluate import evaluate
 from tlora_ref.training.parameters import install, trained_arrays
@@ -203,8 +203,9 @@ def _in_halves(work: Callable[[Batch], R], batch: Batch, model: Model, arrays: M
 def apply_gradients(state: TrainState, found: StepGradients, plan: TrainSettings, total: int) -> TrainState:
     """The state after one step of AdamW along the gradients, clipped if the settings say so."""
     gradients = found.arrays
-    if plan.max_grad_norm is not None and found.norm > plan.max_grad_norm:
-        gradients = {name: g * (plan.max_grad_norm / found.norm) for name, g in gradients.items()}
+    if plan.max_grad_norm is not None:
+        factor = clip_factor(found.norm, plan.max_grad_norm)
+        gradients = {name: g * factor for name, g in gradients.items()} if factor < 1.0 else gradients
     lr = learning_rate(state.step, total, plan.lr, schedule=plan.schedule, warmup_ratio=plan.warmup_ratio)
     updated = {
         name: adamw_step(

@@ -39,12 +39,16 @@ class Spectrum:
         return 1.0 if gap <= 4.0 * self.error else 2.0 * self.error / gap
 
 
+def svd_unit(switches: Switches) -> float:
+    """The rounding of a decomposition that the profile itself makes in float32; 0 where it asks for float64."""
+    return 2.0**-23 if switches.svd_dtype == "float32" else 0.0
+
+
 def spectrum(W: Array, C: Array, switches: Switches, precision: Precision) -> Spectrum:
     """W C in float64, and how far a candidate of this precision may be from it (spectral norm)."""
     M, d_in = W @ C, W.shape[1]
-    unit = precision.accumulation + OWN
-    stored = max(precision.storage, 2.0**-23 if switches.svd_dtype == "float32" else 0.0)
-    unit = max(unit, 2.0**-23 if switches.svd_dtype == "float32" else 0.0)
+    stored = max(precision.storage, svd_unit(switches))
+    unit = max(precision.accumulation + OWN, svd_unit(switches))
     magnitude = float(np.linalg.norm(np.abs(W) @ np.abs(C)))
     _, sigma, Vt = np.linalg.svd(M, full_matrices=True)
     top = float(sigma[0]) if len(sigma) else 0.0
@@ -67,8 +71,7 @@ def judge_initialize_a(
     found = spectrum(W, C, switches, precision)
     rounding = (precision.storage + SAFETY * (precision.accumulation + OWN)) * math.sqrt(r) * 2.0
     rounding += SAFETY * math.sqrt(max(W.shape)) * (precision.accumulation + OWN)
-    if switches.svd_dtype == "float32":
-        rounding += SAFETY * math.sqrt(max(W.shape)) * 2.0**-23
+    rounding += SAFETY * math.sqrt(max(W.shape)) * svd_unit(switches)
     orthonormal = _orthonormal(A, rounding)
     verdicts = [orthonormal, row_space("initialize_a", A, found, rounding), _energy(A, found, rounding)]
     if all(v.passed for v in verdicts):

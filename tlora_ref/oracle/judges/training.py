@@ -169,7 +169,7 @@ def _weight_slips(
         ("the update is divided by exp_avg_sq, not by its root", lambda: kept - lr * m / c1 / (v / c2 + eps)),
         ("plain gradient descent, with weight decay", lambda: kept - lr * g),
         ("the update goes uphill", lambda: kept + lr * (m / c1) / (np.sqrt(v / c2) + eps)),
-        ("B is not updated", lambda: B),
+        ("the update is not made", lambda: B),
     ]
 
 

@@ -1,0 +1,302 @@
+"""What is held against what: incomplete traces, traces without weights, profiles that train A, clipped gradients."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+import tlora_ref as tr
+from tests.tiny import tiny_llama, tiny_samples
+from tlora_ref.errors import CheckpointError, ConfigError
+from tlora_ref.method.adamw import clip_factor
+from tlora_ref.method.switches import PROFILES
+from tlora_ref.oracle.format import TENSORS, Trace
+from tlora_ref.oracle.judge import judge
+from tlora_ref.oracle.precision import Precision
+from tlora_ref.training import TrainSettings
+
+Array = np.ndarray
+Change = Callable[[dict[str, Array]], Mapping[str, Array]]
+MODEL, SAMPLES = tiny_llama(seed=3), tiny_samples(3, seed=4)
+EVERYTHING = ("calibration", "allocation", "initialization", "training", "merge", "inputs", "gradients")
+SETTINGS = TrainSettings(batch_size=2, lr=1e-2, schedule="constant", warmup_ratio=0.0, max_grad_norm=0.05)
+
+
+@pytest.fixture(scope="module", params=sorted(PROFILES))
+def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("golden") / request.param
+    run = {"profile": request.param, "r_init": 2, "alpha": 3.0, "steps": 2, "settings": SETTINGS}
+    tr.trace(MODEL, SAMPLES, folder, stages=EVERYTHING, **run)
+    return folder
+
+
+def changed(golden: Path, folder: Path, change: Change) -> Path:
+    """A candidate: the golden trace with its tensors changed."""
+    folder.mkdir()
+    tensors = {name: np.array(value, order="C") for name, value in change(load_file(golden / TENSORS)).items()}
+    save_file(tensors, folder / TENSORS)
+    (folder / "manifest.json").write_text((golden / "manifest.json").read_text())
+    return folder
+
+
+def without(pattern: str) -> Change:
+    return lambda tensors: {k: v for k, v in tensors.items() if not re.fullmatch(pattern, k)}
+
+
+def replaced(
+    pattern: str, make: Callable[[dict[str, Array], str], Array]
+) -> Callable[[dict[str, Array]], dict[str, Array]]:
+    return lambda tensors: {k: make(tensors, k) if re.fullmatch(pattern, k) else v for k, v in tensors.items()}
+
+
+def skipped(report: tr.Report, stage: str) -> str:
+    return " ".join(f.why for f in report.of("skip") if f.stage == stage)
+
+
+def kind(name: str) -> str:
+    """A tensor's name without its module."""
+    return re.sub(r"/model\..*", "", name)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_right_candidate_that_recorded_less_is_never_wrong(golden: Path, tmp_path: Path, seed: int) -> None:
+    """Nor is a golden trace that holds less: what cannot be checked is skipped, whatever is missing."""
+    rng = random.Random(seed)
+
+    def fewer(tensors: dict[str, Array]) -> Mapping[str, Array]:
+        if rng.random() < 0.5:
+            share = rng.random()
+            return {k: v for k, v in tensors.items() if rng.random() < share}
+        kinds = sorted(set(map(kind, tensors)))
+        out = set(rng.sample(kinds, rng.randint(1, len(kinds) - 1)))
+        return {k: v for k, v in tensors.items() if kind(k) not in out}
+
+    candidate = changed(golden, tmp_path / "c", fewer)
+    other = changed(golden, tmp_path / "g", fewer) if rng.random() < 0.4 else golden
+    try:
+        report = tr.compare(other, candidate, checkpoint=MODEL if rng.random() < 0.6 else None)
+    except CheckpointError as refusal:  # a golden trace may lack what makes it one
+        assert other != golden and re.search(r"the golden trace has no|g: the trace holds no", str(refusal))
+        return
+    assert not report.of("fail") and not report.of("cascade")
+    assert report.passed == bool(report.of("pass"))
+
+
+def test_what_a_profile_trains_is_judged(golden: Path, tmp_path: Path) -> None:
+    """A frozen where the profile trains it, or moved where it is frozen, is wrong."""
+    trains_A = golden.name == "released"
+    report = tr.compare(golden, golden, checkpoint=MODEL)
+    judged = {f.verdict.what for f in report.of("pass") if f.verdict and f.stage in ("gradient", "adamw")}
+    assert ({"dL/dA of step 1", "A_exp_avg"} <= judged) is trains_A and "dL/dB of step 1" in judged
+
+    def start(tensors: dict[str, Array], name: str) -> Array:
+        return tensors[name.replace("train/2/", "train/1/")]
+
+    def moved(tensors: dict[str, Array]) -> dict[str, Array]:
+        names = [k for k in tensors if k.startswith("A/")]
+        return tensors | {f"train/1/{k}": tensors[k] * (1.0 + 1e-15) for k in names}
+
+    candidate = changed(golden, tmp_path / "c", replaced("train/2/A/.*", start) if trains_A else moved)
+    wrong = tr.compare(golden, candidate, checkpoint=MODEL)
+    assert not wrong.passed and wrong.first_failing == ("adamw" if trains_A else "gradient")
+    assert wrong.cause == ("the update is not made" if trains_A else "A was trained: TLoRA freezes it")
+
+
+@pytest.mark.parametrize("what", ["grad_A", "A", "A_exp_avg"])
+def test_a_candidate_that_does_not_record_how_it_trained_A_is_not_called_wrong(
+    golden: Path, tmp_path: Path, what: str
+) -> None:
+    candidate = changed(golden, tmp_path / "c", without(rf"train/\d/{what}/.*"))
+    report = tr.compare(golden, candidate, checkpoint=MODEL)
+    assert report.passed
+    expected = {"grad_A": "dL/dA of step 1 is not recorded", "A": "step 2: A, B, scale", "A_exp_avg": ""}
+    if golden.name == "released":
+        assert expected[what] in skipped(report, "gradient")
+        assert ("A or the moments before it" in skipped(report, "adamw")) is (what != "grad_A")
+
+
+def test_clipping_follows_torch() -> None:
+    rng = np.random.default_rng(0)
+    for size in (1e-9, 0.1, 3.0):
+        for limit in (1e-3, 0.5, 1e3):
+            gradients = [size * rng.normal(size=shape) for shape in ((3, 4), (5,))]
+            leaves = [torch.zeros(g.shape, dtype=torch.float64, requires_grad=True) for g in gradients]
+            for leaf, g in zip(leaves, gradients, strict=True):
+                leaf.grad = torch.tensor(g)
+            norm = float(torch.nn.utils.clip_grad_norm_(leaves, limit))
+            for leaf, g in zip(leaves, gradients, strict=True):
+                np.testing.assert_allclose(clip_factor(norm, limit) * g, leaf.grad, rtol=1e-14)
+
+
+def test_clipped_gradients_are_told_from_whole_ones(golden: Path, tmp_path: Path) -> None:
+    """The golden run clips: a candidate that does not is wrong, and one that lacks a gradient cannot be judged."""
+    whole = {"profile": golden.name, "r_init": 2, "alpha": 3.0, "steps": 2}
+    tr.trace(MODEL, SAMPLES, tmp_path / "w", settings=TrainSettings(batch_size=2, lr=1e-2), **whole)
+    report = tr.compare(golden, tmp_path / "w", checkpoint=MODEL)
+    assert report.first_failing == "adamw" and not report.passed
+    module = next(iter(Trace(golden).modules("A")))
+    lacking = changed(golden, tmp_path / "c", without(rf"train/1/grad_B/{module}"))
+    report = tr.compare(golden, lacking, checkpoint=MODEL)
+    assert report.passed and "step 1: clipped by the norm of all gradients" in skipped(report, "adamw")
+
+
+def test_a_trace_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
+    for settings, said in (
+        (TrainSettings(grad_accumulation=2), "grad_accumulation"),
+        (TrainSettings(also=("lm_head.weight",)), "lm_head.weight"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            tr.trace(MODEL, SAMPLES, tmp_path / "t", settings=settings)
+    assert not (tmp_path / "t").exists()
+
+
+def test_A_is_judged_without_weights(golden: Path, tmp_path: Path) -> None:
+    """By the golden A where the cut is sharp; another rank, no covariance and a split cluster are skipped."""
+    module = Trace(golden).modules("A")[1]
+
+    def findings(change: Change, folder: str, of: str = "c") -> tr.Report:
+        other = changed(golden, tmp_path / folder, change)
+        return tr.compare(golden, other) if of == "c" else tr.compare(other, golden)
+
+    flipped = findings(replaced(rf"A/{module}", lambda t, k: -t[k][::-1]), "flip")
+    assert not [f for f in flipped.findings if f.stage == "A" and f.status != "pass"]
+    turned = findings(replaced(rf"A/{module}", lambda t, k: t[k] + 0.01 * np.roll(t[k], 1, axis=1)), "turn")
+    assert [f.module for f in turned.of("fail") + turned.of("cascade") if f.stage == "A"] == [module]
+    cut = findings(
+        lambda t: replaced(rf"A/{module}", lambda u, k: u[k][:-1])(without(rf"(rank|train/.*|merged)/{module}")(t)),
+        "cut",
+    )
+    assert "another rank than the golden one" in skipped(cut, "A")
+    bare = findings(without(f"covariance/{module}"), "bare", of="g")
+    assert "the golden trace has no covariance" in skipped(bare, "A")
+
+    def level(tensors: dict[str, Array], name: str) -> Array:
+        return np.full_like(tensors[name], tensors[name][0])
+
+    cluster = findings(replaced(f"sigma/{module}", level), "level", of="g")
+    assert "splits a cluster" in skipped(cluster, "A")
+
+
+@pytest.mark.parametrize("checkpoint", [None, MODEL])
+def test_merged_weights_of_a_run_without_training_are_the_frozen_ones(
+    tmp_path: Path, checkpoint: tr.Model | None
+) -> None:
+    stages = ("calibration", "allocation", "initialization", "merge")
+    tr.trace(MODEL, SAMPLES, tmp_path / "g", r_init=2, stages=stages)
+    report = tr.compare(tmp_path / "g", tmp_path / "g", checkpoint=checkpoint)
+    assert report.passed and [f for f in report.of("pass") if f.stage == "merge"]
+    wrong = changed(tmp_path / "g", tmp_path / "c", replaced("merged/.*", lambda t, k: t[k] * 1.001))
+    assert tr.compare(tmp_path / "g", wrong, checkpoint=checkpoint).first_failing == "merge"
+
+
+def test_merged_weights_are_judged_without_the_model_where_the_golden_trace_allows(
+    golden: Path, tmp_path: Path
+) -> None:
+    doubled = changed(golden, tmp_path / "c", replaced("merged/.*", lambda t, k: t[k] + 1e-3))
+    assert tr.compare(golden, doubled).first_failing == "merge"
+    unknown = changed(golden, tmp_path / "g", without("train/2/B/.*"))
+    assert "give --checkpoint" in skipped(tr.compare(unknown, golden), "merge")
+
+
+def test_scores_that_are_missing_are_the_golden_ones(golden: Path, tmp_path: Path) -> None:
+    candidate = changed(golden, tmp_path / "c", without(".*sensitivity/.*"))
+    report = tr.compare(golden, candidate)
+    assert report.passed
+    against = {(f.stage, f.against) for f in report.of("pass") if f.stage in ("ranks", "scales")}
+    assert ("ranks", "golden") in against and ("ranks", "own inputs") not in against
+    wrong = changed(golden, tmp_path / "w", lambda t: replaced("rank/.*", lambda u, k: u[k] + 1)(
+        without(".*sensitivity/.*|A/.*|sigma/.*|train/.*|merged/.*|alpha/.*")(t)))  # fmt: skip
+    assert tr.compare(golden, wrong).first_failing == "ranks"
+
+
+@pytest.mark.parametrize(
+    ("make", "cause"),
+    [
+        (np.sum, "S is summed over the samples, not divided by N"),
+        (lambda own: np.sum(own) / 2, "S is divided by N - 1"),
+        (np.median, "S is the median over the samples"),
+        (np.max, "S is the largest of the samples'"),
+    ],
+)
+def test_a_wrong_mean_over_samples_is_seen_without_weights(
+    golden: Path, tmp_path: Path, make: Callable[[Array], float], cause: str
+) -> None:
+    def combined(tensors: dict[str, Array], name: str) -> Array:
+        return np.asarray(make(np.array([tensors[f"sample/{n}/{name}"] for n in range(3)])))
+
+    candidate = changed(golden, tmp_path / "c", replaced("sensitivity/.*", combined))
+    report = tr.compare(golden, candidate)
+    assert report.first_failing == "sensitivity" and report.cause == cause
+    # a wrong value of one sample leaves the mean of them right, and is no news of its own
+    assert tr.compare(golden, changed(golden, tmp_path / "s", without("sample/1/sensitivity/.*"))).passed
+
+
+def test_alpha_belongs_to_rank_and_scale(golden: Path, tmp_path: Path) -> None:
+    candidate = changed(golden, tmp_path / "c", replaced("alpha/.*", lambda t, k: t[k] * 1.001))
+    report = tr.compare(golden, candidate)
+    assert report.first_failing == "scales" and {f.status for f in report.findings if f.stage == "ranks"} == {"pass"}
+
+
+def test_learning_rates_follow_the_golden_settings(golden: Path, tmp_path: Path) -> None:
+    candidate = changed(golden, tmp_path / "c", replaced("train/lr", lambda t, k: t[k] * np.array([1.0, 1.001])))
+    report = tr.compare(golden, candidate)
+    wrong = [f.verdict for f in report.of("fail") if f.verdict and f.verdict.what == "learning rates"]
+    assert len(wrong) == 1 and wrong[0].index == (1,)
+
+
+SHAPES = [  # W is (4, 7), r is 3
+    ((7, 3), "A is transposed"),
+    ((3, 4), "A holds left singular vectors, of length d_out"),
+    ((7, 7), "A is not cut to r rows"),
+    ((3, 5), None),
+    ((7,), None),
+    ((3, 7, 1), None),
+    ((4, 4), "A holds left singular vectors, of length d_out"),
+]
+
+
+@pytest.mark.parametrize(("shape", "cause"), SHAPES)
+def test_the_shape_of_A_tells_a_slip(shape: tuple[int, ...], cause: str | None) -> None:
+    rng = np.random.default_rng(0)
+    inputs = {"W": rng.normal(size=(4, 7)), "C": np.eye(7), "r": 3}
+    (verdict,) = judge(
+        "initialize_a", inputs, np.ones(shape), switches=PROFILES["paper"], precision=Precision.of("float64")
+    )
+    said = f"shape {shape}, expected (3, 7)"
+    assert not verdict.passed and verdict.cause == (said if cause is None else f"{said}: {cause}")
+
+
+def test_a_square_module_has_no_left_vectors_by_shape() -> None:
+    inputs = {"W": np.eye(5), "C": np.eye(5), "r": 2}
+    (verdict,) = judge(
+        "initialize_a", inputs, np.ones((3, 5)), switches=PROFILES["paper"], precision=Precision.of("float64")
+    )
+    assert verdict.cause == "shape (3, 5), expected (2, 5)"
+
+
+def test_the_report_reads_as_json(golden: Path) -> None:
+    values = json.loads(json.dumps(tr.compare(golden, golden).to_dict()))
+    assert values["passed"] and values["counts"]["fail"] == values["counts"]["cascade"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (replaced("train/lr", lambda t, k: t[k][:1]), "train/lr has 1 entries, but step 2 is recorded"),
+        (replaced("train/loss", lambda t, k: t[k][None]), "expected 1 axes"),
+        (replaced("sample/0/loss", lambda t, k: t[k][None]), "expected 0 axes"),
+        (replaced(r"train/1/B/.*q_proj", lambda t, k: t[k][:, :-1]), "they must agree"),
+        (replaced(r"rank/.*v_proj", lambda t, k: t[k] + 1), "they must agree"),
+    ],
+)
+def test_what_does_not_fit_together_is_bad_input(golden: Path, tmp_path: Path, change: Change, said: str) -> None:
+    with pytest.raises(CheckpointError, match=said):
+        tr.compare(golden, changed(golden, tmp_path / "c", change), checkpoint=MODEL)
