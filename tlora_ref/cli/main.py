@@ -16,6 +16,7 @@ import typer
 from tlora_ref.cli.checking import check
 from tlora_ref.cli.making import init, merge
 from tlora_ref.cli.planning import plan
+from tlora_ref.cli.reporting import report
 from tlora_ref.cli.show import linear_algebra_line, warn
 from tlora_ref.cli.tracing import trace
 from tlora_ref.cli.training import train
@@ -75,6 +76,7 @@ for name, command in (
     ("trace", trace),
     ("verify", verify),
     ("check", check),
+    ("report", report),
 ):
     app.command(name)(interruptible(command))
 

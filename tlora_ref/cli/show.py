@@ -42,14 +42,17 @@ class Screen:
             print(json.dumps(_plain(values), indent=2, allow_nan=False))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table: drawn on a terminal, columns padded with blanks elsewhere. The first column is text."""
+        """A table: drawn on a terminal, columns padded with blanks elsewhere.
+
+        The first column is text, the last one too unless it holds numbers alone.
+        """
         if self.as_json:
             return
+        right = [0 < i < len(columns) - 1 or all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
         if self.rich:
             table = Table(title=title, title_justify="left")
             for i, column in enumerate(columns):
-                inner = 0 < i < len(columns) - 1
-                table.add_column(column, justify="right" if inner else "left", no_wrap=inner, overflow="fold")
+                table.add_column(column, justify="right" if right[i] else "left", no_wrap=right[i], overflow="fold")
             for row in rows:
                 table.add_row(*row)
             self.console.print(table)
@@ -57,9 +60,8 @@ class Screen:
         widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
         print(title)
         for row in [columns, *rows]:
-            cells = [row[0].ljust(widths[0])]
-            cells += [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1], strict=True)]
-            print("  " + "  ".join([*cells, row[-1]]).rstrip())
+            cells = [cell.rjust(widths[i]) if right[i] else cell.ljust(widths[i]) for i, cell in enumerate(row)]
+            print("  " + "  ".join(cells).rstrip())
 
     @contextmanager
     def progress(self, what: str, *, lines: bool = True) -> Iterator[Advance]:
@@ -80,6 +82,10 @@ class Screen:
                 self.say(f"{what}: {done} of {total}")
 
         yield line
+
+
+def _is_number(text: str) -> bool:
+    return not text or text.replace(",", "").replace(".", "").replace("-", "").replace("e", "").isdigit()
 
 
 def _plain(value: Any) -> Any:
