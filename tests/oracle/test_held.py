@@ -282,6 +282,26 @@ def test_a_square_module_has_no_left_vectors_by_shape() -> None:
     assert verdict.cause == "shape (3, 5), expected (2, 5)"
 
 
+def test_tolerances_widen_and_narrow_the_bounds_of_a_stage(golden: Path, tmp_path: Path) -> None:
+    module = next(iter(Trace(golden).shapes))
+    (bound,) = [f.verdict.allowed for f in tr.compare(golden, golden).findings
+                if f.stage == "covariance" and f.module == module and f.against == "golden" and f.verdict]  # fmt: skip
+    nudge = np.zeros(Trace(golden).get(f"covariance/{module}").shape)
+    nudge[0, 0] = 3.0 * bound
+    candidate = changed(golden, tmp_path / "c", lambda t: without(r"sample/.*")(
+        t | {f"covariance/{module}": t[f"covariance/{module}"] + nudge}))  # fmt: skip
+    for factor, passes in ((1.0, False), (2.0, False), (4.0, True), (0.1, False)):
+        found = tr.compare(golden, candidate, tolerances={"covariance": factor}).findings
+        (verdict,) = [f.verdict for f in found if f.stage == "covariance" and f.module == module and f.verdict]
+        assert verdict.passed is passes and verdict.allowed == pytest.approx(factor * bound, rel=1e-6)
+
+
+@pytest.mark.parametrize("width", [8, 32])
+def test_another_checkpoint_is_refused(golden: Path, width: int) -> None:
+    with pytest.raises(CheckpointError, match=r"q_proj is \(.*\) in the checkpoint, \(16, 16\) in the trace"):
+        tr.compare(golden, golden, checkpoint=tiny_llama(hidden_size=width))
+
+
 def test_the_report_reads_as_json(golden: Path) -> None:
     values = json.loads(json.dumps(tr.compare(golden, golden).to_dict()))
     assert values["passed"] and values["counts"]["fail"] == values["counts"]["cascade"] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import mpmath
@@ -13,7 +14,10 @@ from hypothesis import strategies as st
 from tlora_ref.method.switches import PROFILES
 from tlora_ref.oracle.implementation import STAGES, Reference
 from tlora_ref.oracle.judge import judge
+from tlora_ref.oracle.judges.allocation import _representable
+from tlora_ref.oracle.judges.bounds import entries
 from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.verdict import Verdict
 
 DTYPES = ("float64", "float32", "bfloat16", "float16", "tf32")
 
@@ -151,6 +155,79 @@ def test_exact_ties_go_to_even_and_open_ties_either_way() -> None:
     for first in (0, 1):
         output = (np.array([first, 2, 1]), np.array([0.1, 0.3, 0.2]) / 0.2 * 4.0)
         assert all(v.passed for v in judge("allocate", thirds, output, switches=paper, precision=precision))
+
+
+@pytest.mark.parametrize(
+    ("exact", "distance", "open_"),
+    [(4.5, 1e-5, True), (4.5, -1e-5, True), (4.5, 3e-5, False), (4.5, -3e-5, False), (0.5, 2.5e-6, True),
+     (0.5, 6e-6, False)],
+)  # fmt: skip
+def test_how_near_to_a_tie_is_open_in_float32(exact: float, distance: float, open_: bool) -> None:
+    """Two modules: 6 (sqrt(2) + 3) 2^-23 max(1, exact), which is 1.42e-5 at 4.5 of 8 and 3.2e-6 at 0.5."""
+    precision, paper = Precision.of("float32"), PROFILES["paper"]
+    first = (exact + distance) / 8
+    S = np.array([first, 1 - first])
+    inputs = {"sensitivity": S, "shapes": [(99, 99)] * 2, "r_init": 4, "alpha": 4.0}
+    right, other = sorted((np.floor(exact), np.ceil(exact)), reverse=distance > 0)
+    for rank, passes in ((right, True), (other, open_)):
+        output = (np.array([rank, 8 - right]), 2 * S)
+        assert judge("allocate", inputs, output, switches=paper, precision=precision)[0].passed is passes
+
+
+@pytest.mark.parametrize(
+    ("value", "float32", "float64"),
+    [
+        (Fraction(3, 8), True, True),
+        (Fraction(1, 3), False, False),
+        (Fraction(2**24 + 1), False, True),
+        (Fraction(2**24 - 1), True, True),
+        (Fraction(2**40), True, True),
+        (Fraction(2**25 - 1, 2**30), False, True),
+        (Fraction((2**24 - 1) * 2**9), True, True),
+        (Fraction(2**53 + 1), False, False),
+        (Fraction(2**53 - 1, 2**60), False, True),
+        (Fraction(5, 6), False, False),
+    ],
+)
+def test_what_a_mantissa_holds(value: Fraction, float32: bool, float64: bool) -> None:
+    """Against NumPy: what is exact survives the conversion."""
+    for dtype, unit, expected in ((np.float32, 2.0**-23, float32), (np.float64, 2.0**-52, float64)):
+        assert _representable(value, unit) is expected
+        assert (Fraction(float(dtype(value.numerator / value.denominator))) == value) is expected
+
+
+def test_rows_that_are_not_orthogonal_are_told_at_their_place() -> None:
+    A = np.array([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0]])
+    inputs = {"W": np.diag([3.0, 2.0, 1.0]), "C": np.eye(3), "r": 2}
+    verdict = judge("initialize_a", inputs, A, switches=PROFILES["paper"], precision=Precision.of("float64"))[0]
+    assert (verdict.what, verdict.passed, verdict.index) == ("orthonormal rows", False, (0, 1))
+    assert (verdict.error, verdict.got, verdict.expected) == pytest.approx((0.6, 0.6, 0.0))
+    verdict = judge("initialize_a", inputs, 2 * np.eye(3)[:2], switches=PROFILES["paper"],
+                    precision=Precision.of("float64"))[0]  # fmt: skip
+    assert (verdict.index, verdict.error, verdict.got, verdict.expected) == ((0, 0), 3.0, 4.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "rows"),
+    [
+        ((5.0, 3.0, 2.0, 2.0, 1.0), (0, 2, 3)),
+        ((5.0, 2.0, 2.0, 1.5, 0.5), (0, 3)),
+        ((5.0, 4.0, 2.0, 2.0, 1.0), (1, 2, 3)),
+    ],
+)
+def test_the_sharp_cuts_around_a_cluster_are_asked_for(sigma: tuple[float, ...], rows: tuple[int, ...]) -> None:
+    """The cut at r splits two equal values: the nearest sharp cuts, below it and above it, still hold."""
+    inputs = {"W": np.diag(sigma), "C": np.eye(5), "r": len(rows)}
+    verdicts = judge(
+        "initialize_a", inputs, np.eye(5)[list(rows)], switches=PROFILES["paper"], precision=Precision.of("float64")
+    )
+    assert [v.passed for v in verdicts if v.what == "row space"] == [False]
+
+
+def test_of_nothing_nothing_is_wrong() -> None:
+    assert entries("forward", "entries", np.zeros((0, 3)), np.zeros((0, 3)), 0.0) == Verdict("forward", "entries", True)
+    verdict = Verdict("forward", "entries", True)
+    assert (verdict.error, verdict.allowed) == (0.0, 0.0)
 
 
 def test_a_cut_through_a_cluster_asks_for_the_cluster() -> None:

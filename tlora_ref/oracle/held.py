@@ -275,8 +275,9 @@ def scale_findings(held: Held) -> list[Finding]:
             alpha = held.candidate.get(f"alpha/{name}")
             found.append(held.own("scales", name, entries("scales", "alpha = r scale", alpha, product, allowed)))
     if source == OWN:
-        errors = [held.network("sensitivity", n, held.golden.get(f"sensitivity/{n}")) for n in modules]
-        allowed = np.abs(golden) * (np.array(errors) / np.maximum(S, 1e-300) + np.sum(errors) / S.sum())
+        # scale_i = (alpha / r_init) S_i / mean S: of the error of S_i, and of the mean's
+        errors = np.array([held.network("sensitivity", n, held.golden.get(f"sensitivity/{n}")) for n in modules])
+        allowed = m.alpha / m.r_init * errors / S.mean() + np.abs(golden) * errors.sum() / S.sum()
         allowed = allowed + 16.0 * rounding_of(held) * np.abs(golden)
         if held.switches.round_alpha:
             allowed = allowed + 1.0 / m.r_init

@@ -147,11 +147,7 @@ def a_cause(A: Array, W: Array, C: Array, r: int) -> str | None:
 
 
 def _same_rows(A: Array, other: Array) -> bool:
-    """The same rows up to sign, or the same row space with the same lengths of rows."""
-    size = max(1e-300, float(np.abs(other).max()))
-    signs = np.sign((A * other).sum(axis=1, keepdims=True))
-    if float(np.abs(A - signs * other).max()) <= 1e-3 * size:
-        return True
+    """The same row space with the same lengths of rows."""
     if not np.allclose(np.linalg.norm(A, axis=1), np.linalg.norm(other, axis=1), rtol=1e-3):
         return False
     Q, P = np.linalg.qr(A.T)[0], np.linalg.qr(other.T)[0]
