@@ -76,7 +76,7 @@ def test_an_encoder_decoder_has_a_row_for_every_block(tmp_path: Path, run: Run) 
     save_peft(tr.initialize(model, stats, tr.allocate(stats.sensitivity, model.shapes(), 2, 2)), tmp_path / "a")
     out = run("report", tmp_path / "a")[1]
     assert "encoder.block.0" in out and "decoder.block.1" in out
-    assert "SelfAttention.q" in out and "EncDecAttention.q" in out
+    assert "SelfAttention.q" in out and "EncDecAttention.q" in out and "  wi  " in out
 
 
 def test_short_names_are_told_apart() -> None:

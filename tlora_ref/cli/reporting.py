@@ -144,9 +144,11 @@ def history(folder: Path) -> list[dict[str, Any]]:
 
 
 def place(module: str) -> tuple[str, str]:
-    """A module's layer and its name in it: `model.layers.3` and `self_attn.q_proj`; no layer is ""."""
+    """A module's layer and its name in it, without numbers: `model.layers.3`, `self_attn.q_proj`; no layer is ""."""
     match = re.match(r"(.*?\.\d+)\.(.+)", module)
-    return (match[1], match[2]) if match else ("", module)
+    if match is None:
+        return "", module
+    return match[1], ".".join(part for part in match[2].split(".") if not part.isdigit())
 
 
 def kinds(modules: Sequence[str]) -> dict[str, str]:
