@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load_file, save_file
 
 import tlora_ref as tr
@@ -123,7 +122,9 @@ def test_a_candidate_that_does_not_record_how_it_trained_A_is_not_called_wrong(
         assert ("A or the moments before it" in skipped(report, "adamw")) is (what != "grad_A")
 
 
+@pytest.mark.parity
 def test_clipping_follows_torch() -> None:
+    torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     for size in (1e-9, 0.1, 3.0):
         for limit in (1e-3, 0.5, 1e3):

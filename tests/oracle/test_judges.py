@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tlora_ref.method.switches import PROFILES
 from tlora_ref.oracle.implementation import STAGES, Reference
 from tlora_ref.oracle.judge import judge
-from tlora_ref.oracle.judges.allocation import _representable
+from tlora_ref.oracle.judges.allocation import _is_open_tie, _representable
 from tlora_ref.oracle.judges.bounds import entries
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.verdict import Verdict
@@ -196,6 +196,22 @@ def test_what_a_mantissa_holds(value: Fraction, float32: bool, float64: bool) ->
         assert (Fraction(float(dtype(value.numerator / value.denominator))) == value) is expected
 
 
+@pytest.mark.parametrize(
+    ("S", "R_total", "open_", "why"),
+    [
+        ([1.0, 3.0], 2, False, "every step is a short binary fraction"),
+        ([3.0, 9.0], 2, True, "R_total / sum is a sixth"),
+        ([1.0, 1.0, 4.0], 3, True, "the share is a sixth"),
+        ([9.0, 5.0, 5.0, 5.0], 12, False, "sum 24, share 3/8, product 108, R_total / sum a half"),
+        ([8388609.0, 25165827.0], 2, True, "the sum has 24 bits and divides nothing"),
+    ],
+)
+def test_a_tie_is_closed_where_every_order_of_arithmetic_is_exact(
+    S: list[float], R_total: int, open_: bool, why: str
+) -> None:
+    assert _is_open_tie(np.array(S), 0, R_total, Precision.of("float32")) is open_, why
+
+
 def test_rows_that_are_not_orthogonal_are_told_at_their_place() -> None:
     A = np.array([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0]])
     inputs = {"W": np.diag([3.0, 2.0, 1.0]), "C": np.eye(3), "r": 2}
@@ -222,6 +238,31 @@ def test_the_sharp_cuts_around_a_cluster_are_asked_for(sigma: tuple[float, ...],
         "initialize_a", inputs, np.eye(5)[list(rows)], switches=PROFILES["paper"], precision=Precision.of("float64")
     )
     assert [v.passed for v in verdicts if v.what == "row space"] == [False]
+
+
+def test_the_worst_entry_is_the_one_furthest_beyond_its_own_bound() -> None:
+    """An entry that is exactly right where nothing is allowed is no worse than one within its bound."""
+    verdict = entries("merge", "W", np.array([2.0, 1.2]), np.array([2.0, 1.0]), np.array([0.0, 0.4]))
+    assert verdict.passed and verdict.index == (1,) and verdict.allowed == 0.4
+    wrong = entries("merge", "W", np.array([2.0, 1.2, 5.1]), np.array([2.0, 1.0, 5.0]), np.array([0.0, 0.4, 0.0]))
+    assert not wrong.passed and wrong.index == (2,)
+
+
+def test_a_cause_is_the_first_slip_that_changes_something_and_fits() -> None:
+    expected = np.array([1.0, 2.0])
+
+    def cause(got: list[float], *slips: tuple[str, list[float]]) -> str | None:
+        made = [(text, lambda output=output: np.array(output)) for text, output in slips]
+        return entries("merge", "W", np.array(got), expected, 0.01, made).cause
+
+    # beyond the bound, but within the four bounds that an explanation may be off by: right explains nothing
+    assert cause([1.0, 2.02], ("right", [1.0, 2.0])) is None
+    assert cause([1.0, 2.1], ("hardly another", [1.0, 2.12])) is None
+    assert cause([1.0, 1.5], ("far", [1.0, 1.0])) is None
+    assert (
+        cause([1.0, 1.5], ("of another shape", [1.5]), ("not finite", [1.0, np.nan]), ("this", [1.0, 1.49])) == "this"
+    )
+    assert cause([1.0, 1.5], ("first", [1.0, 1.51]), ("second", [1.0, 1.5])) == "first"
 
 
 def test_of_nothing_nothing_is_wrong() -> None:

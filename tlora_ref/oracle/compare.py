@@ -18,7 +18,7 @@ from tlora_ref.backend import Array
 from tlora_ref.checkpoint import load_model, load_peft
 from tlora_ref.errors import CheckpointError, ConfigError
 from tlora_ref.oracle.format import MANIFEST, Manifest, Trace
-from tlora_ref.oracle.held import STAGES, Held
+from tlora_ref.oracle.held import GOLDEN, STAGES, Held
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.report import CASCADE, FAIL, ORDER, PASS, SKIP, Finding, Report
 from tlora_ref.transformer import Model
@@ -131,17 +131,13 @@ def _same_model(golden: Trace, model: Model) -> None:
 def _settled(stage: str, found: list[Finding], before: list[Finding]) -> list[Finding]:
     """The status of each finding: a fail only where the stage itself is wrong."""
     upstream = {f.stage for f in before if f.status == FAIL} & set(ORDER[stage][1])
-    own_wrong = any(f.verdict is not None and not f.verdict.passed and f.against == "own inputs" for f in found)
-    own_right = {f.module for f in found if f.verdict is not None and f.against == "own inputs" and f.verdict.passed}
 
     def status(f: Finding) -> str:
         if f.verdict is None:
             return SKIP
         if f.verdict.passed:
             return PASS
-        if f.against == "own inputs" or not upstream:
-            # wrong against golden alone, after a right recomputation, and with nothing wrong before: still wrong
-            return CASCADE if f.against == "golden" and own_wrong and f.module in own_right else FAIL
-        return CASCADE
+        # wrong against golden alone, after a right recomputation, and with nothing wrong before: still wrong
+        return CASCADE if f.against == GOLDEN and upstream else FAIL
 
     return [replace(f, status=status(f)) for f in found]
