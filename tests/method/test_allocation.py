@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import tlora_ref as tr
 from tests.method.plans import plan
+from tlora_ref.errors import NumericsError
 from tlora_ref.method import allocation
 
 small_ints = st.lists(st.integers(0, 60), min_size=1, max_size=8).filter(any)
@@ -216,6 +217,14 @@ def test_ablations(options: dict[str, object], ranks: list[int], scales: list[fl
 
 def test_alpha_over_r_i_is_defined_at_rank_0() -> None:
     assert plan([1.0, 99.0], adapt_scale=False, uniform_scale="alpha/r_i").scale("m0") == 8.0
+
+
+@pytest.mark.parametrize(
+    ("S", "named"), [([0.0, 1.0, -1.0], "module 2 is -1"), ([0.0, math.nan, 1.0], "module 1 is nan")]
+)
+def test_a_sensitivity_that_is_none_is_named(S: list[float], named: str) -> None:
+    with pytest.raises(NumericsError, match=named):
+        allocation.shares(np.array(S))
 
 
 def test_plain_lora_needs_no_sensitivity() -> None:

@@ -115,6 +115,14 @@ def test_float32_switch_and_float64_always_otherwise() -> None:
     assert np.array_equal(from_float32, exact)
 
 
+def test_the_product_too_is_in_the_weights_dtype_with_the_float32_switch() -> None:
+    """1e30 * 1e10 - 1e30 * 1e10: beyond float32, and 0."""
+    W, C = np.full((1, 2), 1e30, np.float32), np.array([[1e10], [-1e10]]) * np.ones(2)
+    assert init.wc_svd(W, C, 1)[1] == init.wc_svd(W.astype(np.float64), C, 1, "float32")[1] == 0.0
+    with np.errstate(over="ignore", invalid="ignore"), pytest.raises(NumericsError, match="not finite"):
+        init.wc_svd(W, C, 1, "float32")
+
+
 def test_theoretical_rows_maximise_the_proxy_and_are_not_orthonormal() -> None:
     W, C, _ = module(3)
     A = init.theoretical(W, C, 2)

@@ -62,6 +62,8 @@ SILENT = (
 )
 #: (file, a regular expression of the mutated line as it then reads) -> why no test can tell it from the original.
 EQUIVALENT: dict[tuple[str, str], str] = {
+    ("algorithm.py", r"total . N for i, total"): "S and C matter up to a positive factor alone",
+    ("method/singular.py", r"elif d_out <= d_in"): "a square matrix reduced to its own triangle has the same vectors",
     ("oracle/judges/allocation.py", r"dims = \[\(.*len\(S\)"): "no rank is near this cap, and no scale depends on it",
     ("oracle/compare.py", r"precision\.name <= .float64."): "the other precisions only ask again, in a finer one",
     ("oracle/compare.py", r"f\.against <= GOLDEN and"): "there are two texts, and the other one is greater",
