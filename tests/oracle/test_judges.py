@@ -174,6 +174,14 @@ def test_how_near_to_a_tie_is_open_in_float32(exact: float, distance: float, ope
         assert judge("allocate", inputs, output, switches=paper, precision=precision)[0].passed is passes
 
 
+@pytest.mark.parametrize(("distance", "open_"), [(4e-6, True), (-4e-6, True), (6.5e-6, False), (-6.5e-6, False)])
+def test_a_sum_over_more_modules_is_off_by_more(distance: float, open_: bool) -> None:
+    """Sixteen modules: 6 (4 + 3) 2^-23 is 5.0e-6."""
+    first = (0.5 + distance) / 16
+    S = np.array([first, *[(1 - first) / 15] * 15])
+    assert _is_open_tie(S, 0, 16, Precision.of("float32")) is open_
+
+
 @pytest.mark.parametrize(
     ("value", "float32", "float64"),
     [
