@@ -21,6 +21,7 @@ MAKES_ARTEFACTS = EVERYWHERE | {"provenance"}
 ALL_BUT_CLI = {
     *MAKES_ARTEFACTS,
     *(
+        "version",
         "machine",
         "autograd",
         "method",
@@ -42,7 +43,8 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "backend": {"errors"},
     "machine": set(),
-    "provenance": {"machine"},
+    "provenance": {"machine", "version"},
+    "version": set(),
     "autograd": EVERYWHERE,
     "method": EVERYWHERE,
     "algorithm": EVERYWHERE | {"method"},
@@ -65,6 +67,7 @@ FRONT_DOOR_ONLY = {("calibration", "transformer"), ("training", "transformer")}
 LIBRARIES: dict[str, set[str]] = {
     "errors": set(),
     "machine": set(),  # imported before NumPy
+    "version": set(),
     "autograd": {"numpy", "scipy"},
     "method": {"numpy", "scipy"},
     "algorithm": {"numpy"},

@@ -28,7 +28,7 @@ Where is ...? Every equation and line of the paper, and the function that is it 
 
 import lazy_loader
 
-__version__ = "0.1.0"
+from tlora_ref.version import __version__ as __version__
 
 # The names are listed in __init__.pyi and imported when first used: the command line must choose the BLAS kernel first.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -99,8 +99,12 @@ class Adapter:
     A : {module: (r_i, d_in)}, frozen unless a run trains it; B : {module: (d_out, r_i)}
     scale : {module: alpha_i / r_i}
     plan : where ranks and scales come from; None for an adapter read from elsewhere
-    saved : whole tensors trained beside it and used instead of the model's (PEFT's `modules_to_save`)
+    saved : whole tensors used instead of the model's (PEFT's `modules_to_save`): a classifier's head, and what was
+        trained beside A and B
+    untrained : names in `saved` that are as the model has them
     sigma : {module: singular values of the matrix that A was taken from}; empty if A was not
+    task_type : PEFT's name for what the model does
+    model : `Model.digest` of the model it was made for; None if that is not known
     """
 
     A: dict[str, Array]
@@ -111,7 +115,10 @@ class Adapter:
     seed: int = 42
     frozen_A: bool = True
     saved: dict[str, Array] = field(default_factory=dict)
+    untrained: set[str] = field(default_factory=set)
     sigma: dict[str, Array] = field(default_factory=dict)
+    task_type: str | None = "CAUSAL_LM"
+    model: str | None = None
 
     @property
     def modules(self) -> list[str]:
@@ -123,20 +130,25 @@ class Adapter:
         return merged_weight(W, self.A[name], self.B[name], self.scale[name])
 
     def trainable_parameters(self) -> int:
-        """Entries of B, and of A unless it is frozen, and of whole saved tensors."""
-        matrices = [*self.B.values(), *self.saved.values(), *([] if self.frozen_A else self.A.values())]
+        """Entries of B, and of A unless it is frozen, and of whole tensors trained beside them."""
+        whole = [tensor for name, tensor in self.saved.items() if name not in self.untrained]
+        matrices = [*self.B.values(), *whole, *([] if self.frozen_A else self.A.values())]
         return sum(int(matrix.size) for matrix in matrices)
 
     def copy(self) -> Adapter:
         """An adapter with arrays of its own."""
-        arrays = {name: {m: x.copy() for m, x in getattr(self, name).items()} for name in ("A", "B", "saved", "sigma")}
-        return Adapter(
-            scale=dict(self.scale), plan=self.plan, init=self.init, seed=self.seed, frozen_A=self.frozen_A, **arrays
-        )
+        arrays: dict[str, Any] = {
+            name: {m: x.copy() for m, x in getattr(self, name).items()} for name in ("A", "B", "saved", "sigma")
+        }
+        return replace(self, scale=dict(self.scale), untrained=set(self.untrained), **arrays)
 
 
 class _Model(Protocol):
+    @property
+    def task_type(self) -> str: ...
     def weight(self, module: str) -> Array: ...
+    def whole_head(self) -> dict[str, Array]: ...
+    def digest(self) -> str: ...
 
 
 class _Statistics(Protocol):
@@ -144,6 +156,7 @@ class _Statistics(Protocol):
     def covariance(self) -> Mapping[str, Array]: ...
 
     centre: bool
+    model: str | None
 
 
 def allocate(
@@ -277,19 +290,15 @@ def initialize(
     Raises
     ------
     ConfigError
-        for an unknown `init`, missing statistics, or statistics of another profile than the plan's.
+        for an unknown `init`, missing statistics, or statistics of another profile than the plan's or another model.
     """
     if init not in INITS:
         raise ConfigError(f"init is {init!r}, expected one of {', '.join(INITS)}")
     if init in ("wc-svd", "theory"):
-        if stats is None:
-            raise ConfigError(f'init "{init}" needs calibration statistics: pass what tlora_ref.calibrate returned')
-        if stats.centre != plan.switches.centre:
-            raise ConfigError(
-                f"the statistics were made with centre={stats.centre}, the plan ({plan.profile}) says "
-                f"centre={plan.switches.centre}: use one profile for calibration, allocation and initialisation"
-            )
-    adapter = Adapter({}, {}, {}, plan=plan, init=init, seed=seed, frozen_A=plan.switches.freeze_A)
+        _check_statistics(stats, plan, model, init)
+    head = {name: x for name, x in model.whole_head().items() if name.rpartition(".")[0] not in plan.shapes}
+    own: dict[str, Any] = {"saved": head, "untrained": set(head), "task_type": model.task_type, "model": model.digest()}
+    adapter = Adapter({}, {}, {}, plan=plan, init=init, seed=seed, frozen_A=plan.switches.freeze_A, **own)
     for module, shape in plan.shapes.items():
         if model.weight(module).shape != shape:
             raise ShapeError(f"{module} is {model.weight(module).shape}, but the plan was made for {shape}")
@@ -308,14 +317,20 @@ def initialize(
     return adapter
 
 
+def _check_statistics(stats: _Statistics | None, plan: Plan, model: _Model, init: str) -> None:
+    if stats is None:
+        raise ConfigError(f'init "{init}" needs calibration statistics: pass what tlora_ref.calibrate returned')
+    if stats.centre != plan.switches.centre:
+        raise ConfigError(
+            f"the statistics were made with centre={stats.centre}, the plan ({plan.profile}) says "
+            f"centre={plan.switches.centre}: use one profile for calibration, allocation and initialisation"
+        )
+    if stats.model not in (None, model.digest()):
+        raise ConfigError("the statistics are those of another model's weights: calibrate with this one")
+
+
 def _make_A(
-    module: str,
-    W: Array,
-    covariance: Mapping[str, Array] | None,
-    r: int,
-    switches: Switches,
-    init: str,
-    seed: int,
+    module: str, W: Array, covariance: Mapping[str, Array] | None, r: int, switches: Switches, init: str, seed: int
 ) -> tuple[Array, Array | None]:
     """A of one module (r, d_in) float64, and the singular values it was chosen by."""
     try:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 from tlora_ref.machine import KERNEL_VARIABLE, linear_algebra
+from tlora_ref.version import __version__
 
 #: Packages whose versions are recorded.
-PACKAGES = ("tlora-ref", "numpy", "scipy", "safetensors", "ml_dtypes")
+PACKAGES = ("numpy", "scipy", "safetensors", "ml_dtypes")
 #: What the user may have said about the linear algebra.
 ENVIRONMENT = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", KERNEL_VARIABLE)
 
@@ -19,7 +20,8 @@ ENVIRONMENT = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", KER
 def provenance() -> dict[str, Any]:
     """The versions, the BLAS library with its kernel and threads, and the machine: what bit-identity depends on."""
     return {
-        **{package.replace("-", "_"): _version(package) for package in PACKAGES},
+        "tlora_ref": __version__,
+        **{package: version(package) for package in PACKAGES},
         "python": platform.python_version(),
         "blas": linear_algebra(),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
@@ -27,10 +29,3 @@ def provenance() -> dict[str, Any]:
         "machine": platform.machine(),
         "platform": sys.platform,
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a checkout without installing
-        return None

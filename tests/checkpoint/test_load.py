@@ -50,9 +50,9 @@ def test_every_stored_dtype_widens_exactly(tmp_path: Path, stored: Any) -> None:
 
 
 def test_tied_output_needs_no_tensor_and_ignores_a_copy(tmp_path: Path) -> None:
-    tensors = {"lm_head.weight": None}
-    tied = load_model(folder_of(tmp_path / "a", tensors, tie_word_embeddings=True))
-    copied = load_model(folder_of(tmp_path / "b", {}, tie_word_embeddings=True))
+    embedding = tiny_llama().tensors["model.embed_tokens.weight"].astype("f4")
+    tied = load_model(folder_of(tmp_path / "a", {"lm_head.weight": None}, tie_word_embeddings=True))
+    copied = load_model(folder_of(tmp_path / "b", {"lm_head.weight": embedding}, tie_word_embeddings=True))
     assert "lm_head.weight" not in tied.tensors and "lm_head.weight" not in copied.tensors
     ids = [1, 2, 3]
     E = tied.tensors["model.embed_tokens.weight"]
@@ -61,6 +61,11 @@ def test_tied_output_needs_no_tensor_and_ignores_a_copy(tmp_path: Path) -> None:
     # Float32 storage is the difference between the two.
     np.testing.assert_allclose(tied(ids).logits, (E @ hidden).T, rtol=1e-4, atol=1e-4)
     assert np.array_equal(tied(ids).logits, copied(ids).logits)
+
+
+def test_a_tied_output_of_other_values_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r'lm_head\.weight differs .* set "tie_word_embeddings" to false'):
+        load_model(folder_of(tmp_path, {}, tie_word_embeddings=True))
 
 
 def test_buffers_of_older_checkpoints_are_ignored(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 import tlora_ref as tr
 from tests.cli.conftest import Run
@@ -64,7 +65,11 @@ def test_the_manifest_says_what_decided_the_run(folder: Path, run: Run) -> None:
 
 def test_training_goes_on_from_a_given_adapter(folder: Path, run: Run) -> None:
     assert run(*train(folder, "a", "--steps", 3))[0] == 0
-    status, said, _ = run(*train(folder, "b", "--steps", 1, "--adapter", folder / "a" / "adapter", "--json"))
+    given = ("--adapter", folder / "a" / "adapter")
+    status, _, error = run(*train(folder, "b", "--steps", 1, *given))
+    assert status == 2 and "--rank, --samples would do nothing" in error and not (folder / "b").exists()
+    status, said, _ = run(*train(folder, "b")[:6], "--batch-size", 4, "--steps", 1, *given, "--json")
+    assert "rank" not in yaml.safe_load((folder / "b" / "config.yaml").read_text())
     model = tr.load_model(folder / "model")
     model.attach(tr.load_peft(folder / "a" / "adapter"))
     held = [json.loads(line) for line in (folder / "data" / "valid.jsonl").read_text().splitlines()]

@@ -161,7 +161,7 @@ def test_what_is_left_out_is_reported() -> None:
     rows.append(_row({"input_ids": [1, 2], "labels": [-100, -100]}))
     samples, report = encode_rows(rows, word_tokenizer(), max_length=5)
     assert len(samples) == 1 and len(report.lines()) == 2
-    assert "longer than the context" in report.lines()[0] and "no labelled token" in report.lines()[1]
+    assert "longer than 5 tokens" in report.lines()[0] and "no labelled token" in report.lines()[1]
     samples, report = encode_rows(rows[1:2] + rows[:1], word_tokenizer(), max_length=5, too_long="truncate")
     assert report.too_long and report.unlabelled and len(samples) == 1  # what is cut to its prompt has no label left
     with pytest.raises(DataError, match="no row can be used"):

@@ -134,7 +134,7 @@ def test_adapter_in_peft_and_merged_in_transformers(variant: str, profile: str, 
     plan = tr.allocate(stats.sensitivity, model.shapes(), r_init=4, alpha=6, profile=profile)
     adapter = tr.initialize(model, stats, plan)
     adapter.B = {m: 0.1 * rng.standard_normal(B.shape) for m, B in adapter.B.items()}
-    save_peft(adapter, tmp_path / "adapter", task_type="SEQ_2_SEQ_LM")
+    save_peft(adapter, tmp_path / "adapter")
     save_model(model.merge(adapter), tmp_path / "merged", dtype="float64")
     plain = model(**batch()).logits
     model.attach(adapter)

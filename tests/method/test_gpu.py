@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tlora_ref as tr
+from tests.method.stand_ins import statistics, weights
 from tlora_ref.backend import Device, get_device, to_numpy
 from tlora_ref.errors import DeviceError
 from tlora_ref.method import adapter, theory
@@ -55,8 +55,8 @@ def test_initialize_agrees(gpu: Device, kind: str) -> None:
     plan = tr.allocate({"m": 1.0}, {"m": W.shape}, 3, 3.0)
     made = []
     for put in (np.asarray, gpu.put):
-        model = SimpleNamespace(weight=lambda m, put=put: put(W))
-        stats = SimpleNamespace(covariance={"m": put(C)}, centre=False)
+        model = weights(lambda m, put=put: put(W))
+        stats = statistics({"m": put(C)})
         made.append(to_numpy(tr.initialize(model, stats, plan, init=kind).A["m"]))
     signs = np.sign((made[0] * made[1]).sum(axis=1, keepdims=True))
     np.testing.assert_allclose(made[1], signs * made[0], atol=1e-8)

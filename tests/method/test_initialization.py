@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import mpmath
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tlora_ref as tr
+from tests.method.stand_ins import statistics, weights
 from tlora_ref.errors import ConfigError, NumericsError, ShapeError
 from tlora_ref.method import initialization as init
 from tlora_ref.method import singular
@@ -143,8 +142,8 @@ def test_random_rows_are_uniform_within_peft_s_bound() -> None:
 
 W = {"q": np.random.default_rng(1).standard_normal((5, 6)), "v": np.random.default_rng(2).standard_normal((4, 6))}
 X = np.random.default_rng(3).standard_normal((20, 6))
-MODEL = SimpleNamespace(weight=W.__getitem__)
-STATS = SimpleNamespace(covariance={"q": X.T @ X, "v": X.T @ X}, centre=False)
+MODEL = weights(W.__getitem__)
+STATS = statistics({"q": X.T @ X, "v": X.T @ X})
 
 
 def planned(**options: object) -> tr.Plan:
@@ -155,7 +154,7 @@ def planned(**options: object) -> tr.Plan:
 @pytest.mark.parametrize("kind", ["wc-svd", "w-svd", "random", "theory"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_every_init_gives_an_adapter_in_the_model_s_dtype(kind: str, dtype: type) -> None:
-    model = SimpleNamespace(weight=lambda m: W[m].astype(dtype))
+    model = weights(lambda m: W[m].astype(dtype))
     adapter = tr.initialize(model, STATS, planned(), init=kind)
     assert adapter.modules == ["q", "v"]
     for m in adapter.modules:
@@ -229,11 +228,11 @@ def test_initialize_refuses_what_does_not_fit() -> None:
     with pytest.raises(ConfigError, match="centre=False, the plan"):
         tr.initialize(MODEL, STATS, planned(profile="released"))
     with pytest.raises(ConfigError, match="no covariance of q"):
-        tr.initialize(MODEL, SimpleNamespace(covariance={}, centre=False), planned())
+        tr.initialize(MODEL, statistics({}), planned())
     with pytest.raises(ShapeError, match=r"q is .*plan was made for"):
-        tr.initialize(SimpleNamespace(weight=lambda m: W[m].T), STATS, planned())
+        tr.initialize(weights(lambda m: W[m].T), STATS, planned())
     with pytest.raises(ShapeError, match=r"^q: W is"):
-        tr.initialize(MODEL, SimpleNamespace(covariance={"q": np.eye(5)}, centre=False), planned())
+        tr.initialize(MODEL, statistics({"q": np.eye(5)}), planned())
 
 
 @pytest.mark.parametrize("kind", ["wc-svd", "w-svd", "theory"])
@@ -241,7 +240,7 @@ def test_values_that_are_not_finite_are_named_by_module(kind: str) -> None:
     bad = {"q": W["q"], "v": W["v"].copy()}
     bad["v"][1, 2] = np.nan
     with pytest.raises(NumericsError, match=r"^v: .*not finite"):
-        tr.initialize(SimpleNamespace(weight=bad.__getitem__), STATS, planned(), init=kind)
+        tr.initialize(weights(bad.__getitem__), STATS, planned(), init=kind)
 
 
 @pytest.mark.parametrize("r", [-1, 7])

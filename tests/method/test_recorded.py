@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from scipy.linalg import subspace_angles
 
 import tlora_ref as tr
 from tests.method.recorded import CASES, Recorded, recorded
+from tests.method.stand_ins import statistics, weights
 from tlora_ref import algorithm
 from tlora_ref.method import allocation
 from tlora_ref.method.covariance import second_moment
@@ -77,8 +77,8 @@ def test_alpha_of_equation_7_takes_the_rank_of_equation_6(case: str) -> None:
 def test_paper_projection_and_singular_values(case: str) -> None:
     record = recorded(case)
     plan = planned(record, "paper", "paper")
-    stats = SimpleNamespace(covariance={m: record.truth[f"paper.cov/{m}"] for m in record.modules}, centre=False)
-    adapter = tr.initialize(record, stats, plan)
+    stats = statistics({m: record.truth[f"paper.cov/{m}"] for m in record.modules})
+    adapter = tr.initialize(weights(record.weight), stats, plan)
     assert adapter.modules == [m for m in record.modules if f"paper.A/{m}" in record.truth]
     assert adapter.frozen_A
     for m in adapter.modules:
@@ -107,8 +107,8 @@ def test_released_plan_is_exact(case: str) -> None:
 def test_released_projection(case: str) -> None:
     record = recorded(case)
     plan = planned(record, "official", "released")
-    stats = SimpleNamespace(covariance={m: record.truth[f"official.cov/{m}"] for m in record.modules}, centre=True)
-    adapter = tr.initialize(record, stats, plan)
+    stats = statistics({m: record.truth[f"official.cov/{m}"] for m in record.modules}, centre=True)
+    adapter = tr.initialize(weights(record.weight), stats, plan)
     assert not adapter.frozen_A
     assert adapter.modules == [m for m in record.modules if f"official.lora_A/{m}" in record.truth]
     for m in adapter.modules:

@@ -241,6 +241,10 @@ def test_bad_settings_are_named() -> None:
     for changes, match in (
         ({"lr": -1.0}, "lr"),
         ({"lr": math.nan}, "lr"),
+        ({"lr": "x"}, "lr"),
+        ({"steps": 1.5}, "steps"),
+        ({"betas": ("a", "b")}, "betas"),
+        ({"max_grad_norm": math.inf}, "max_grad_norm"),
         ({"schedule": "step"}, "schedule"),
         ({"trainable": "A"}, "trainable"),
         ({"steps": 0}, "steps"),

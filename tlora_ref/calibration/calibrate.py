@@ -179,9 +179,8 @@ def _block(
     progress: Callable[[int], None] | None,
 ) -> CalibrationStats:
     """The sums over consecutive samples, the first of them number `start`."""
-    stats = CalibrationStats(
-        0, shapes, {}, {}, dict.fromkeys(shapes, 0.0), profile=switches.name, centre=switches.centre
-    )
+    rules: dict[str, Any] = {"profile": switches.name, "centre": switches.centre, "model": model.digest()}
+    stats = CalibrationStats(0, shapes, {}, {}, dict.fromkeys(shapes, 0.0), **rules)
     for offset in range(0, len(samples), TOGETHER):
         group = samples[offset : offset + TOGETHER]
         add_samples(stats, model, group, start + offset)

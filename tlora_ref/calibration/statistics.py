@@ -17,7 +17,7 @@ from tlora_ref.method.covariance import mirror
 from tlora_ref.provenance import provenance
 
 FORMAT = "tlora_ref.calibration"
-VERSION = 1
+VERSION = 2
 
 
 class Means(Mapping[str, Array]):
@@ -54,6 +54,7 @@ class CalibrationStats:
     sensitivity_sums : {module: sum over samples of mean|W * dLoss_n/dW|}
     losses : loss of each sample, in order
     profile, centre : the profile and its one switch that acts here (centring each sample's X)
+    model : `Model.digest` of the model; None if that is not known
     """
 
     samples: int
@@ -64,6 +65,7 @@ class CalibrationStats:
     losses: list[float] = field(default_factory=list)
     profile: str = "paper"
     centre: bool = False
+    model: str | None = None
 
     @property
     def covariance(self) -> Mapping[str, Array]:
@@ -96,6 +98,7 @@ class CalibrationStats:
             ("profile", self.profile, other.profile),
             ("centring", self.centre, other.centre),
             ("modules", self.shapes, other.shapes),
+            ("models", self.model, other.model),
             ("shared inputs", self.leader, other.leader),
         ):
             if mine != theirs:
@@ -166,4 +169,4 @@ class CalibrationStats:
 
 
 #: The attributes that are stored as JSON beside the covariance tensors.
-FACTS = ("samples", "shapes", "leader", "sensitivity_sums", "losses", "profile", "centre")
+FACTS = ("samples", "shapes", "leader", "sensitivity_sums", "losses", "profile", "centre", "model")

@@ -39,7 +39,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 
 
-def peft_config(adapter: Adapter, base_model: str | None, task_type: str | None) -> dict[str, Any]:
+def peft_config(adapter: Adapter, base_model: str | None) -> dict[str, Any]:
     """What `adapter_config.json` says of `adapter`: every module by its full path, its rank and alpha in the patterns.
 
     PEFT takes the first pattern that matches the end of a module's path. A full path matches itself, and a longer path
@@ -51,7 +51,7 @@ def peft_config(adapter: Adapter, base_model: str | None, task_type: str | None)
     uniform = all(ranks[m] == r and adapter.scale[m] == 1.0 for m in ranks)
     return {
         "peft_type": "LORA",
-        "task_type": task_type,
+        "task_type": adapter.task_type,
         "base_model_name_or_path": base_model,
         "r": r,
         "lora_alpha": r,

@@ -66,6 +66,7 @@ def load_peft(folder: str | Path, dtype: str = "float64", device: str = "cpu") -
         A={m: placed(f"{m}.lora_A", pairs[m]["A"]) for m in modules},
         B={m: placed(f"{m}.lora_B", pairs[m]["B"]) for m in modules},
         saved={name: placed(name, tensor) for name, tensor in saved.items()},
+        task_type=config.get("task_type"),
         **_facts(folder, {m: pairs[m]["A"].shape[0] for m in modules}, scales),
     )
 
@@ -130,6 +131,7 @@ def _facts(folder: Path, ranks: Mapping[str, int], scales: Mapping[str, float]) 
         plan = None if values["plan"] is None else Plan.from_dict(values["plan"])
         planned = {} if plan is None else {m: int(r) for m, r in plan.rank.items() if r > 0}
         known = {"init": str(values["init"]), "seed": int(values["seed"]), "frozen_A": bool(values["frozen_A"])}
+        known |= {"untrained": set(map(str, values["untrained"])), "model": values["model"]}
     except (TLoRAError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: not what this library writes ({type(error).__name__}: {error}). {mend}"

@@ -7,6 +7,7 @@ say (that A is frozen, the profile, the sensitivities) goes to `tlora.json` besi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tlora_ref.checkpoint.write import new_folder, write_json, write_tensors
 from tlora_ref.errors import ConfigError, OutputError
 from tlora_ref.provenance import provenance
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def save_peft(
@@ -30,7 +31,6 @@ def save_peft(
     *,
     dtype: str | None = None,
     base_model: str | None = None,
-    task_type: str | None = "CAUSAL_LM",
     facts: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -40,7 +40,6 @@ def save_peft(
     ----------
     dtype : float32, float64, float16 or bfloat16; the adapter's own by default
     base_model : name or path that PEFT shows as `base_model_name_or_path`
-    task_type : PEFT's name for what the model does
     facts : more for `tlora.json` (seeds, data digests, the command)
 
     Raises
@@ -64,7 +63,7 @@ def save_peft(
         tensors[name] = rounded(name, tensor, tensor.dtype if dtype is None else file_dtype(dtype))
     with new_folder(folder, overwrite=overwrite) as beside:
         write_tensors(tensors, beside / WEIGHTS)
-        write_json(peft_config(adapter, base_model, task_type), beside / CONFIG)
+        write_json(peft_config(adapter, base_model), beside / CONFIG)
         write_json(_facts(adapter, facts), beside / FACTS)
         _compare(adapter, tensors, beside)
 
@@ -75,7 +74,6 @@ def save_universal(
     *,
     dtype: str | None = None,
     base_model: str | None = None,
-    task_type: str | None = "CAUSAL_LM",
     overwrite: bool = False,
 ) -> None:
     """An export for consumers that know one rank and one alpha: every module zero-padded to the largest rank, the
@@ -90,16 +88,14 @@ def save_universal(
         width[axis] = (0, r - x.shape[axis])
         return np.pad(to_numpy(x), width)
 
-    uniform = Adapter(
+    uniform = replace(
+        adapter,
         A={m: padded(A, 0) for m, A in adapter.A.items()},  # (r_i, d_in) -> (r, d_in)
         B={m: padded(B * adapter.scale[m], 1) for m, B in adapter.B.items()},  # (d_out, r_i) -> (d_out, r)
         scale=dict.fromkeys(adapter.A, 1.0),
-        init=adapter.init,
-        seed=adapter.seed,
-        frozen_A=adapter.frozen_A,
-        saved=adapter.saved,
+        plan=None,  # whose ranks these are no more
     )
-    save_peft(uniform, folder, dtype=dtype, base_model=base_model, task_type=task_type, overwrite=overwrite)
+    save_peft(uniform, folder, dtype=dtype, base_model=base_model, overwrite=overwrite)
 
 
 def _facts(adapter: Adapter, facts: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -113,6 +109,8 @@ def _facts(adapter: Adapter, facts: Mapping[str, Any] | None) -> dict[str, Any]:
         "init": adapter.init,
         "seed": adapter.seed,
         "frozen_A": adapter.frozen_A,  # PEFT has no word for it: it would train A too
+        "untrained": sorted(adapter.untrained),  # nor for a head that goes along as it was
+        "model": adapter.model,
         "scale": {m: float(adapter.scale[m]) for m in adapter.modules},
         "plan": None if plan is None else plan.to_dict(),
         "facts": dict(facts or {}),

@@ -68,7 +68,7 @@ def loaded(target: str) -> object:
         module = _from_file(Path(place)) if place.endswith(".py") else _from_path(place)
     except ConfigError:
         raise
-    except Exception as error:  # whatever the user's module raises
+    except (Exception, SystemExit) as error:  # whatever the user's module raises
         raise ConfigError(f"{place}: cannot be imported ({type(error).__name__}: {error})") from error
     if not name:
         return module
@@ -79,7 +79,7 @@ def loaded(target: str) -> object:
         return found
     try:
         return found()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{target}: cannot be made without arguments ({type(error).__name__}: {error}). Name an instance instead"
         ) from error

@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
         where = f"{error.filename}: " if error.filename else ""
         message = f"{where}{error.strerror or error}. Mend that and run the command again"
     except MemoryError as error:
-        message = f"not enough memory ({error}). Try --dtype float32, fewer --target or a smaller --batch-size"
+        message = f"not enough memory ({error}). Try --dtype float32, a smaller --batch-size or --max-length"
     sys.stdout.flush()
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)

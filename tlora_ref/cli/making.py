@@ -17,10 +17,10 @@ from tlora_ref.cli.work import (
     AdapterChoice,
     DataChoice,
     Sample,
+    attach,
     chosen,
     make_adapter,
     say_memory,
-    task_type,
     tokenizer_for,
 )
 from tlora_ref.errors import ConfigError
@@ -78,7 +78,7 @@ def init(
     adapter, indices = make_adapter(screen, base, encoded, choice, stats, save_stats, workers)
     used = {"statistics": str(stats)} if source is None else data_facts(source.file(split))
     facts = manifest(context, data=used, calibration=indices, dtype=dtype)
-    tr.save_peft(adapter, out, base_model=str(model), task_type=task_type(base), facts=facts, overwrite=overwrite)
+    tr.save_peft(adapter, out, base_model=str(model), facts=facts, overwrite=overwrite)
     write_beside(out, context)
     screen.say(f"wrote {out} ({len(adapter.modules)} modules)")
     plan: dict[str, Any] = {} if adapter.plan is None else adapter.plan.to_dict()
@@ -105,7 +105,7 @@ def merge(
     low_rank = tr.load_peft(adapter, dtype, device)
     say_memory(screen, model, None, dtype)
     base = tr.load_model(model, dtype, device)
-    base.attach(low_rank)  # refuses an adapter of another model
+    attach(base, low_rank)  # refuses one that does not fit
     base.detach()
     merged = base.merge(low_rank)
     report = rounding_report(base, merged, dtype_out, low_rank.modules)

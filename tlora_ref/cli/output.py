@@ -19,6 +19,8 @@ from tlora_ref.data import file_sha256
 from tlora_ref.errors import CheckpointError, ConfigError, OutputError
 from tlora_ref.provenance import provenance
 
+#: Where a command notes the flags that do nothing in this call: {name, ...} in the context's `meta`.
+UNUSED = "tlora_ref.unused"
 CONFIG_FILE, MANIFEST_FILE, HISTORY_FILE = "config.yaml", "manifest.json", "history.jsonl"
 
 
@@ -41,10 +43,11 @@ def check_file(path: Path | None, flag: str) -> None:
 
 
 def resolved(context: typer.Context) -> dict[str, Any]:
-    """Every flag of this command with the value it has, spelled as on the command line: what config.yaml holds."""
+    """What config.yaml holds: every flag of this command that does something, spelled as on the command line."""
     flags: dict[str, Any] = {}
+    unused = {"config", "json", *context.meta.get(UNUSED, ())}
     for parameter in context.command.params:
-        if parameter.name in context.params and parameter.name not in ("config", "json"):
+        if parameter.name in context.params and parameter.name not in unused:
             flags[parameter.opts[0].lstrip("-")] = context.params[parameter.name]
     plain = {k: list(v) if isinstance(v, tuple) else str(v) if isinstance(v, Path) else v for k, v in flags.items()}
     return {k: v for k, v in plain.items() if v is not None and v != []}

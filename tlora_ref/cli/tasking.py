@@ -26,12 +26,21 @@ class Answering:
     template: str
     max_new_tokens: int
 
+    def fits(self, row: Row, longest: int | None) -> bool:
+        """Whether the model can read a row's prompt and has room for a token of response."""
+        form, limit = sample_form(self.model), longest or self.model.context
+        return form != "classes" and (
+            limit is None or len(encode_prompt(row, self.tokenizer, self.template, form)) < limit
+        )
+
     def text(self, row: Row, stop: tuple[str, ...] = ()) -> str:
-        """The response to a row's prompt, without special tokens, up to the first stop."""
+        """The response to a row's prompt, without special tokens, up to the first stop or the end of the context."""
         form = sample_form(self.model)
         prompt = encode_prompt(row, self.tokenizer, self.template, form)
-        options = {"max_new_tokens": self.max_new_tokens, "eos_token_id": self.tokenizer.eos_token_id}
-        ids = self.model.generate(prompt, **options)
+        room = self.max_new_tokens
+        if form == "causal" and self.model.context is not None:
+            room = max(1, min(room, self.model.context - len(prompt)))
+        ids = self.model.generate(prompt, max_new_tokens=room, eos_token_id=self.tokenizer.eos_token_id)
         made = ids[1:] if form == "seq2seq" else ids[len(prompt) :]  # a decoder of its own begins with its start token
         return cut(self.tokenizer.decode(made.tolist()), stop)
 
@@ -56,7 +65,10 @@ def run_task(
             f"task {task.name}: its responses are scored elsewhere: say where to write them, --write FILE"
         )
     if sample_form(answering.model) == "classes":
-        return _said(screen, len(rows), {"accuracy": _classified(answering, source, rows)})
+        responses, accuracy = _classified(answering, source, rows)
+        if write is not None:
+            _keep(screen, write, task, rows, responses)
+        return _said(screen, len(rows), {"accuracy": accuracy})
     scores: dict[str, float] = {}
     if task.choices:
         scores |= _by_likelihood(screen, answering, source, rows)
@@ -69,9 +81,13 @@ def run_task(
     if right is not None:
         scores["accuracy"] = sum(map(right, responses, rows)) / len(rows)
     if write is not None:
-        _write(write, _lines(task, rows, responses))
-        screen.say(f"wrote {write}: {len(rows)} responses")
+        _keep(screen, write, task, rows, responses)
     return _said(screen, len(rows), scores)
+
+
+def _keep(screen: Screen, write: Path, task: Task, rows: list[Row], responses: list[str]) -> None:
+    _write(write, _lines(task, rows, responses))
+    screen.say(f"wrote {write}: {len(rows)} responses")
 
 
 def _said(screen: Screen, rows: int, scores: dict[str, float]) -> dict[str, Any]:
@@ -117,14 +133,12 @@ def _encoded(answering: Answering, source: DataChoice, rows: list[Row]) -> list[
     )[0]
 
 
-def _classified(answering: Answering, source: DataChoice, rows: list[Row]) -> float:
-    """Accuracy of a classification head."""
-    view = answering.model.watching([])
-    right = [
-        int(view(sample["input_ids"]).logits.argmax()) == sample["labels"]
-        for sample in _encoded(answering, source, rows)
-    ]
-    return sum(right) / len(right)
+def _classified(answering: Answering, source: DataChoice, rows: list[Row]) -> tuple[list[str], float]:
+    """The names of the classes that a classification head finds, and its accuracy."""
+    view, samples = answering.model.watching([]), _encoded(answering, source, rows)
+    found = [int(view(sample["input_ids"]).logits.argmax()) for sample in samples]
+    right = [index == sample["labels"] for index, sample in zip(found, samples, strict=True)]
+    return [answering.model.config.labels[index] for index in found], sum(right) / len(right)
 
 
 def _by_likelihood(screen: Screen, answering: Answering, source: DataChoice, rows: list[Row]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from tlora_ref.cli.output import (
     CONFIG_FILE,
     HISTORY_FILE,
     MANIFEST_FILE,
+    UNUSED,
     check_folder,
     clear_run,
     data_facts,
@@ -25,20 +26,20 @@ from tlora_ref.cli.output import (
     resume_line,
     write_beside,
 )
-from tlora_ref.cli.show import Advance, Screen, show_plan
+from tlora_ref.cli.show import Advance, Screen, show_plan, warn
 from tlora_ref.cli.work import (
     AdapterChoice,
     DataChoice,
     Sample,
+    attach,
     chosen,
     make_adapter,
     say_memory,
-    task_type,
     tokenizer_for,
 )
 from tlora_ref.data.rows import SUFFIXES
 from tlora_ref.errors import ConfigError, OutputError
-from tlora_ref.training import TrainResult
+from tlora_ref.training import TrainResult, whole_tensors
 from tlora_ref.training.state import STATE_FILE
 from tlora_ref.transformer import Model
 
@@ -74,7 +75,7 @@ def train(
     trainable: Annotated[
         str | None, typer.Option(help="B or AB; by default B where the adapter's A is frozen (profile paper), else AB.")
     ] = None,
-    also: Annotated[list[str] | None, typer.Option(help="A whole tensor to train beside the adapter.")] = None,
+    also: Annotated[list[str] | None, typer.Option(help="A whole tensor or module to train beside it.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; overrides --epochs.")] = None,
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 1.0,
     batch_size: o.BatchSize = 8,
@@ -82,7 +83,7 @@ def train(
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     schedule: Annotated[str, typer.Option(help="cosine, linear or constant.")] = "cosine",
     warmup_ratio: Annotated[float, typer.Option(help="Share of the steps in which the rate rises.")] = 0.03,
-    betas: Annotated[tuple[float, float], typer.Option(help="AdamW's two.")] = (0.9, 0.999),
+    betas: Annotated[tuple[float, float], typer.Option(help="AdamW's two.", metavar="FLOAT FLOAT")] = (0.9, 0.999),
     eps: Annotated[float, typer.Option(help="AdamW's.")] = 1e-8,
     weight_decay: Annotated[float, typer.Option(help="AdamW's decoupled decay.")] = 0.01,
     max_grad_norm: Annotated[float | None, typer.Option(help="Clip the gradient's norm.")] = None,
@@ -104,6 +105,7 @@ def train(
     screen, choice, settings = Screen(json), chosen(context, AdapterChoice), _settings(context)
     if resume and overwrite:
         raise ConfigError("--resume continues the run in --out and --overwrite replaces it: give one of the two")
+    _only_training(context)
     check_folder(out, overwrite=overwrite or resume, model=model, data=data, valid=valid, adapter=adapter)
     earlier = read_beside(out, context, free=FREE) if resume else None
     source = DataChoice.of(data, field, template, max_length, task)
@@ -111,6 +113,7 @@ def train(
     start = out / START if resume else adapter
     say_memory(screen, model, None if start else choice, dtype)
     base = tr.load_model(model, dtype, device)
+    _say_of_head(base, whole_tensors(base, settings.also))
     tokenizer = tokenizer_for(model, [*rows, *held])
     train_samples = source.encoded(rows, base, tokenizer)[0]
     valid_samples = source.encoded(held, base, tokenizer)[0] if held else []
@@ -120,13 +123,34 @@ def train(
             settings = _settings(context, trainable="AB")
         if earlier is None:
             earlier = _manifest(context, base, trained, settings, source.file(split), indices)
-            _begin_folder(out, context, trained, earlier, base)
+            _begin_folder(out, context, trained, earlier)
         result, before = _run(screen, base, trained, train_samples, valid_samples, settings, context)
     except KeyboardInterrupt:
         raise typer.Exit(_stopped(out, context, begun=earlier is not None)) from None
-    tr.save_peft(trained, out / END, base_model=str(model), task_type=task_type(base), facts=earlier, overwrite=True)
+    tr.save_peft(trained, out / END, base_model=str(model), facts=earlier, overwrite=True)
     screen.say(f"wrote {out / END}: {trained.trainable_parameters():,} trained parameters")
     screen.finish(_summary(out, trained, result, before))
+
+
+def _only_training(context: typer.Context) -> None:
+    """With --adapter nothing is made: ConfigError for flags that say how, and none of them in config.yaml."""
+    if context.params["adapter"] is None:
+        return
+    making = [f.name for f in fields(AdapterChoice) if f.name != "seed"]
+    sources = {name: context.get_parameter_source(name) for name in making}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"--adapter brings an adapter that is made already: {flags} would do nothing, leave it out")
+    context.meta[UNUSED] = making
+
+
+def _say_of_head(base: Model, also: list[str]) -> None:
+    """A classifier's head stays as it is unless it is asked for: that is said, for a new one holds random numbers."""
+    head = [name for name in base.whole_head() if name not in also]
+    if head:
+        flags = " ".join(f"--also {module}" for module in dict.fromkeys(name.partition(".")[0] for name in head))
+        warn(f"the classification head is not trained. To train it beside the adapter: {flags}")
 
 
 def _settings(context: typer.Context, **changes: Any) -> tr.TrainSettings:
@@ -153,6 +177,7 @@ def _adapter(
     if start is None:
         return make_adapter(screen, base, samples, choice)
     loaded = tr.load_peft(start, str(base.dtype), base.device.name)
+    attach(base, loaded)
     if loaded.plan is not None:
         show_plan(screen, loaded.plan)
     return loaded, None
@@ -184,14 +209,14 @@ def _manifest(
     )
 
 
-def _begin_folder(out: Path, context: typer.Context, adapter: tr.Adapter, facts: dict[str, Any], base: Model) -> None:
+def _begin_folder(out: Path, context: typer.Context, adapter: tr.Adapter, facts: dict[str, Any]) -> None:
     """OUT with the adapter the run starts from; an earlier run that is overwritten goes first."""
     try:
         clear_run(out, PARTS)
     except OSError as error:
         raise OutputError(f"{out}: cannot be cleared ({error.strerror or error})") from error
     write_beside(out, context, facts)
-    tr.save_peft(adapter, out / START, base_model=facts["model"], task_type=task_type(base), facts=facts)
+    tr.save_peft(adapter, out / START, base_model=facts["model"], facts=facts)
 
 
 class _Reporter:

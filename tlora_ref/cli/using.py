@@ -11,8 +11,8 @@ import tlora_ref as tr
 from tlora_ref.cli import options as o
 from tlora_ref.cli.show import Screen, warn
 from tlora_ref.cli.tasking import Answering, check_write, run_task
-from tlora_ref.cli.work import DataChoice, sample_form, tokenizer_for
-from tlora_ref.data import Row, Tokenizer, response_text
+from tlora_ref.cli.work import DataChoice, attach, sample_form, tokenizer_for
+from tlora_ref.data import EncodingReport, Row, Tokenizer, response_text
 from tlora_ref.data.encode import encode_text
 from tlora_ref.data.templates import CHAT
 from tlora_ref.errors import ConfigError, DataError
@@ -24,7 +24,7 @@ def loaded(folder: Path, adapter: Path | None, dtype: str, device: str) -> Model
     low_rank = None if adapter is None else tr.load_peft(adapter, dtype, device)
     model = tr.load_model(folder, dtype, device)
     if low_rank is not None:
-        model.attach(low_rank)
+        attach(model, low_rank)
     return model
 
 
@@ -65,15 +65,28 @@ def evaluate(
     result = tr.evaluate(ready, samples, batch_size=batch_size)
     found: dict[str, Any] = {"loss": result.loss, "perplexity": result.perplexity, "tokens": result.tokens}
     found |= {"samples": len(samples), "too_long": len(report.too_long), "unlabelled": len(report.unlabelled)}
-    screen.say(f"{len(samples)} of {len(rows)} rows, {result.tokens:,} scored tokens")
-    screen.say(f"loss {result.loss:.4f} nats a token, perplexity {result.perplexity:.3f}")
+    unit = "row" if sample_form(ready) == "classes" else "token"
+    screen.say(f"{len(samples)} of {len(rows)} rows, {result.tokens:,} scored {unit}s")
+    screen.say(f"loss {result.loss:.4f} nats a {unit}, perplexity {result.perplexity:.3f}")
     if tokenizer is not None and (generate or task is not None):
-        left_out = {*report.too_long, *report.unlabelled}
-        used = [row for row in rows if row.where not in left_out]
         answering = Answering(ready, tokenizer, template, max_new_tokens)
+        used = answerable(answering, source, rows, report)
         found |= exact_matches(screen, answering, used) if generate else {}
         found |= {} if task is None else run_task(screen, answering, source, used, write)
     screen.finish(found)
+
+
+def answerable(answering: Answering, source: DataChoice, rows: list[Row], report: EncodingReport) -> list[Row]:
+    """Rows that were scored, and those of which the prompt fits where only the response was too long."""
+    weighs = source.task is not None and bool(source.task.choices)  # such a task needs its responses to fit
+    too_long = set(report.too_long)
+
+    def fits(row: Row) -> bool:
+        if row.where not in too_long:
+            return row.where not in report.unlabelled
+        return not weighs and answering.fits(row, source.max_length)
+
+    return [row for row in rows if fits(row)]
 
 
 def exact_matches(screen: Screen, answering: Answering, rows: list[Row]) -> dict[str, Any]:
@@ -109,9 +122,9 @@ def generate(
         raise DataError("--prompt is empty: give at least one character")
     ready = loaded(model, adapter, dtype, device)
     ids = encode_text(prompt, tokenizer, CHAT if chat else template, sample_form(ready))
-    context = getattr(ready.config, "max_position_embeddings", None)
-    if context is not None and len(ids) + max_new_tokens > context:
-        warn(f"prompt and response may reach {len(ids) + max_new_tokens} tokens, beyond the model's context {context}")
+    longest = len(ids) + max_new_tokens
+    if ready.context is not None and longest > ready.context and ready.task_type == "CAUSAL_LM":
+        warn(f"prompt and response may reach {longest} tokens, beyond the model's context {ready.context}")
     stream = _Stream(tokenizer, silent=json)
     options = {"temperature": temperature, "top_p": top_p, "seed": seed, "eos_token_id": tokenizer.eos_token_id}
     ready.generate(ids, max_new_tokens=max_new_tokens, on_token=stream.take, **options)

@@ -83,12 +83,11 @@ class DataChoice:
         self, rows: list[Row], model: Model, tokenizer: Tokenizer | None
     ) -> tuple[list[Sample], EncodingReport]:
         """Encoded rows, and what was left out, which is said on standard error too."""
-        context = getattr(model.config, "max_position_embeddings", None)
         samples, report = encode_rows(
             rows,
             tokenizer,
             template=self.template,
-            max_length=self.max_length or context,
+            max_length=self.max_length or model.context,
             vocab_size=model.config.vocab_size,
             form=sample_form(model),
             class_names=getattr(model.config, "labels", ()),
@@ -103,16 +102,23 @@ def tokenizer_for(folder: Path, rows: list[Row]) -> Tokenizer | None:
     return None if all(row.form == "tokens" for row in rows) else tr.load_tokenizer(folder)
 
 
-def task_type(model: Model) -> str:
-    """PEFT's name for what the model does."""
-    if getattr(model.config, "labels", ()):
-        return "SEQ_CLS"
-    return "SEQ_2_SEQ_LM" if model.config.to_dict().get("is_encoder_decoder") else "CAUSAL_LM"
-
-
 def sample_form(model: Model) -> str:
-    """What the model makes of a row, as `encode_rows` calls it."""
-    return {"SEQ_CLS": "classes", "SEQ_2_SEQ_LM": "seq2seq", "CAUSAL_LM": "causal"}[task_type(model)]
+    """What the model makes of a row, as `encode_rows` calls it; ConfigError for a model that has no loss."""
+    forms = {"SEQ_CLS": "classes", "SEQ_2_SEQ_LM": "seq2seq", "CAUSAL_LM": "causal"}
+    if model.task_type not in forms:
+        raise ConfigError(
+            f"this {model.config.model_type} checkpoint is a bare encoder: without a head there is no loss to "
+            "calibrate or train on. Give it one with transformers: AutoModelForSequenceClassification.from_pretrained("
+            "MODEL, num_labels=...).save_pretrained(FOLDER)"
+        )
+    return forms[model.task_type]
+
+
+def attach(model: Model, adapter: tr.Adapter) -> None:
+    """`adapter` on `model`, with a warning where it was made for another."""
+    model.attach(adapter)
+    if adapter.model not in (None, model.digest()):
+        warn("this adapter was made for other weights: its A was chosen for them, and its B trained on them")
 
 
 def switches_of(profile: str, switch: list[str] | None) -> Switches:

@@ -29,13 +29,14 @@ class EncodingReport:
     too_long: list[str] = field(default_factory=list)
     unlabelled: list[str] = field(default_factory=list)
     truncated: bool = False
+    max_length: int | None = None
 
     def lines(self) -> list[str]:
         """Sentences for a person; none if every row was used whole."""
         said = []
         if self.too_long:
-            verb = "cut to the context length" if self.truncated else "left out: longer than the context"
-            said.append(f"{len(self.too_long)} row(s) {verb} (first: {self.too_long[0]})")
+            verb = "cut to" if self.truncated else "left out: longer than"
+            said.append(f"{len(self.too_long)} row(s) {verb} {self.max_length} tokens (first: {self.too_long[0]})")
         if self.unlabelled:
             said.append(f"{len(self.unlabelled)} row(s) left out: no labelled token (first: {self.unlabelled[0]})")
         return said
@@ -76,7 +77,7 @@ def encode_rows(
         raise ConfigError(f"too_long is {too_long!r}, expected {' or '.join(TOO_LONG)}")
     if form not in FORMS:
         raise ConfigError(f"form is {form!r}, expected one of {', '.join(FORMS)}")
-    report = EncodingReport(truncated=too_long == "truncate")
+    report = EncodingReport(truncated=too_long == "truncate", max_length=max_length)
     samples = []
     for row in rows:
         sample = _encode(row, tokenizer, template, form, class_names)
@@ -88,7 +89,7 @@ def encode_rows(
             sample = {k: v[:max_length] if isinstance(v, list) else v for k, v in sample.items()}
         labels = sample["labels"]
         scored = labels[1:] if isinstance(labels, list) and form == "causal" else labels  # the first has no predecessor
-        if isinstance(labels, list) and all(label == IGNORED for label in scored):
+        if not sample["input_ids"] or (isinstance(labels, list) and all(label == IGNORED for label in scored)):
             report.unlabelled.append(row.where)
             continue
         samples.append(sample)
@@ -105,6 +106,7 @@ def encode_text(prompt: str, tokenizer: Tokenizer, template: str = "plain", form
 
 def encode_prompt(row: Row, tokenizer: Tokenizer, template: str = "plain", form: str = "causal") -> list[int]:
     """Token ids of what stands before a row's (last) response, for generation."""
+    _check_text(row.where, row.values)
     text = _prompt(row, tokenizer, template)
     if form != "causal":
         return tokenizer.encode(text, add_special_tokens=True)
@@ -117,7 +119,10 @@ def _prompt(row: Row, tokenizer: Tokenizer, template: str) -> str:
     if row.form == "pair" and template != CHAT:
         return prompt_text(template, row.values)[0]
     if row.form in ("text", "tokens"):
-        raise DataError(f"{row.where}: a row of the form {row.form} has no prompt of text to answer")
+        raise DataError(
+            f"{row.where}: a row of the form {row.form} has no prompt of text to answer: name the fields of a "
+            "prompt and a response (--field), or a task that makes them (--task)"
+        )
     messages = _as_messages(row)
     last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
     return tokenizer.apply_chat_template(messages[:last], add_generation_prompt=True)
@@ -151,6 +156,7 @@ def _encode(
         return dict(row.values)
     if tokenizer is None:
         raise DataError(f"{row.where}: a row of text needs a tokenizer; only rows of input_ids and labels do without")
+    _check_text(row.where, row.values)
     if form != "causal":
         ids, response = encode_prompt(row, tokenizer, template, form), response_text(row)
         if form == "classes":
@@ -165,6 +171,21 @@ def _encode(
     before = _start(tokenizer) + tokenizer.encode(prompt)
     after = tokenizer.encode(response) + _end(tokenizer)
     return {"input_ids": before + after, "labels": [IGNORED] * len(before) + after}
+
+
+def _check_text(where: str, value: Any) -> None:
+    """DataError for half of a surrogate pair anywhere in a row: it is no character, and no tokenizer takes it."""
+    if isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            _check_text(where, part)
+    elif isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{where}: holds half of a surrogate pair ({value[error.start]!a} at character {error.start} of "
+                f"{value[:20]!a}...): the text was cut inside a character. Mend the text, or leave it out"
+            ) from None
 
 
 def _class(row: Row, response: str, names: Sequence[str]) -> int:

@@ -23,8 +23,8 @@ def _check(W: Array, C: Array | None, r: int) -> None:
 def wc_svd(W: Array, C: Array, r: int, svd_dtype: str = "float64") -> tuple[Array, Array]:
     """Eq. 4 (Alg. 1, lines 16 and 17): A = the first r rows of V^T in the SVD of W C.
 
-    The product and the SVD are in float64 whatever the model's dtype (float32 with the released switch). C matters
-    only up to a positive factor.
+    The product and the SVD are in float64 whatever the model's dtype. With the released switch the product is in W's
+    dtype and the SVD in float32. C matters only up to a positive factor.
 
     Parameters
     ----------

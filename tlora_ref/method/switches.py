@@ -65,7 +65,7 @@ class Switches:
         return Switches(**values)
 
 
-#: The named settings. Row numbers are those of the README's table of differences.
+#: The named settings: what the README's table of differences compares.
 PROFILES: dict[str, Switches] = {
     "paper": Switches(),
     "released": Switches(

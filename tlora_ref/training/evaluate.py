@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlora_ref.data import pad_batch
-from tlora_ref.errors import DataError
+from tlora_ref.errors import DataError, NumericsError
 from tlora_ref.transformer import Model
 
 
@@ -26,7 +26,10 @@ class Evaluation:
 
 
 def evaluate(model: Model, samples: Sequence[Mapping[str, Any]], *, batch_size: int = 8) -> Evaluation:
-    """The mean loss over all scored labels of `samples`: one sum, divided once, whatever the batch size."""
+    """The mean loss over all scored labels of `samples`: one sum, divided once, whatever the batch size.
+
+    Raises DataError without samples, NumericsError if the loss is not finite.
+    """
     if not samples:
         raise DataError("there are no samples to evaluate on")
     view = model.watching([])
@@ -37,6 +40,11 @@ def evaluate(model: Model, samples: Sequence[Mapping[str, Any]], *, batch_size: 
         output = view(**pad_batch(by_length[start : start + batch_size], pad), loss_divisor=1.0)
         total += output.loss.item()
         tokens += output.tokens
+    if not math.isfinite(total):
+        raise NumericsError(
+            f"the loss on {len(samples)} samples is {total / tokens}: the weights or the adapter give logits that are "
+            "not finite"
+        )
     return Evaluation(total / tokens, tokens)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 from tlora_ref.adapter import Adapter
 from tlora_ref.backend import Array
 from tlora_ref.errors import ConfigError
@@ -26,13 +29,29 @@ def trained_arrays(model: Model, adapter: Adapter | None, settings: TrainSetting
     arrays = {f"{m}.lora_B.weight": B for m, B in adapter.B.items()}
     if settings.trainable == "AB":
         arrays |= {f"{m}.lora_A.weight": A for m, A in adapter.A.items()}
-    for name in settings.also:
-        if name not in model.tensors:
-            raise ConfigError(f'also: the model has no tensor "{name}"')
+    for name in whole_tensors(model, settings.also):
         arrays[name] = adapter.saved.get(name, model.tensors[name])
     if not arrays:
         raise ConfigError("there is nothing to train: the adapter has no module of rank 1 or more")
     return arrays
+
+
+def whole_tensors(model: Model, also: Iterable[str]) -> list[str]:
+    """The tensors that `also` names, by themselves or as all of a module ("classifier").
+
+    Raises
+    ------
+    ConfigError
+        for a name that is neither; it says which come near.
+    """
+    found: list[str] = []
+    for name in also:
+        tensors = [tensor for tensor in model.tensors if tensor == name or tensor.startswith(f"{name}.")]
+        if not tensors:
+            near = get_close_matches(name, model.tensors, cutoff=0.4) or list(model.tensors)[-3:]
+            raise ConfigError(f'also: the model has no tensor or module "{name}". It has, for one, {", ".join(near)}')
+        found += tensors
+    return list(dict.fromkeys(found))
 
 
 def install(arrays: dict[str, Array], model: Model, adapter: Adapter | None) -> None:
@@ -49,3 +68,4 @@ def install(arrays: dict[str, Array], model: Model, adapter: Adapter | None) -> 
             adapter.A[name.removesuffix(".lora_A.weight")] = array
         else:
             adapter.saved[name] = array
+            adapter.untrained.discard(name)

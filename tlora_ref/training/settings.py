@@ -5,12 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from tlora_ref.errors import ConfigError
 
 TRAINABLE = ("B", "AB", "all")
 SCHEDULES = ("cosine", "linear", "constant")
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, Integral) and int(value) >= 1
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,7 @@ class TrainSettings:
     Attributes
     ----------
     trainable : "B" (TLoRA: A frozen), "AB" (plain LoRA and the ablations), "all" (every weight of the model)
-    also : names of whole tensors trained beside the adapter (a classification head's, say)
+    also : names of whole tensors, or of modules, trained beside the adapter ("classifier", say)
     steps, epochs : how long; `steps` optimizer steps if given, else `epochs` passes over the data
     batch_size : samples of one forward pass; grad_accumulation : forward passes of one optimizer step
     lr, schedule, warmup_ratio : peak learning rate, its decay, and the share of the steps in which it rises from 0
@@ -43,19 +52,20 @@ class TrainSettings:
     seed: int = 42
 
     def __post_init__(self) -> None:
+        clip = self.max_grad_norm
         checks: Sequence[tuple[str, bool, str]] = (
             ("trainable", self.trainable in TRAINABLE, f"one of {', '.join(TRAINABLE)}"),
             ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
-            ("steps", self.steps is None or self.steps >= 1, "a positive integer"),
-            ("epochs", self.epochs > 0, "a positive number"),
-            ("batch_size", self.batch_size >= 1, "a positive integer"),
-            ("grad_accumulation", self.grad_accumulation >= 1, "a positive integer"),
-            ("lr", self.lr >= 0 and math.isfinite(self.lr), "a finite number, not negative"),
-            ("warmup_ratio", 0 <= self.warmup_ratio <= 1, "a number from 0 to 1"),
-            ("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers from 0 to below 1"),
-            ("eps", self.eps > 0, "a positive number"),
-            ("weight_decay", self.weight_decay >= 0, "a number, not negative"),
-            ("max_grad_norm", self.max_grad_norm is None or self.max_grad_norm > 0, "a positive number"),
+            ("steps", self.steps is None or _count(self.steps), "a positive integer"),
+            ("epochs", _number(self.epochs) and self.epochs > 0, "a positive number"),
+            ("batch_size", _count(self.batch_size), "a positive integer"),
+            ("grad_accumulation", _count(self.grad_accumulation), "a positive integer"),
+            ("lr", _number(self.lr) and self.lr >= 0, "a finite number, not negative"),
+            ("warmup_ratio", _number(self.warmup_ratio) and 0 <= self.warmup_ratio <= 1, "a number from 0 to 1"),
+            ("betas", all(_number(beta) and 0 <= beta < 1 for beta in self.betas), "two numbers from 0 to below 1"),
+            ("eps", _number(self.eps) and self.eps > 0, "a positive number"),
+            ("weight_decay", _number(self.weight_decay) and self.weight_decay >= 0, "a number, not negative"),
+            ("max_grad_norm", clip is None or (_number(clip) and clip > 0), "a positive number"),
         )
         for name, good, expected in checks:
             if not good:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tlora_ref.autograd import Tensor, Visibility
 from tlora_ref.backend import Array
-from tlora_ref.errors import DataError
+from tlora_ref.errors import CheckpointError, DataError
 from tlora_ref.transformer.cache import KeyValueCache
 from tlora_ref.transformer.generation import generate
 from tlora_ref.transformer.head import VocabularyHead, loss_divisor_of
@@ -49,6 +49,8 @@ class Decoder(Model):
 class CausalLM(Decoder, VocabularyHead):
     """A decoder that predicts each token from those before it."""
 
+    task_type = "CAUSAL_LM"
+
     @classmethod
     def tensor_shapes(cls, config: Any) -> dict[str, tuple[int, ...]]:
         shapes = cls.decoder_shapes(config)
@@ -61,9 +63,15 @@ class CausalLM(Decoder, VocabularyHead):
 
     @classmethod
     def sanitize(cls, tensors: dict[str, Array], config: Any) -> dict[str, Array]:
-        """Drop the copy of a tied output matrix that some checkpoints store."""
+        """Drop the copy of a tied output matrix that some checkpoints store, if it is one."""
         tensors = super().sanitize(tensors, config)
-        return {name: x for name, x in tensors.items() if not (config.tie_word_embeddings and name == cls.output_name)}
+        copy = tensors.pop(cls.output_name, None) if config.tie_word_embeddings else None
+        if copy is not None and not np.array_equal(copy, tensors.get(cls.embedding_name, copy)):
+            raise CheckpointError(
+                f"{cls.output_name} differs from {cls.embedding_name}, but config.json says that they are one: for an "
+                'output matrix of its own set "tie_word_embeddings" to false'
+            )
+        return tensors
 
     def __call__(
         self,

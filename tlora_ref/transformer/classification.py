@@ -17,6 +17,9 @@ from tlora_ref.transformer.inputs import padding_mask, positions_of, token_ids
 from tlora_ref.transformer.output import Output
 from tlora_ref.transformer.settings import Settings
 
+#: The modules beside the base model in transformers' classifiers.
+HEADS = ("pre_classifier", "classifier", "score")
+
 
 # ---------------------------------------------------------------------------------------------- configuration
 def read_head(settings: Settings, default: str) -> dict[str, Any]:
@@ -60,6 +63,11 @@ def head_dict(config: Any) -> dict[str, Any]:
     return values
 
 
+def head_tensors(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """Those of the modules that transformers calls the heads of its classifiers."""
+    return {name: x for name, x in tensors.items() if name.partition(".")[0] in HEADS}
+
+
 # ---------------------------------------------------------------------------------------------- loss
 def class_labels(labels: Any, batch: int, classes: int) -> Array:
     """Labels as host integers (batch,): a single class, or one a row."""
@@ -98,6 +106,8 @@ def classified(
 class DecoderClassifier(Decoder):
     """A decoder whose hidden state at the last token is mapped to classes by `score`."""
 
+    task_type = "SEQ_CLS"
+
     @classmethod
     def tensor_shapes(cls, config: Any) -> dict[str, tuple[int, ...]]:
         shapes = cls.decoder_shapes(config)
@@ -106,6 +116,9 @@ class DecoderClassifier(Decoder):
     @classmethod
     def linear_modules(cls, config: Any) -> list[str]:
         return [*cls.decoder_modules(config), "score"]
+
+    def whole_head(self) -> dict[str, Array]:
+        return head_tensors(self.tensors)
 
     def __call__(
         self,
@@ -170,6 +183,11 @@ class DecoderClassifier(Decoder):
 # ---------------------------------------------------------------------------------------------- encoders
 class EncoderClassifier(Encoder):
     """An encoder whose hidden state at the first token (`[CLS]`, `<s>`) is mapped to classes by the family's head."""
+
+    task_type = "SEQ_CLS"
+
+    def whole_head(self) -> dict[str, Array]:
+        return head_tensors(self.tensors)
 
     def head(self, first: Tensor) -> Tensor:
         """Hidden states of the first tokens (batch, d_model) -> logits (batch, classes)."""

@@ -140,6 +140,10 @@ class GPT2Decoder(Decoder):
         return _turned(tensors)
 
     # ------------------------------------------------------------------ forward
+    @property
+    def context(self) -> int:
+        return int(self.config.n_positions)
+
     def hidden_states(self, ids: Array, positions: Array, keep: Array | None, cache: KeyValueCache | None) -> Tensor:
         if positions.max() >= self.config.n_positions:
             raise DataError(

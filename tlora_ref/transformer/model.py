@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 
 from tlora_ref.autograd import Tensor, leaf, linear, low_rank_linear
-from tlora_ref.backend import Array, Device, device_of
+from tlora_ref.backend import Array, Device, device_of, to_numpy
 from tlora_ref.errors import ConfigError, ShapeError
 from tlora_ref.transformer.output import Output
 
@@ -40,6 +41,8 @@ class Model:
 
     #: Suffixes of the module paths that TLoRA adapts unless told otherwise (the linear layers of attention and MLP).
     default_targets: ClassVar[tuple[str, ...]] = ()
+    #: PEFT's name for what the model does.
+    task_type: ClassVar[str] = "FEATURE_EXTRACTION"
 
     def __init__(self, config: Any, tensors: Mapping[str, Array]) -> None:
         self.config = config
@@ -87,6 +90,15 @@ class Model:
         """Continue a prompt, where the family can; see `tlora_ref.transformer.generation.generate`."""
         raise ConfigError(f"a {type(self).__name__} model does not generate text")
 
+    @property
+    def context(self) -> int | None:
+        """The longest sequence, in tokens, that the model was made for; None where nothing limits it."""
+        return getattr(self.config, "max_position_embeddings", None)
+
+    def whole_head(self) -> dict[str, Array]:
+        """The head of a classifier, which PEFT keeps whole beside A and B; empty for other models."""
+        return {}
+
     # ------------------------------------------------------------------ weights
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -106,6 +118,15 @@ class Model:
     def parameter_count(self) -> int:
         """Number of weights, tied ones counted once."""
         return sum(int(tensor.size) for tensor in self.tensors.values())
+
+    def digest(self) -> str:
+        """Tells checkpoints apart: SHA-256 of each tensor's name, shape and some sixteen values in float32."""
+        found = hashlib.sha256()
+        for name in sorted(self.tensors):
+            values = self.tensors[name].reshape(-1)
+            few = to_numpy(values[:: max(1, values.size // 16)]).astype("<f4")
+            found.update(f"{name} {self.tensors[name].shape} ".encode() + few.tobytes())
+        return found.hexdigest()
 
     @classmethod
     def target_shapes(cls, config: Any, targets: Targets = None) -> dict[str, tuple[int, int]]:
@@ -171,11 +192,19 @@ class Model:
         ShapeError
             if a matrix does not fit its module, or has another dtype than the model.
         """
-        self._check_adapter(adapter)
+        self.check_adapter(adapter)
         self.adapter = adapter
 
-    def _check_adapter(self, adapter: AttachedAdapter) -> None:
-        """Every module of `adapter` is one of the model's, whole, and of its shape and dtype."""
+    def check_adapter(self, adapter: AttachedAdapter) -> None:
+        """All of `adapter` has a place in this model, of its shape and dtype; raises as `attach` does."""
+        for name, tensor in adapter.saved.items():
+            if name not in self.tensors:
+                raise ConfigError(f'the adapter holds "{name}" whole, which this model does not have')
+            if tensor.shape != self.tensors[name].shape or tensor.dtype != self.dtype:
+                raise ShapeError(
+                    f"the adapter's {name} is {tensor.shape} {tensor.dtype}, the model's {self.tensors[name].shape} "
+                    f"{self.dtype}. Was it made for another model?"
+                )
         linears = set(self.linear_modules(self.config))
         for name, A in adapter.A.items():
             if name not in linears:
@@ -203,7 +232,7 @@ class Model:
 
         Raises as `attach` does.
         """
-        self._check_adapter(adapter)
+        self.check_adapter(adapter)
         tensors = {**self.tensors, **adapter.saved}
         for name in adapter.A:
             tensors[f"{name}.weight"] = adapter.merged_weight(name, self.weight(name))

@@ -45,6 +45,10 @@ class Roberta(Bert):
     config: RobertaConfig
     base = "roberta"
 
+    @property
+    def context(self) -> int:
+        return int(self.config.max_position_embeddings - self.config.pad_token_id - 1)
+
     def positions(self, ids: Array) -> Array:
         """As in transformers they follow from the ids, whatever the mask says."""
         pad = self.config.pad_token_id

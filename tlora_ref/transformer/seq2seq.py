@@ -20,6 +20,7 @@ from tlora_ref.transformer.output import Output
 class Seq2SeqLM(VocabularyHead):
     """An encoder reads `input_ids`; a decoder that attends to it predicts the labels. A family implements both."""
 
+    task_type = "SEQ_2_SEQ_LM"
     embedding_name: ClassVar[str] = "shared.weight"
 
     def encode(self, ids: Array, keep: Array | None) -> Tensor:
