@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -45,8 +46,10 @@ def check(
 ) -> None:
     """Check a Python implementation over generated cases of its stages: exit status 1 if it is wrong."""
     screen = Screen(json)
-    implementation = loaded(target)
-    with screen.progress("checks", lines=False) as advance:
+    silent = redirect_stdout(sys.stderr)  # what the candidate prints is no part of the report
+    with silent:
+        implementation = loaded(target)
+    with screen.progress("checks", lines=False) as advance, silent:
         report = check_implementation(
             implementation,
             profile=profile,
@@ -120,8 +123,8 @@ def show(screen: Screen, report: KitReport) -> None:
     if first is not None:
         screen.say(f"\nthe smallest case of {first.id}, to run again:\n\n{first.reproduce}")
     if report.passed:
-        skipped = len({r.stage for r in report.of(SKIPPED)})
-        screen.say("right: every check of what is there passes" + (f" ({skipped} stages not there)" if skipped else ""))
+        skipped = len(report.of(SKIPPED))
+        screen.say("right: every check of what is there passes" + (f" ({skipped} not checked)" if skipped else ""))
     elif report.first_failing is None:
         screen.say("nothing new is wrong, but the list of expected failures is out of date, or nothing passed")
     else:
@@ -130,7 +133,9 @@ def show(screen: Screen, report: KitReport) -> None:
 
 
 def finish(screen: Screen, report: KitReport) -> None:
-    """The verdict for a machine, and as the exit status."""
+    """The verdict for a machine, and as the exit status. ConfigError if there is none: every check was skipped."""
+    if len(report.of(SKIPPED)) == len(report.results):
+        raise ConfigError("nothing could be checked: no stage or output that was asked for is there")
     screen.finish(report.to_dict())
     if not report.passed:
         raise typer.Exit(1)

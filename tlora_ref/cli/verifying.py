@@ -11,7 +11,7 @@ import tlora_ref as tr
 from tlora_ref.cli import checking
 from tlora_ref.cli import options as o
 from tlora_ref.cli.show import Screen
-from tlora_ref.errors import ConfigError
+from tlora_ref.errors import CheckpointError, ConfigError
 from tlora_ref.oracle.kit.vectors import CASES, compare_vectors
 from tlora_ref.oracle.report import CASCADE, FAIL, SKIP, Report
 
@@ -59,7 +59,7 @@ def verify(
 
 def show(screen: Screen, report: Report) -> None:
     """The table of stages, what is wrong, and the verdict."""
-    screen.table("Stages", ("stage", "paper", "result", "modules", "worst"), report.rows())
+    screen.table("Stages", ("stage", "paper", "result", "checks", "worst"), report.rows())
     wrong = report.of(FAIL)
     for finding in wrong[:SHOWN]:
         screen.say(finding.line())
@@ -70,12 +70,16 @@ def show(screen: Screen, report: Report) -> None:
     skipped = {f"{f.stage}: {f.why}" for f in report.of(SKIP)}
     for text in sorted(skipped):
         screen.say(f"not checked: {text}")
+    for kind, how_many in report.unrecorded.items():
+        screen.say(f"not recorded: {kind} ({how_many})")
+    for kind in report.unjudged:
+        screen.say(f"not checked: {kind} is recorded, but nothing here tells what it should be")
     for name, text in report.tolerances.items():
         screen.say(f"tolerance, {name}: {text}")
+    if len(report.of(SKIP)) == len(report.findings):
+        raise CheckpointError("nothing could be checked: the candidate has nothing that the golden trace can judge")
     if report.passed:
-        screen.say("right: everything that was recorded agrees")
-    elif report.first_failing is None:
-        screen.say("nothing could be checked: the candidate shares no quantity with the golden trace")
+        screen.say("right: everything that was checked agrees")
     else:
         screen.say(
             f"wrong: the first failing stage is {report.first_failing}; likely cause: {report.cause or 'unknown'}"

@@ -7,6 +7,7 @@ what differs only because of it is called a cascade.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,10 @@ from tlora_ref.adapter import Adapter
 from tlora_ref.backend import Array
 from tlora_ref.checkpoint import load_model, load_peft
 from tlora_ref.errors import CheckpointError, ConfigError
-from tlora_ref.oracle.format import MANIFEST, Manifest, Trace
+from tlora_ref.oracle.format import MANIFEST, SAMPLE_FIELDS, Manifest, Trace
 from tlora_ref.oracle.held import GOLDEN, STAGES, Held
 from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.record import digest
 from tlora_ref.oracle.report import CASCADE, FAIL, ORDER, PASS, SKIP, Finding, Report
 from tlora_ref.transformer import Model
 
@@ -56,11 +58,16 @@ def compare(
     unknown = set(factors) - set(ORDER)
     if unknown:
         raise ConfigError(f"tolerances for {', '.join(sorted(unknown))}: expected some of {', '.join(ORDER)}")
+    for stage, factor in factors.items():
+        if not 0 < factor < math.inf:
+            raise ConfigError(f"the tolerance factor of {stage} is {factor}: expected a positive, finite number")
     precision = Precision.of(dtype or mine.manifest.dtype)
     model = load_model(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
     if model is not None:
         _same_model(gold, model)
-    report = _judged(Held(gold, mine, model, precision, factors))
+    held = Held(gold, mine, model, precision, factors)
+    report = _judged(held)
+    report.unrecorded, report.unjudged = _left_out(gold, mine)
     if not report.passed and report.cause is None and precision.name == "float64":
         report.right_as_float32 = _judged(Held(gold, mine, model, Precision.of("float32"), factors)).passed
     return report
@@ -117,7 +124,7 @@ def _same_run(golden: Trace, candidate: Trace) -> None:
                 f"{getattr(candidate.manifest, name)} in the candidate: compare runs of one budget"
             )
     for n in candidate.numbered("sample", "input_ids"):
-        for name in (f"sample/{n}/input_ids", f"sample/{n}/labels"):
+        for name in (f"sample/{n}/{field}" for field in SAMPLE_FIELDS):
             if candidate.has(name) and golden.has(name) and not np.array_equal(candidate.get(name), golden.get(name)):
                 raise CheckpointError(f"{name} differs: the candidate was recorded on other samples")
 
@@ -126,6 +133,30 @@ def _same_model(golden: Trace, model: Model) -> None:
     for module, shape in golden.shapes.items():
         if model.weight(module).shape != shape:
             raise CheckpointError(f"{module} is {model.weight(module).shape} in the checkpoint, {shape} in the trace")
+    recorded = golden.manifest.checkpoint.get("tensors_sha256")
+    if recorded not in (None, digest(model.tensors)):
+        raise CheckpointError(
+            "the checkpoint's weights are not those that the golden trace was recorded with: give the same checkpoint "
+            "(the trace's manifest names it), or record the trace again"
+        )
+
+
+def _left_out(golden: Trace, candidate: Trace) -> tuple[dict[str, str], list[str]]:
+    """{kind of name: how many} that the golden trace has and the candidate lacks; kinds that nothing has read."""
+    lacking = [_kind(name) for name in golden.names() if not candidate.has(name)]
+    every = [_kind(name) for name in golden.names()]
+    unrecorded = {kind: f"{lacking.count(kind)} of {every.count(kind)}" for kind in dict.fromkeys(lacking)}
+    unread = [_kind(name) for name in candidate.names() if name not in candidate.read]
+    return unrecorded, list(dict.fromkeys(unread))
+
+
+def _kind(name: str) -> str:
+    """A name as FORMAT.md writes it: `train/3/B/model.layers.0...` is `train/<t>/B/<m>`."""
+    parts = name.split("/")
+    if parts[0] in ("sample", "train") and parts[1].isdecimal():
+        parts[1] = "<n>" if parts[0] == "sample" else "<t>"
+        return "/".join(parts[:3] + ["<m>"] * (len(parts) > 3))
+    return name if parts[0] == "train" else f"{parts[0]}/<m>"
 
 
 def _settled(stage: str, found: list[Finding], before: list[Finding]) -> list[Finding]:

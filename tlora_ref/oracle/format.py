@@ -16,6 +16,8 @@ from tlora_ref.checkpoint.reader import check_finite, inside, read_header, read_
 from tlora_ref.checkpoint.write import new_folder, write_json
 from tlora_ref.errors import CheckpointError, ConfigError, ShapeError
 from tlora_ref.method.switches import PROFILES, Switches
+from tlora_ref.oracle.precision import Precision
+from tlora_ref.training import TrainSettings
 
 FORMAT, VERSION = "tlora_ref.trace", 1
 TENSORS, MANIFEST = "trace.safetensors", "manifest.json"
@@ -116,18 +118,55 @@ class Manifest:
             raise CheckpointError(
                 f"{path}: a trace of version {values.get('version')!r}; this library reads {VERSION}. Record it again"
             )
+        _check_kinds(path, values)
         known = {f.name for f in fields(Manifest)}
         needed = {"modules", "r_init", "alpha"}
         if set(values) - known or needed - set(values):
             odd = sorted((set(values) - known) | (needed - set(values)))
             raise CheckpointError(f"{path}: unknown or missing: {', '.join(odd)}. FORMAT.md lists what a manifest has")
         try:
+            if values.get("train"):
+                values["train"] = TrainSettings(**{**values["train"], **_tuples(values["train"])}).to_dict()
             manifest = Manifest(**values)
             manifest.shapes()
             manifest.resolved()
+            Precision.of(manifest.dtype)
         except (ConfigError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: not what a manifest holds ({type(error).__name__}: {error})") from error
         return manifest
+
+
+#: The fields of a manifest that are read, and what JSON must hold there.
+KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    **dict.fromkeys(("modules", "stages", "command"), (list, "a list")),
+    **dict.fromkeys(("switches", "train", "checkpoint", "data", "versions", "noise"), (dict, "an object")),
+    **dict.fromkeys(("r_init", "samples", "seed"), (int, "an integer")),
+    **dict.fromkeys(("profile", "dtype", "init", "uniform_scale"), (str, "a text")),
+    **dict.fromkeys(("adapt_rank", "adapt_scale"), (bool, "true or false")),
+    "alpha": ((int, float), "a number"),
+}
+
+
+def _check_kinds(path: Path, values: Mapping[str, Any]) -> None:
+    """CheckpointError for a field of the manifest that holds another kind of value than it should."""
+    for name, (kind, expected) in KINDS.items():
+        value = values.get(name)
+        wrong = not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
+        if name in values and wrong:
+            raise CheckpointError(f'{path}: "{name}" is {value!r:.60}, expected {expected}')
+    names = [m.get("name") if isinstance(m, dict) else m for m in values.get("modules", [])]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise CheckpointError(f"{path}: {twice[0]} is listed twice under modules")
+    for dtype, quantities in values.get("noise", {}).items():
+        tables = quantities.values() if isinstance(quantities, dict) else [quantities]
+        if not all(isinstance(t, dict) and all(isinstance(x, int | float) for x in t.values()) for t in tables):
+            raise CheckpointError(f'{path}: "noise" of {dtype} is not {{quantity: {{key: number}}}}')
+
+
+def _tuples(train: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """The settings that JSON holds as lists."""
+    return {name: tuple(value) for name, value in train.items() if isinstance(value, list)}
 
 
 class TraceWriter:
@@ -180,7 +219,7 @@ def check_name(name: str, shape: Sequence[int], shapes: Mapping[str, tuple[int, 
 
 
 class Trace:
-    """A trace that was read: tensors on demand, as float64 (or int64) host arrays."""
+    """A trace: tensors on demand, as float64 (or int64) host arrays; `read` says which were asked for."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -201,6 +240,7 @@ class Trace:
 
     def _hold(self, manifest: Manifest, tensors: dict[str, Array]) -> None:
         self.manifest, self.shapes, self._tensors = manifest, manifest.shapes(), tensors
+        self.read: set[str] = set()
         ranks: dict[str, tuple[int, str]] = {}
         for name, tensor in tensors.items():
             try:
@@ -224,6 +264,10 @@ class Trace:
                 said = f"{name} has {len(self.get(name))} entries, but step {last} is recorded"
                 raise CheckpointError(f"{self.folder / TENSORS}: {said}")
 
+    def names(self) -> list[str]:
+        """All quantities that the trace holds."""
+        return list(self._tensors)
+
     def has(self, name: str) -> bool:
         """Whether the trace holds this quantity."""
         return name in self._tensors
@@ -232,6 +276,7 @@ class Trace:
         """One quantity; CheckpointError if it is not there or not finite."""
         if name not in self._tensors:
             raise CheckpointError(f"{self.folder}: the trace holds no {name}")
+        self.read.add(name)
         tensor = self._tensors[name]
         if tensor.dtype.kind in "iub":
             return np.asarray(tensor)

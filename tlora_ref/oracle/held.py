@@ -22,6 +22,7 @@ from tlora_ref.oracle.judges.statistics import (
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.replay import Replay
 from tlora_ref.oracle.report import Finding
+from tlora_ref.oracle.samples import loss_findings, of_every_sample, sample_findings
 from tlora_ref.oracle.trained import adamw_findings, gradient_findings, initialization_findings, merge_findings
 from tlora_ref.oracle.verdict import Verdict
 from tlora_ref.transformer import Model
@@ -100,32 +101,21 @@ class Held:
         """What could not be checked, and why."""
         return Finding(stage, OWN, module, None, "", why)
 
+    def of_encoder_decoder(self, n: int) -> bool:
+        """Whether sample n is one of an encoder-decoder, whose labels are not shifted by one against its logits."""
+        said = self.golden.has(f"sample/{n}/decoder_input_ids")
+        return said or (self.model is not None and self.model.task_type == "SEQ_2_SEQ_LM")
+
+    @property
+    def adapted(self) -> list[str]:
+        """The modules with a rank: by the candidate's own ranks where it has them all, else by the golden ones."""
+        ranks = {m: f"rank/{m}" for m in self.golden.shapes}
+        trace = self.candidate if all(map(self.candidate.has, ranks.values())) else self.golden
+        return [m for m, name in ranks.items() if trace.has(name) and trace.get(name) > 0]
+
     def both(self, name: str) -> bool:
         """Whether both traces have this quantity."""
         return self.golden.has(name) and self.candidate.has(name)
-
-
-def loss_findings(held: Held) -> list[Finding]:
-    """Each sample's loss against the golden one; the logits, of the candidate or of a replay, say what is wrong."""
-    found = []
-    for n in held.golden.numbered("sample", "loss"):
-        name = f"sample/{n}/loss"
-        if not held.both(name):
-            found.append(held.skipped("loss", None, f"sample {n}: no loss recorded"))
-            continue
-        golden = held.golden.get(name)
-        slips = [] if held.replay is None else held.replay.loss_slips(n)
-        allowed = held.network("loss", str(n), golden)
-        found.append(
-            held.against_golden("loss", None, f"loss of sample {n}", held.candidate.get(name), golden, allowed, slips)
-        )
-    return found
-
-
-def _of_every_sample(held: Held, trace: Trace, quantity: str, module: str) -> list[Array] | None:
-    """A quantity of a module on every sample, where all were recorded."""
-    names = [f"sample/{n}/{quantity}/{module}" for n in range(held.golden.manifest.samples)]
-    return [trace.get(name) for name in names] if names and all(map(trace.has, names)) else None
 
 
 def covariance_findings(held: Held) -> list[Finding]:
@@ -136,7 +126,7 @@ def covariance_findings(held: Held) -> list[Finding]:
         if not held.candidate.has(name):
             found.append(held.skipped("covariance", module, "not recorded"))
             continue
-        C, X = held.candidate.get(name), _of_every_sample(held, held.candidate, "input", module)
+        C, X = held.candidate.get(name), of_every_sample(held, held.candidate, "input", module)
         if X is not None:
             judged = judge_covariance(C, inputs=X, switches=held.switches, precision=held.precision)
             found += [held.own("covariance", module, verdict) for verdict in judged]
@@ -144,17 +134,19 @@ def covariance_findings(held: Held) -> list[Finding]:
         slips = _covariance_slips(held, module, golden)
         allowed = held.network("covariance", module, golden)
         found.append(held.against_golden("covariance", module, "entries", C, golden, allowed, slips))
+    for module in held.golden.shapes:
+        found += sample_findings(held, module)
     return found
 
 
 def _covariance_slips(held: Held, module: str, golden: Array) -> list[Slip]:
-    X = _of_every_sample(held, held.golden, "input", module)
+    X = of_every_sample(held, held.golden, "input", module)
     if X is None and held.replay is not None:
         X = held.replay.inputs(module)
     if X is not None:
         return covariance_slips(X, held.switches)
-    sums = _of_every_sample(held, held.golden, "input_sum", module)
-    counts = _of_every_sample(held, held.golden, "tokens", module)
+    sums = of_every_sample(held, held.golden, "input_sum", module)
+    counts = of_every_sample(held, held.golden, "tokens", module)
     if held.switches.centre or sums is None or counts is None:
         return []
     tokens = [int(count) for count in counts]
@@ -189,11 +181,11 @@ def sensitivity_findings(held: Held) -> list[Finding]:
 
 
 def _own_sensitivity(held: Held, module: str, S: Array) -> Verdict | None:
-    gradients = _of_every_sample(held, held.candidate, "grad_W", module)
+    gradients = of_every_sample(held, held.candidate, "grad_W", module)
     if held.model is not None and gradients is not None:
         W = np.asarray(held.model.weight(module), np.float64)
         return judge_sensitivity(S, W=W, gradients=gradients, switches=held.switches, precision=held.precision)[0]
-    values = _of_every_sample(held, held.candidate, "sensitivity", module)
+    values = of_every_sample(held, held.candidate, "sensitivity", module)
     if values is None:
         return None
     own = np.array(values, np.float64)
@@ -230,12 +222,26 @@ def rank_findings(held: Held) -> list[Finding]:
     verdict = judge_ranks(
         ranks, S, list(held.golden.shapes.values()), held.golden.manifest.r_init, held.switches, judged_in
     )
-    found = [held.finding("ranks", source, _named(modules, verdict), verdict)]
+    found = [*_eq6_findings(held, S, source), held.finding("ranks", source, _named(modules, verdict), verdict)]
     if source == OWN and held.golden.modules("rank"):
         golden = np.array([float(held.golden.get(f"rank/{m}")) for m in modules])
         near = [_near_tie(held, m) for m in modules]
-        found.append(held.against_golden("ranks", None, "ranks", ranks, golden, np.array(near), []))
+        verdict = entries("ranks", "ranks", ranks, golden, np.array(near))
+        found.append(held.finding("ranks", GOLDEN, _named(modules, verdict), verdict))
     return found
+
+
+def _eq6_findings(held: Held, S: Array, source: str) -> list[Finding]:
+    """The ranks as Eq. 6 gives them, before any rule of the profile."""
+    modules = list(held.golden.shapes)
+    if not all(held.candidate.has(f"rank_eq6/{m}") for m in modules):
+        return []
+    ranks = np.array([float(held.candidate.get(f"rank_eq6/{m}")) for m in modules])
+    plain = replace(held.switches, remainder="none", rank_floor=0, redistribute=False)
+    boundless = [(2**31, 2**31)] * len(modules)
+    judged_in = Precision.of("float64") if source == GOLDEN else held.precision
+    verdict = judge_ranks(ranks, S, boundless, held.golden.manifest.r_init, plain, judged_in)
+    return [held.finding("ranks", source, _named(modules, verdict), replace(verdict, what="ranks of Eq. 6"))]
 
 
 def _named(modules: list[str], verdict: Verdict) -> str | None:
@@ -281,7 +287,8 @@ def scale_findings(held: Held) -> list[Finding]:
         allowed = allowed + 16.0 * rounding_of(held) * np.abs(golden)
         if held.switches.round_alpha:
             allowed = allowed + 1.0 / m.r_init
-        found.append(held.against_golden("scales", None, "scales", scales, golden, allowed, []))
+        verdict = entries("scales", "scales", scales, golden, allowed)
+        found.append(held.finding("scales", GOLDEN, _named(modules, verdict), verdict))
     return found
 
 

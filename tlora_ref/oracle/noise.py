@@ -13,7 +13,7 @@ import numpy as np
 
 from tlora_ref.adapter import Adapter
 from tlora_ref.backend import Array
-from tlora_ref.calibration import CalibrationStats, add_samples
+from tlora_ref.calibration import CalibrationStats, add_samples, sample_inputs
 from tlora_ref.training.loop import step_gradients
 from tlora_ref.transformer import Model
 
@@ -38,6 +38,10 @@ class Noise:
         for module in golden.shapes:
             self._note("covariance", module, stats.covariance[module], golden.covariance[module])
             self._note("sensitivity", module, stats.sensitivity[module], golden.sensitivity[module])
+
+    def of_logits(self, n: int, sample: Mapping[str, Any], golden: Array) -> None:
+        """The logits of sample n."""
+        self._note("logits", str(n), self.model.watching([])(**sample_inputs(sample, n)).logits, golden)
 
     def of_step(
         self, step: int, adapter: Adapter, batch: Mapping[str, Any], gradients: Mapping[str, Array], loss: float

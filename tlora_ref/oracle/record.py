@@ -106,7 +106,7 @@ def _manifest(
         versions=provenance(),
         **facts,
     )
-    manifest.checkpoint = {"tensors_sha256": _digest(model.tensors), **manifest.checkpoint}
+    manifest.checkpoint = {"tensors_sha256": digest(model.tensors), **manifest.checkpoint}
     manifest.data = {"samples_sha256": _samples_digest(samples), **manifest.data}
     return manifest
 
@@ -165,14 +165,14 @@ class _Recording:
                 add(f"sample/{n}/input_sum/{module}", X.sum(axis=0))
                 if "inputs" in self.wanted:
                     add(f"sample/{n}/input/{module}", X)
-            self._extras(n, sample, own)
+            self._extras(n, sample, own, noise)
         for module in stats.shapes:
             add(f"covariance/{module}", stats.covariance[module])
             add(f"sensitivity/{module}", np.float64(stats.sensitivity[module]))
         if noise is not None:
             noise.of_calibration(samples, stats)
 
-    def _extras(self, n: int, sample: Mapping[str, Any], modules: Mapping[str, float]) -> None:
+    def _extras(self, n: int, sample: Mapping[str, Any], modules: Mapping[str, float], noise: Noise | None) -> None:
         """The large tensors of one sample, where they are asked for."""
         if not self.wanted & {"gradients", "logits"}:
             return
@@ -180,6 +180,8 @@ class _Recording:
         output = self.model.watching(names)(**sample_inputs(sample, n))
         if "logits" in self.wanted:
             self.writer.add(f"sample/{n}/logits", output.logits)
+            if noise is not None:
+                noise.of_logits(n, sample, output.logits)
         for name, G in (grad(output.loss, names) if names else {}).items():
             self.writer.add(f"sample/{n}/grad_W/{name.removesuffix('.weight')}", G)
 
@@ -255,7 +257,7 @@ def module_inputs(model: Model, sample: Mapping[str, Any], number: int) -> dict[
     return inputs
 
 
-def _digest(tensors: Mapping[str, Array]) -> str:
+def digest(tensors: Mapping[str, Array]) -> str:
     """SHA-256 over the names, shapes and bytes (in float64) of a model's tensors."""
     digest = hashlib.sha256()
     for name in sorted(tensors):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tlora_ref.oracle.verdict import Verdict
+from tlora_ref.oracle.verdict import AS_FLOAT32, Verdict
 
 #: Stage -> (where the paper has it, the stages whose mistakes reach it), in the order of a run.
 ORDER: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -55,12 +55,18 @@ class Finding:
 class Report:
     """Every finding of a comparison, with the tolerances that were used.
 
-    `right_as_float32`: a candidate that claims float64 is wrong, but would be right if it claimed float32.
+    Attributes
+    ----------
+    right_as_float32 : a candidate that claims float64 is wrong, but would be right if it claimed float32
+    unrecorded : {kind of name: "k of n"} that the golden trace has and the candidate does not
+    unjudged : kinds of names that the candidate has and that nothing was held against
     """
 
     findings: list[Finding]
     tolerances: dict[str, str] = field(default_factory=dict)
     right_as_float32: bool = False
+    unrecorded: dict[str, str] = field(default_factory=dict)
+    unjudged: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -79,7 +85,7 @@ class Report:
         causes = [f.verdict.cause for f in self.of(FAIL) if f.stage == self.first_failing and f.verdict]
         known = [cause for cause in causes if cause]
         if not known and self.right_as_float32:
-            return "right as float32 (--dtype float32): a part of the candidate is computed or stored in float32"
+            return AS_FLOAT32
         return max(known, key=known.count) if known else None
 
     def of(self, status: str) -> list[Finding]:
@@ -111,6 +117,8 @@ class Report:
             "cause": self.cause,
             "counts": {status: len(self.of(status)) for status in (PASS, FAIL, CASCADE, SKIP)},
             "tolerances": self.tolerances,
+            "unrecorded": self.unrecorded,
+            "unjudged": self.unjudged,
             "findings": [
                 {
                     **{name: getattr(f, name) for name in ("stage", "equation", "against", "module", "status", "why")},

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tlora_ref.backend import Array
 from tlora_ref.method.adamw import clip_factor
 from tlora_ref.method.schedule import learning_rate
-from tlora_ref.oracle.format import SAMPLE_FIELDS
+from tlora_ref.oracle.format import SAMPLE_FIELDS, Trace
 from tlora_ref.oracle.judges.adapted import gradient_slips, judge_merge
-from tlora_ref.oracle.judges.bounds import entries
+from tlora_ref.oracle.judges.bounds import OWN, SAFETY, entries
 from tlora_ref.oracle.judges.initialization import judge_initialize_a, row_space, spectrum, svd_unit
 from tlora_ref.oracle.judges.training import NAMES, judge_adamw_step
 from tlora_ref.oracle.report import Finding
@@ -47,6 +47,7 @@ def _A_with_weights(held: Held, module: str) -> list[Finding]:
     if held.candidate.has(name):
         judged = judge_initialize_a(A, C=held.candidate.get(name), **judging)  # type: ignore[arg-type]
         found = [held.own("A", module, verdict) for verdict in judged]
+    found += _singular_values(held, module, W)
     if held.golden.has(name):
         C = held.golden.get(name)
         gold = spectrum(W, C, held.switches, held.precision)
@@ -54,11 +55,21 @@ def _A_with_weights(held: Held, module: str) -> list[Finding]:
         noise *= float(np.linalg.norm(W, ord=2)) * len(C)
         looser = type(gold)(gold.M, gold.sigma, gold.Vt, gold.error + noise)
         verdict = row_space("A", A, looser, 8.0 * held.unit * len(A) ** 0.5)
-        if not found:  # a bare adapter: the golden C is all there is, and it tells the cause too
+        if not held.candidate.has(name):  # a bare adapter: the golden C is all there is, and it tells the cause too
             judged = judge_initialize_a(A, C=C, **judging)  # type: ignore[arg-type]
             return [held.finding("A", "golden", module, v) for v in judged]
         found.append(held.finding("A", "golden", module, verdict))
     return found
+
+
+def _singular_values(held: Held, module: str, W: Array) -> list[Finding]:
+    """sigma of W C, with the candidate's own C: each moves by at most the error in W C (Weyl 1912)."""
+    names = f"sigma/{module}", f"covariance/{module}"
+    if not all(map(held.candidate.has, names)):
+        return []
+    own = spectrum(W, held.candidate.get(names[1]), held.switches, held.precision)
+    expected = own.sigma[: min(W.shape)]
+    return [held.own("A", module, entries("A", "singular values", held.candidate.get(names[0]), expected, own.error))]
 
 
 def _A_without_weights(held: Held, module: str) -> Finding:
@@ -94,8 +105,7 @@ def _A_before(held: Held, step: int, m: str) -> Array | None:
 
 def _matrices(held: Held, step: int) -> tuple[dict[str, Array], dict[str, Array], dict[str, float]] | None:
     """The candidate's A and B before `step` and its scales, where it recorded them all."""
-    c = held.candidate
-    modules = c.modules("A")
+    c, modules = held.candidate, held.adapted
     A, B, scale = {}, {}, {}
     for m in modules:
         before, own_A = f"train/{step - 1}/B/{m}", _A_before(held, step, m)
@@ -122,6 +132,9 @@ def gradient_findings(held: Held) -> list[Finding]:
             found.append(held.skipped("gradient", None, f"step {step}: A, B, scale or the batch is not recorded"))
             continue
         expected, loss = held.replay.step(batch, step, *matrices, letters=held.letters)
+        most = held.golden.manifest.train.get("max_grad_norm") or math.inf
+        clip = clip_factor(math.sqrt(sum(float((g**2).sum()) for g in expected.values())), most)
+        found += _batch(held, step)
         tokens = int((batch.get(f"train/{step}/labels") != -100).sum())
         for (letter, m), right in expected.items():
             name, what = f"train/{step}/grad_{letter}/{m}", f"dL/d{letter} of step {step}"
@@ -129,12 +142,30 @@ def gradient_findings(held: Held) -> list[Finding]:
                 found.append(held.skipped("gradient", m, f"{what} is not recorded"))
                 continue
             slips = gradient_slips(right, matrices[2][m], tokens, len(matrices[0][m]))
+            slips.append(("it is recorded after clipping, not before", lambda g=right, f=clip: g * f))  # type: ignore[misc]
             allowed = held.network(f"grad_{letter}", f"{step}/{m}", right)
             found.append(
                 held.own("gradient", m, entries("gradient", what, held.candidate.get(name), right, allowed, slips))
             )
         found += _training_loss(held, step, np.array(loss))
     return found
+
+
+def _batch(held: Held, step: int) -> list[Finding]:
+    """The batch holds the golden samples, padded or ordered as it may be: by the scored labels of its rows."""
+    name = f"train/{step}/labels"
+    if not held.both(name):
+        return []
+
+    def rows(trace: Trace) -> list[list[int]]:
+        labels = trace.get(name)
+        return sorted(row[row != -100].tolist() for row in labels.reshape(len(labels), -1))
+
+    mine, golden = rows(held.candidate), rows(held.golden)
+    same = mine == golden
+    cause = None if same else "the step is made on other samples, or in another order"
+    verdict = Verdict("gradient", f"samples of step {step}", same, 0.0 if same else 1.0, cause=cause)
+    return [held.finding("gradient", "golden", None, verdict)]
 
 
 def _training_loss(held: Held, step: int, loss: Array) -> list[Finding]:
@@ -178,18 +209,29 @@ def adamw_findings(held: Held) -> list[Finding]:
     return found
 
 
-def _clip(held: Held, step: int) -> float | None:
-    """What the golden run's settings multiply the candidate's gradients with; None where it cannot be told."""
+@dataclass(frozen=True)
+class Clip:
+    """What all gradients of a step are multiplied with, how far that may be off, relatively, and their norm."""
+
+    factor: float = 1.0
+    error: float = 0.0
+    norm: float = 0.0
+
+
+def _clip(held: Held, step: int) -> Clip | None:
+    """By the golden run's settings, of the candidate's gradients; None where it cannot be told."""
     most = held.golden.manifest.train.get("max_grad_norm")
     if most is None:
-        return 1.0
-    ranks = {m: f"rank/{m}" for m in held.golden.shapes}
-    trace = held.candidate if all(map(held.candidate.has, ranks.values())) else held.golden
-    adapted = [m for m, name in ranks.items() if trace.get(name) > 0]
-    names = [f"train/{step}/grad_{letter}/{m}" for letter in held.letters for m in adapted]
+        return Clip()
+    names = [f"train/{step}/grad_{letter}/{m}" for letter in held.letters for m in held.adapted]
     if not all(map(held.candidate.has, names)):
         return None
-    return clip_factor(math.sqrt(sum(float((held.candidate.get(name) ** 2).sum()) for name in names)), most)
+    gradients = [held.candidate.get(name) for name in names]
+    norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
+    # the norm of each matrix, that of the norms, the factor and the product: each is rounded to the storage
+    p, numbers = held.precision, sum(g.size for g in gradients)
+    error = 4.0 * p.storage + SAFETY * (math.sqrt(numbers) + 1.0) * (p.accumulation + OWN)
+    return Clip(clip_factor(norm, most), error if norm * (1.0 + error) > most else 0.0, norm)
 
 
 def _rates(held: Held) -> Finding:
@@ -201,14 +243,36 @@ def _rates(held: Held) -> Finding:
     return held.own("adamw", None, entries("adamw", "learning rates", got, right, 8.0 * held.unit * train["lr"]))
 
 
-def _update(held: Held, step: int, letter: str, m: str, clip: float) -> list[Finding]:
+def _other_updates(held: Held, step: int, grad: Array, norm: float) -> list[tuple[str, dict[str, Any]]]:
+    """What slips with the clipping and the learning rate put into a step; `grad` is not clipped, `norm` of them all."""
+    most, c = held.golden.manifest.train.get("max_grad_norm"), held.candidate
+    found: list[tuple[str, dict[str, Any]]] = []
+    if most is not None:
+        found = [
+            ("the gradient is not clipped", {"grad": grad}),
+            (
+                "each matrix is clipped by its own norm",
+                {"grad": clip_factor(float(np.linalg.norm(grad)), most) * grad},
+            ),
+            ("the gradient is clipped entry by entry", {"grad": np.clip(grad, -most, most)}),
+            ("the gradient is clipped to norm 1, not to max_grad_norm", {"grad": clip_factor(norm, 1.0) * grad}),
+        ]
+    rates = (c if c.has("train/lr") else held.golden).get("train/lr")
+    for text, t in (("before", step - 2), ("after", step)):
+        if 0 <= t < len(rates):
+            found.append((f"the learning rate is that of the step {text}", {"lr": float(rates[t])}))
+    return found
+
+
+def _update(held: Held, step: int, letter: str, m: str, clip: Clip) -> list[Finding]:
     c, train = held.candidate, held.golden.manifest.train
     kinds = NAMES if letter == "B" else ("A", *(f"A_{name}" for name in NAMES[1:]))
     after = [f"train/{step}/{kind}/{m}" for kind in kinds]
     before = [f"train/{step - 1}/{kind}/{m}" for kind in kinds]
     if not c.has(after[0]) or (step > 1 and not all(map(c.has, before))):
         return [held.skipped("adamw", m, f"step {step}: {letter} or the moments before it are not recorded")]
-    grad = clip * c.get(f"train/{step}/grad_{letter}/{m}")
+    whole = c.get(f"train/{step}/grad_{letter}/{m}")
+    grad = clip.factor * whole
     weight, exp_avg, exp_avg_sq = (c.get(name) if step > 1 else np.zeros_like(grad) for name in before)
     if letter == "A" and step == 1:
         weight = c.get(f"A/{m}")
@@ -220,7 +284,8 @@ def _update(held: Held, step: int, letter: str, m: str, clip: float) -> list[Fin
     judged = judge_adamw_step(
         (got[0], *(got[1:] or (np.zeros_like(grad),) * 2)),
         B=weight, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, step=step, lr=lr,
-        switches=held.switches, precision=held.precision, **settings,
+        switches=held.switches, precision=held.precision, grad_error=clip.error,
+        others=_other_updates(held, step, whole, clip.norm), **settings,
     )  # fmt: skip
     kept = [v for v in judged if len(got) == 3 or v.what == "B"]
     return [held.own("adamw", m, replace(v, what=kinds[NAMES.index(v.what)])) for v in kept]

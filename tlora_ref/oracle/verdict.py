@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+#: The cause of what is wrong as float64 alone.
+AS_FLOAT32 = "right as float32 (--dtype float32): a part of the candidate is computed or stored in float32"
+
 
 @dataclass(frozen=True)
 class Verdict:

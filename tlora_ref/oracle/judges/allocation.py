@@ -143,10 +143,11 @@ def rank_slips(S: Array, shapes: list[tuple[int, int]], r_init: int, switches: S
 
     eq6, other = np.rint(exact), PROFILES["paper" if switches.remainder == "largest" else "released"]
     return [
-        ("the share is cut off, not rounded (floor)", lambda: finished(np.floor(exact))),
-        ("the share is rounded up (ceil)", lambda: finished(np.ceil(exact))),
+        # ties first: without one they change nothing, and where all shares are ties they look like floor and ceil
         ("ties go away from zero, not to even", lambda: finished(np.floor(exact + 0.5))),
         ("ties go down, not to even", lambda: finished(np.ceil(exact - 0.5))),
+        ("the share is cut off, not rounded (floor)", lambda: finished(np.floor(exact))),
+        ("the share is rounded up (ceil)", lambda: finished(np.ceil(exact))),
         (f"the rules are those of the `{other.name}` profile", lambda: finished(eq6, other)),
         (
             "the remainder is settled: matches the `released` switch (`remainder`)",

@@ -41,6 +41,8 @@ def as_array(value: object, shape: tuple[int, ...]) -> Array | str:
         return "no answer: None"
     try:
         array = np.asarray(value)
+        if array.dtype.kind == "c":
+            return "not an array of numbers: complex"
         array = array.astype(np.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         return f"not an array of numbers: {type(value).__name__} ({str(error)[:80]})"

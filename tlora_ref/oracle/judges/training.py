@@ -80,8 +80,14 @@ def judge_adamw_step(
     weight_decay: float,
     switches: Switches,
     precision: Precision,
+    grad_error: float = 0.0,
+    others: Sequence[tuple[str, dict[str, Any]]] = (),
 ) -> list[Verdict]:
-    """One step of AdamW from given moments: B, exp_avg, exp_avg_sq."""
+    """One step of AdamW from given moments: B, exp_avg, exp_avg_sq.
+
+    grad_error : how far every entry of the gradient may be off, relatively
+    others : further slips, as what each puts for `grad` or `lr`
+    """
     if not isinstance(got, tuple | list) or len(got) != 3:
         said = f"expected (B, exp_avg, exp_avg_sq), got {type(got).__name__}"
         return [malformed("adamw_step", "B, exp_avg, exp_avg_sq", said)]
@@ -90,8 +96,13 @@ def judge_adamw_step(
     before = Moments((weight, m, v), (nothing, nothing, nothing))
     settings: dict[str, Any] = {"step": step, "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
     g = np.asarray(grad, np.float64)
-    after = step_with_errors(before, g, nothing, settings, precision)
+    after = step_with_errors(before, g, grad_error * np.abs(g), settings, precision)
     slips = adamw_slips(weight, m, v, g, **settings)
+    for text, change in reversed(others):
+        arrays = {"grad": g, **settings, **change}
+        made = dict(zip(NAMES, adamw_step(weight, arrays.pop("grad"), m, v, **arrays), strict=True))
+        for name in NAMES:
+            slips[name].insert(0, (text, lambda made=made, name=name: made[name]))  # type: ignore[misc]
     # the moments first: a wrong one makes B wrong
     return [
         entries("adamw_step", NAMES[i], got[i], after.values[i], after.errors[i], slips[NAMES[i]]) for i in (1, 2, 0)

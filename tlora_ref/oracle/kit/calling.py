@@ -53,7 +53,7 @@ def handed(inputs: Mapping[str, Any], precision: Precision) -> dict[str, Any]:
 
 
 def output_of(implementation: object, stage: str, inputs: Mapping[str, Any], precision: Precision) -> Any:
-    """What the candidate returns for one case."""
+    """What the candidate returns for one case. Writing into what it is given, as optimizers do, is its own affair."""
     given = handed(inputs, precision)
     named = {name: given.pop(name) for name in BY_NAME if stage == "adamw_step"}
     return getattr(implementation, stage)(*given.values(), **named)
@@ -73,8 +73,8 @@ def verdicts(
         output = output_of(implementation, stage, inputs, precision)
     except NotImplementedError:
         raise
-    except Exception as error:
-        if refuses:
+    except (Exception, SystemExit) as error:
+        if refuses and not isinstance(error, SystemExit):
             return [Verdict(stage, "refused", True)]
         said = str(error).splitlines()[0][:160] if str(error) else ""
         return [Verdict(stage, "an answer", False, math.inf, cause=f"raised {type(error).__name__}: {said}")]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tlora_ref.oracle.implementation import STAGES
-from tlora_ref.oracle.verdict import Verdict
+from tlora_ref.oracle.verdict import AS_FLOAT32, Verdict
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 EXPECTED, UNEXPECTED = "expected failure", "unexpected pass"
@@ -57,11 +57,15 @@ class CheckResult:
 
 @dataclass
 class KitReport:
-    """Every check of a candidate."""
+    """Every check of a candidate.
+
+    `right_as_float32`: its first failing stage, judged as float64, would be right as float32.
+    """
 
     results: list[CheckResult]
     profile: str
     dtype: str
+    right_as_float32: bool = False
 
     @property
     def passed(self) -> bool:
@@ -77,6 +81,8 @@ class KitReport:
     @property
     def cause(self) -> str | None:
         """What the first failing stage looks like: by its typical cases, or else by most of its checks."""
+        if self.right_as_float32:
+            return AS_FLOAT32
         mine = [r for r in self.of(FAILED) if r.stage == self.first_failing and r.cause]
         general = [r.cause for r in mine if r.id.endswith("/typical")]
         causes = general or [r.cause for r in mine]

@@ -88,7 +88,12 @@ def check_implementation(
             results.append(_settled(search.result(shrink=shrink), expected))
         else:
             results.append(CheckResult(check.id, check.note, SKIPPED, why=f"there is no {check.stage}: not checked"))
-    return KitReport(results, profile, precision.name)
+    report = KitReport(results, profile, precision.name)
+    if report.first_failing is not None and precision.name == "float64":
+        first = [check for check in checks if check.stage == report.first_failing]
+        coarser = [Search(implementation, c, profile, Precision.of("float32"), examples, seed) for c in first]
+        report.right_as_float32 = all(search.result(shrink=False).status == PASSED for search in coarser)
+    return report
 
 
 def parametrize(
@@ -136,13 +141,15 @@ def _chosen(stages: Iterable[str] | None) -> list[Check]:
 
 def _expected(expected_failures: Mapping[str, str] | None) -> dict[str, str]:
     """The expected failures; ConfigError for an id that no check has, or without a reason."""
+    if not isinstance(expected_failures, Mapping | None):
+        raise ConfigError(f"expected_failures is a {type(expected_failures).__name__}: expected {{check id: reason}}")
     expected, known = dict(expected_failures or {}), all_checks()
     for id, reason in expected.items():
         if id not in known:
             near = get_close_matches(id, known, n=3, cutoff=0.4)
             hint = f": did you mean {' or '.join(near)}?" if near else ""
             raise ConfigError(f'expected failure "{id}" is no check{hint}')
-        if not reason.strip():
+        if not isinstance(reason, str) or not reason.strip():
             raise ConfigError(f'expected failure "{id}" has no reason: say why it fails')
     return expected
 

@@ -185,7 +185,10 @@ def compare_vectors(vectors: str | Path, candidate: str | Path, *, dtype: str | 
     said = _json(folder, OUTPUTS, OUTPUTS_FORMAT)
     precision = Precision.of(dtype or str(said.get("dtype", "float64")))
     outputs = read_tensors(read_header(inside(folder, OUTPUT_TENSORS))[0])
-    refused = set(said.get("refused", []))
+    listed = said.get("refused", [])
+    if not isinstance(listed, list) or not all(isinstance(id, str) for id in listed):
+        raise CheckpointError(f"{folder / OUTPUTS}: refused is {listed!r:.60}, expected a list of cases")
+    refused = set(listed)
     known = {f"{case['id']}/{name}" for case in golden.cases for name in RETURNED[case["stage"]]}
     odd = sorted((set(outputs) - known) | (refused - {case["id"] for case in golden.cases}))
     if odd:
@@ -215,6 +218,8 @@ def _result(
         if id in refused:
             return CheckResult(id, note, PASSED, 1)
         return CheckResult(id, note, SKIPPED, why="not listed under `refused`: not checked")
+    if id in refused:
+        return CheckResult(id, note, FAILED, 1, cause="it is refused, but an answer is defined")
     if len(given) < len(names):
         missing = ", ".join(name for name in names if name not in outputs)
         return CheckResult(id, note, SKIPPED, why=f"no {missing}: not checked")

@@ -1,0 +1,89 @@
+"""What each sample leaves in a trace, judged: its logits and loss, the rows of every module's input and their sum."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tlora_ref.backend import Array
+from tlora_ref.oracle.format import Trace
+from tlora_ref.oracle.judges.bounds import entries, sum_error
+from tlora_ref.oracle.judges.statistics import judge_loss
+from tlora_ref.oracle.report import Finding
+
+if TYPE_CHECKING:
+    from tlora_ref.oracle.held import Held
+
+#: Where no noise was measured, a sum over a sample's tokens is never allowed more of its largest entry than this.
+MOST = 0.25
+
+
+def loss_findings(held: Held) -> list[Finding]:
+    """Each sample's logits and loss against the golden ones, the loss from the candidate's own logits too.
+
+    The logits, of the candidate or of a replay, say what is wrong with a loss.
+    """
+    found = []
+    for n in held.golden.numbered("sample", "logits"):
+        name = f"sample/{n}/logits"
+        if held.both(name):
+            golden = held.golden.get(name)
+            allowed = held.network("logits", str(n), golden)
+            got = held.candidate.get(name)
+            found.append(held.against_golden("loss", None, f"logits of sample {n}", got, golden, allowed, []))
+    for n in held.golden.numbered("sample", "loss"):
+        name = f"sample/{n}/loss"
+        if not held.both(name):
+            found.append(held.skipped("loss", None, f"sample {n}: no loss recorded"))
+            continue
+        got, golden = held.candidate.get(name), held.golden.get(name)
+        slips = [] if held.replay is None else held.replay.loss_slips(n)
+        allowed = held.network("loss", str(n), golden)
+        found += _loss_of_own_logits(held, n, got)
+        found.append(held.against_golden("loss", None, f"loss of sample {n}", got, golden, allowed, slips))
+    return found
+
+
+def _loss_of_own_logits(held: Held, n: int, got: Array) -> list[Finding]:
+    """Of a causal model, whose labels are as many as its logits and are shifted."""
+    names = f"sample/{n}/logits", f"sample/{n}/labels"
+    if not (held.candidate.has(names[0]) and held.golden.has(names[1])):
+        return []
+    logits, labels = held.candidate.get(names[0]), held.golden.get(names[1])
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or held.of_encoder_decoder(n):
+        return []
+    judged = judge_loss(got, logits=logits, labels=labels, switches=held.switches, precision=held.precision)
+    return [held.own("loss", None, verdict) for verdict in judged]
+
+
+def of_every_sample(held: Held, trace: Trace, quantity: str, module: str) -> list[Array] | None:
+    """A quantity of a module on every sample, where all were recorded."""
+    names = [f"sample/{n}/{quantity}/{module}" for n in range(held.golden.manifest.samples)]
+    return [trace.get(name) for name in names] if names and all(map(trace.has, names)) else None
+
+
+def sample_findings(held: Held, module: str) -> list[Finding]:
+    """How many rows X_n has, and their sum: from the candidate's own X_n, and against the golden ones."""
+    found = []
+    for n in range(held.golden.manifest.samples):
+        tokens, total, rows = (f"sample/{n}/{name}/{module}" for name in ("tokens", "input_sum", "input"))
+        if held.both(tokens):
+            got, golden = held.candidate.get(tokens), held.golden.get(tokens)
+            what = f"rows of X of sample {n}"
+            found.append(held.against_golden("covariance", module, what, got, golden, np.zeros(()), []))
+        if held.candidate.has(total) and held.candidate.has(rows):
+            X = held.candidate.get(rows)
+            allowed = sum_error(np.abs(X).sum(axis=0), len(X), held.precision)
+            allowed = allowed + held.precision.storage * np.abs(X.sum(axis=0))
+            verdict = entries(
+                "covariance", f"sum of X of sample {n}", held.candidate.get(total), X.sum(axis=0), allowed
+            )
+            found.append(held.own("covariance", module, verdict))
+        if held.both(total):
+            got, golden = held.candidate.get(total), held.golden.get(total)
+            most = MOST * float(np.abs(golden).max(initial=0.0))
+            bound = min(held.network("input_sum", f"{n}/{module}", golden), most)
+            what = f"sum of X of sample {n}"
+            found.append(held.against_golden("covariance", module, what, got, golden, bound, []))
+    return found
