@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,12 @@ from safetensors.numpy import load_file, save_file
 
 import tlora_ref as tr
 from tests.tiny import tiny_llama, tiny_samples
-from tlora_ref.errors import CheckpointError, ConfigError
-from tlora_ref.method.adamw import clip_factor
+from tlora_ref.errors import CheckpointError, ConfigError, TLoRAError
+from tlora_ref.method.adamw import adamw_step, clip_factor
 from tlora_ref.method.switches import PROFILES
 from tlora_ref.oracle.format import TENSORS, Trace
 from tlora_ref.oracle.judge import judge
+from tlora_ref.oracle.judges.training import NAMES
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.training import TrainSettings
 
@@ -135,6 +138,133 @@ def test_clipping_follows_torch() -> None:
             norm = float(torch.nn.utils.clip_grad_norm_(leaves, limit))
             for leaf, g in zip(leaves, gradients, strict=True):
                 np.testing.assert_allclose(clip_factor(norm, limit) * g, leaf.grad, rtol=1e-14)
+
+
+def every_kind(folder: Path) -> dict[str, str]:
+    """One name of every kind that a trace holds, by its kind; of training, of the second step."""
+    names = [name for name in Trace(folder).names() if not name.startswith("train/1/")]
+    return {re.sub(r"^(sample|train)/\d+/", r"\1/n/", kind(name)): name for name in reversed(names)}
+
+
+def test_everything_that_is_recorded_is_judged_or_said_not_to_be(golden: Path, tmp_path: Path) -> None:
+    """A wrong number anywhere makes the candidate wrong or bad input: nothing recorded is looked over."""
+    for number, name in enumerate(every_kind(golden).values()):
+
+        def wrong(tensors: dict[str, Array], name: str = name) -> dict[str, Array]:
+            value = np.array(tensors[name])
+            first = (0,) * value.ndim
+            value[first] = value[first] + 1 if value.dtype.kind == "i" else value[first] * 1.5 + 0.1
+            return {**tensors, name: value}
+
+        try:
+            report = tr.compare(golden, changed(golden, tmp_path / str(number), wrong), checkpoint=MODEL)
+        except TLoRAError:  # other samples, or a rank that is not that of A
+            assert re.search(r"input_ids|labels|attention_mask|rank/", name)
+            continue
+        assert not report.passed, name
+    assert tr.compare(golden, golden, checkpoint=MODEL).unjudged == []
+
+
+def test_what_is_recorded_and_cannot_be_judged_is_named(golden: Path) -> None:
+    """Without the weights there is nothing to hold singular values against."""
+    assert tr.compare(golden, golden).unjudged == ["sigma/<m>"]
+
+
+def test_what_is_not_recorded_is_named(golden: Path, tmp_path: Path) -> None:
+    module = next(iter(MODEL.shapes()))
+    gone = rf"train/loss|train/2/.*|sample/1/sensitivity/{module}|sample/0/(?!loss).*"
+    report = tr.compare(golden, changed(golden, tmp_path / "c", without(gone)), checkpoint=MODEL)
+    modules, adapted = len(MODEL.shapes()), len(Trace(golden).modules("A"))
+    assert report.passed
+    assert report.unrecorded["train/loss"] == "1 of 1" and "train/lr" not in report.unrecorded
+    assert report.unrecorded["train/<t>/B/<m>"] == f"{adapted} of {2 * adapted}"
+    assert report.unrecorded["sample/<n>/sensitivity/<m>"] == f"{modules + 1} of {3 * modules}"
+    assert report.unrecorded["sample/<n>/input_ids"] == "1 of 3" and "sample/<n>/loss" not in report.unrecorded
+
+
+def test_a_module_whose_A_is_missing_is_not_taken_for_one_without_an_adapter(golden: Path, tmp_path: Path) -> None:
+    module = Trace(golden).modules("A")[1]
+    report = tr.compare(golden, changed(golden, tmp_path / "c", without(f"A/{module}")), checkpoint=MODEL)
+    assert report.passed and "A, B, scale or the batch is not recorded" in skipped(report, "gradient")
+
+
+def test_other_weights_are_not_the_checkpoint(golden: Path) -> None:
+    other = tiny_llama(seed=3)
+    tr.compare(golden, golden, checkpoint=other)
+    name = "model.layers.1.mlp.up_proj.weight"
+    other.tensors[name] = other.tensors[name] * 1.001
+    with pytest.raises(CheckpointError, match="not those that the golden trace was recorded with"):
+        tr.compare(golden, golden, checkpoint=other)
+
+
+def norm_of_all(trace: Trace, step: int) -> float:
+    """Of all gradients of a step."""
+    letters = "B" if trace.manifest.resolved().freeze_A else "BA"
+    grads = [trace.get(f"train/{step}/grad_{x}/{m}") for x in letters for m in trace.modules("A")]
+    return math.sqrt(sum(float((g * g).sum()) for g in grads))
+
+
+def last_updates(golden: Path, folder: Path, gradient: Callable[[Array, float], Array], late: int = 0) -> Path:
+    """The golden run with another last update of every B; with a learning rate `late` steps late."""
+    trace = Trace(golden)
+    rates, last = trace.get("train/lr"), max(trace.numbered("train", "B"))
+
+    def change(tensors: dict[str, Array]) -> dict[str, Array]:
+        for m in trace.modules("A"):
+            B, exp_avg, exp_avg_sq = (tensors[f"train/{last - 1}/{name}/{m}"] for name in NAMES)
+            grad = gradient(tensors[f"train/{last}/grad_B/{m}"] * 1.0, norm_of_all(trace, last))
+            settings = {"lr": float(rates[last - 1 - late]), "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
+            for name, value in zip(NAMES, adamw_step(B, grad, exp_avg, exp_avg_sq, step=last, **settings), strict=True):
+                tensors[f"train/{last}/{name}/{m}"] = value
+        return {name: x for name, x in tensors.items() if not name.startswith("merged/")}
+
+    return changed(golden, folder, change)
+
+
+CLIPPED: list[tuple[str, Callable[[Array, float], Array]]] = [
+    ("the gradient is not clipped", lambda g, norm: g),
+    ("each matrix is clipped by its own norm", lambda g, norm: g * min(1.0, 0.05 / (np.linalg.norm(g) + 1e-6))),
+    ("the gradient is clipped entry by entry", lambda g, norm: np.clip(g, -0.05, 0.05)),
+    ("the gradient is clipped to norm 1", lambda g, norm: g / (norm + 1e-6)),
+]
+
+
+@pytest.mark.parametrize(("cause", "gradient"), CLIPPED)
+def test_a_slip_with_clipping_is_named(
+    cause: str, gradient: Callable[[Array, float], Array], golden: Path, tmp_path: Path
+) -> None:
+    report = tr.compare(golden, last_updates(golden, tmp_path / "c", gradient), checkpoint=MODEL)
+    assert report.first_failing == "adamw" and str(report.cause).startswith(cause)
+
+
+def test_clipping_once_more_or_before_recording_is_named(golden: Path, tmp_path: Path) -> None:
+    def right(g: Array, norm: float) -> Array:
+        return g * min(1.0, 0.05 / (norm + 1e-6))
+
+    report = tr.compare(golden, last_updates(golden, tmp_path / "right", right), checkpoint=MODEL)
+    assert report.passed
+    norm = norm_of_all(Trace(golden), 1)
+    clipped = changed(golden, tmp_path / "c", replaced(r"train/1/grad_.*", lambda t, k: right(t[k], norm)))
+    report = tr.compare(golden, clipped, checkpoint=MODEL)
+    assert report.first_failing == "gradient" and report.cause == "it is recorded after clipping, not before"
+
+
+def test_a_learning_rate_that_comes_a_step_late_is_named(tmp_path: Path) -> None:
+    rising = replace(SETTINGS, schedule="linear", warmup_ratio=1.0, max_grad_norm=None, lr=0.1)
+    tr.trace(MODEL, SAMPLES, tmp_path / "paper", r_init=2, alpha=3.0, steps=4, settings=rising)
+    rates = Trace(tmp_path / "paper").get("train/lr")
+    assert len(set(rates)) == 4
+    late = last_updates(tmp_path / "paper", tmp_path / "late", lambda g, norm: g, late=1)
+    report = tr.compare(tmp_path / "paper", late, checkpoint=MODEL)
+    assert report.first_failing == "adamw" and report.cause == "the learning rate is that of the step before"
+
+
+def test_a_step_on_other_samples_is_seen(golden: Path, tmp_path: Path) -> None:
+    def swapped(tensors: dict[str, Array]) -> dict[str, Array]:
+        return {**tensors, "train/2/labels": np.roll(tensors["train/2/labels"], 1, axis=1)}
+
+    report = tr.compare(golden, changed(golden, tmp_path / "c", swapped))
+    assert not report.passed and "made on other samples" in str(report.cause)
 
 
 def test_clipped_gradients_are_told_from_whole_ones(golden: Path, tmp_path: Path) -> None:
@@ -285,15 +415,16 @@ def test_a_square_module_has_no_left_vectors_by_shape() -> None:
 
 def test_tolerances_widen_and_narrow_the_bounds_of_a_stage(golden: Path, tmp_path: Path) -> None:
     module = next(iter(Trace(golden).shapes))
-    (bound,) = [f.verdict.allowed for f in tr.compare(golden, golden).findings
-                if f.stage == "covariance" and f.module == module and f.against == "golden" and f.verdict]  # fmt: skip
+    mine = [f for f in tr.compare(golden, golden).findings if f.module == module and f.against == "golden"]
+    (bound,) = [f.verdict.allowed for f in mine if f.verdict and f.verdict.what == "entries"]
     nudge = np.zeros(Trace(golden).get(f"covariance/{module}").shape)
     nudge[0, 0] = 3.0 * bound
     candidate = changed(golden, tmp_path / "c", lambda t: without(r"sample/.*")(
         t | {f"covariance/{module}": t[f"covariance/{module}"] + nudge}))  # fmt: skip
     for factor, passes in ((1.0, False), (2.0, False), (4.0, True), (0.1, False)):
         found = tr.compare(golden, candidate, tolerances={"covariance": factor}).findings
-        (verdict,) = [f.verdict for f in found if f.stage == "covariance" and f.module == module and f.verdict]
+        mine = [f.verdict for f in found if f.stage == "covariance" and f.module == module and f.verdict]
+        (verdict,) = [v for v in mine if v.what == "entries"]
         assert verdict.passed is passes and verdict.allowed == pytest.approx(factor * bound, rel=1e-6)
 
 

@@ -117,6 +117,10 @@ def test_expected_failures_are_named_reasoned_and_kept_up_to_date() -> None:
         tr.check_implementation(centred, expected_failures={"covariance/onetoken": "why"})
     with pytest.raises(ConfigError, match="no reason"):
         tr.check_implementation(centred, expected_failures={"covariance/typical": " "})
+    with pytest.raises(ConfigError, match="has no reason"):
+        tr.check_implementation(centred, expected_failures={"covariance/typical": None})  # type: ignore[dict-item]
+    with pytest.raises(ConfigError, match="expected_failures is a list"):
+        tr.check_implementation(centred, expected_failures=["covariance/typical"])  # type: ignore[arg-type]
 
 
 def test_what_is_not_there_is_skipped_and_never_passed() -> None:
@@ -140,11 +144,31 @@ def test_what_is_not_there_is_skipped_and_never_passed() -> None:
         (lambda inputs: None, "no answer: None"),
         (lambda inputs: inputs[0], "shape"),
         (lambda inputs: inputs[0].T @ inputs[0] * np.nan, "nan"),
+        (lambda inputs: Reference().covariance(inputs) + 5j, "complex"),
+        (lambda inputs: sys.exit(0), "raised SystemExit"),
     ],
 )
 def test_whatever_a_candidate_does_is_a_verdict(covariance: Any, said: str) -> None:
     report = tr.check_implementation(SimpleNamespace(covariance=covariance), stages=["covariance"])
     assert not report.passed and said in str(report)
+
+
+def test_what_is_right_as_float32_is_said_to_be() -> None:
+    def covariance(inputs: Any) -> Any:
+        return Reference().covariance([x.astype(np.float32) for x in inputs])
+
+    report = tr.check_implementation(SimpleNamespace(covariance=covariance))
+    assert not report.passed and "right as float32 (--dtype float32)" in str(report.cause)
+
+
+def test_rounding_half_up_is_told_from_rounding_up() -> None:
+    def allocate(sensitivity: Any, shapes: Any, r_init: int, alpha: float) -> Any:
+        _, scales = Reference().allocate(sensitivity, shapes, r_init, alpha)
+        exact = len(sensitivity) * r_init * (sensitivity / sensitivity.sum())
+        return np.minimum(np.floor(exact + 0.5), [min(s) for s in shapes]), scales
+
+    report = tr.check_implementation(SimpleNamespace(allocate=allocate))
+    assert report.first_failing == "allocate" and report.cause == "ties go away from zero, not to even"
 
 
 def test_a_candidate_that_answers_differently_each_time_is_wrong() -> None:
@@ -216,6 +240,10 @@ def test_the_command_checks_files_and_modules(tmp_path: Path, capsys: pytest.Cap
     mine.write_text("def covariance(inputs):\n    return sum(x.T @ x for x in inputs)\n")
     assert status("check", str(mine), "--examples", "5", "--json") == 1
     said = json.loads(capsys.readouterr().out)
+    mine.write_text("print('hello')\n" + mine.read_text().replace("    return", "    print('called')\n    return"))
+    assert status("check", str(mine), "--examples", "5", "--json") == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == said and "hello\n" in captured.err and "called\n" in captured.err
     assert said["first_failing"] == "covariance" and "not divided by N" in said["cause"]
     assert status("check", str(mine), "--stage", "covariance") == 1
     assert "the smallest case of covariance/typical" in capsys.readouterr().out
@@ -227,6 +255,9 @@ def test_the_command_checks_files_and_modules(tmp_path: Path, capsys: pytest.Cap
         ("", ["nowhere.py"], "no such file"),
         ("", ["no_such_module_at_all"], "cannot be imported"),
         ("raise ValueError('broken')", ["{}"], "broken"),
+        ("import sys\nsys.exit(0)", ["{}"], "SystemExit"),
+        ("import sys\nclass C:\n    def __init__(self): sys.exit(0)\n", ["{}:C"], "SystemExit"),
+        ("covariance = len", ["{}", "--stage", "merge"], "nothing could be checked"),
         ("covariance = len", ["{}:missing"], "has no missing"),
         ("class C:\n    def __init__(self, x): ...\n", ["{}:C"], "without arguments"),
         ("nothing = 1", ["{}"], "none of the stages"),

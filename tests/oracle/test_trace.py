@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,7 +79,8 @@ def test_a_missing_quantity_is_skipped_and_listed_never_passed(golden: Path) -> 
     other = golden.with_name("whole")
     tr.trace(MODEL, SAMPLES, other, r_init=2, steps=2)
     report = tr.compare(other, golden, checkpoint=MODEL)
-    assert {f.status for f in report.findings if f.stage == "covariance"} == {"skip"}
+    assert {f.module for f in report.of("skip") if f.stage == "covariance"} == set(MODEL.shapes())
+    assert report.unrecorded == {"covariance/<m>": f"{len(MODEL.shapes())} of {len(MODEL.shapes())}"}
 
 
 def test_an_empty_candidate_is_not_right(golden: Path, tmp_path: Path) -> None:
@@ -171,6 +175,68 @@ def test_another_profile_or_budget_is_refused(golden: Path, tmp_path: Path) -> N
         tr.compare(golden, tmp_path / "b")
     with pytest.raises(ConfigError, match="tolerances"):
         tr.compare(golden, golden, tolerances={"nothing": 2.0})
+    for factor in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ConfigError, match="tolerance factor of A is"):
+            tr.compare(golden, golden, tolerances={"A": factor})
+
+
+#: A manifest's fields as a person or a program may get them wrong, and what is said of it.
+MANIFESTS: dict[str, tuple[dict[str, Any], str]] = {
+    "noise is a list": ({"noise": [1]}, '"noise" is [1], expected an object'),
+    "noise holds a list": ({"noise": {"float32": [1]}}, '"noise" of float32'),
+    "noise holds a text": ({"noise": {"float32": {"loss": {"0": "x"}}}}, '"noise" of float32'),
+    "train is a text": ({"train": "no"}, '"train" is'),
+    "betas is a text": ({"train": {"betas": "x"}}, "betas"),
+    "train has an unknown setting": ({"train": {"optimiser": "sgd"}}, "optimiser"),
+    "alpha is a text": ({"alpha": "2"}, '"alpha" is'),
+    "r_init is a text": ({"r_init": "2"}, '"r_init" is'),
+    "r_init is true": ({"r_init": True}, '"r_init" is'),
+    "an unknown dtype": ({"dtype": "int8"}, 'dtype "int8" is unknown'),
+    "modules is an object": ({"modules": {}}, '"modules" is'),
+    "versions is a text": ({"versions": "x"}, '"versions" is'),
+}
+
+
+@pytest.mark.parametrize("what", sorted(MANIFESTS))
+@pytest.mark.parametrize("whose", ["golden", "candidate"])
+def test_a_manifest_of_other_kinds_of_values_is_bad_input(
+    what: str, whose: str, golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes, said = MANIFESTS[what]
+    shutil.copytree(golden, tmp_path / "other")
+    values = json.loads((golden / MANIFEST).read_text())
+    (tmp_path / "other" / MANIFEST).write_text(json.dumps({**values, **changes}))
+    pair = (tmp_path / "other", golden) if whose == "golden" else (golden, tmp_path / "other")
+    for command in (["verify", *map(str, pair)], ["report", str(tmp_path / "other")]):
+        with pytest.raises(SystemExit) as stopped:
+            main(command)
+        error = capsys.readouterr().err
+        assert stopped.value.code == 2 and error.count("\n") == 1 and said in error
+
+
+def test_a_module_listed_twice_is_bad_input(golden: Path) -> None:
+    values = json.loads((golden / MANIFEST).read_text())
+    values["modules"].append(values["modules"][0])
+    (golden / MANIFEST).write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="is listed twice"):
+        Trace(golden)
+
+
+def test_settings_that_a_manifest_leaves_out_are_the_usual_ones(golden: Path) -> None:
+    values = json.loads((golden / MANIFEST).read_text())
+    for name in ("betas", "eps", "weight_decay", "max_grad_norm", "seed"):
+        del values["train"][name]
+    (golden / MANIFEST).write_text(json.dumps(values))
+    assert tr.compare(golden, golden, checkpoint=MODEL).passed
+
+
+def test_a_candidate_with_nothing_to_judge_is_no_verdict(
+    golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    TraceWriter(Manifest(modules=Trace(golden).manifest.modules, r_init=2, alpha=2.0)).write(tmp_path / "none")
+    with pytest.raises(SystemExit) as stopped:
+        main(["verify", str(golden), str(tmp_path / "none")])
+    assert stopped.value.code == 2 and "nothing could be checked" in capsys.readouterr().err
 
 
 def test_names_and_shapes_are_checked_when_written(golden: Path) -> None:

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from tests.oracle.make_vectors import VECTORS
 from tlora_ref.cli.main import main
+from tlora_ref.errors import CheckpointError
 from tlora_ref.method.switches import PROFILES
 from tlora_ref.oracle.implementation import Reference
 from tlora_ref.oracle.kit.results import FAILED, PASSED, SKIPPED
@@ -96,6 +97,18 @@ def test_a_wrong_candidate_is_named_and_missing_ones_are_skipped(tmp_path: Path)
     unanswered = {f"{id}/{name}": np.ones(3) for id in refused for name in ("rank", "scale")}
     report = compare_vectors(VECTORS / "paper", write(tmp_path / "d", unanswered, []))
     assert {r.id for r in report.of(FAILED)} == set(refused)
+    right, refused = answer(Vectors(VECTORS / "paper"), Reference())
+    for number, outputs in enumerate((right, {k: v for k, v in right.items() if "covariance/typical" not in k})):
+        report = compare_vectors(
+            VECTORS / "paper", write(tmp_path / str(number), outputs, [*refused, "covariance/typical"])
+        )
+        assert [r.id for r in report.of(FAILED)] == ["covariance/typical"]
+        assert report.cause == "it is refused, but an answer is defined"
+    (tmp_path / "0" / "outputs.json").write_text(
+        json.dumps({"format": "tlora_ref.outputs", "version": 1, "refused": [1]})
+    )
+    with pytest.raises(CheckpointError, match="expected a list of cases"):
+        compare_vectors(VECTORS / "paper", tmp_path / "0")
 
 
 def damaged(folder: Path, outputs: dict[str, Array], refused: list[str]) -> dict[str, Path]:

@@ -70,10 +70,10 @@ def show(screen: Screen, report: Report) -> None:
     skipped = {f"{f.stage}: {f.why}" for f in report.of(SKIP)}
     for text in sorted(skipped):
         screen.say(f"not checked: {text}")
-    for kind, how_many in report.unrecorded.items():
-        screen.say(f"not recorded: {kind} ({how_many})")
-    for kind in report.unjudged:
-        screen.say(f"not checked: {kind} is recorded, but nothing here tells what it should be")
+    if report.unrecorded:
+        screen.say("not recorded: " + ", ".join(f"{kind} ({many})" for kind, many in report.unrecorded.items()))
+    if report.unjudged:
+        screen.say(f"not checked: nothing here tells what {', '.join(report.unjudged)} should be")
     for name, text in report.tolerances.items():
         screen.say(f"tolerance, {name}: {text}")
     if len(report.of(SKIP)) == len(report.findings):

@@ -22,7 +22,7 @@ from tlora_ref.oracle.judges.statistics import (
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.replay import Replay
 from tlora_ref.oracle.report import Finding
-from tlora_ref.oracle.samples import loss_findings, of_every_sample, sample_findings
+from tlora_ref.oracle.samples import loss_findings, of_every_sample, sample_findings, sample_sensitivities
 from tlora_ref.oracle.trained import adamw_findings, gradient_findings, initialization_findings, merge_findings
 from tlora_ref.oracle.verdict import Verdict
 from tlora_ref.transformer import Model
@@ -168,6 +168,7 @@ def sensitivity_findings(held: Held) -> list[Finding]:
             found.append(held.skipped("sensitivity", module, "not recorded"))
             continue
         S = held.candidate.get(name)
+        found += sample_sensitivities(held, module)
         verdict = _own_sensitivity(held, module, S)
         if verdict is not None:
             found.append(held.own("sensitivity", module, verdict))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tlora_ref.backend import Array
 from tlora_ref.oracle.format import Trace
-from tlora_ref.oracle.judges.bounds import entries, sum_error
-from tlora_ref.oracle.judges.statistics import judge_loss
+from tlora_ref.oracle.judges.bounds import SAFETY, entries, sum_error
+from tlora_ref.oracle.judges.statistics import judge_loss, judge_sensitivity
 from tlora_ref.oracle.report import Finding
 
 if TYPE_CHECKING:
@@ -61,6 +62,26 @@ def of_every_sample(held: Held, trace: Trace, quantity: str, module: str) -> lis
     """A quantity of a module on every sample, where all were recorded."""
     names = [f"sample/{n}/{quantity}/{module}" for n in range(held.golden.manifest.samples)]
     return [trace.get(name) for name in names] if names and all(map(trace.has, names)) else None
+
+
+def sample_sensitivities(held: Held, module: str) -> list[Finding]:
+    """mean|W * dLoss_n/dW| of each sample: from the candidate's own gradient, and against the golden one."""
+    found, N = [], held.golden.manifest.samples
+    for n in range(N):
+        name, gradient = f"sample/{n}/sensitivity/{module}", f"sample/{n}/grad_W/{module}"
+        if not held.both(name):
+            continue
+        got, golden, what = held.candidate.get(name), held.golden.get(name), f"value of sample {n}"
+        if held.model is not None and held.candidate.has(gradient):
+            W, G = np.asarray(held.model.weight(module), np.float64), [held.candidate.get(gradient)]
+            rules = {"switches": held.switches, "precision": held.precision}
+            (verdict,) = judge_sensitivity(got, W=W, gradients=G, **rules)  # type: ignore[arg-type]
+            found.append(held.own("sensitivity", module, replace(verdict, what=what)))
+        # what was measured is the error of the mean over the samples: one of them may have all of it
+        rounding = 4.0 * SAFETY * held.precision.accumulation * golden
+        allowed = N * held.network("sensitivity", module, golden) + rounding
+        found.append(held.against_golden("sensitivity", module, what, got, golden, allowed, []))
+    return found
 
 
 def sample_findings(held: Held, module: str) -> list[Finding]:

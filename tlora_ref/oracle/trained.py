@@ -119,6 +119,8 @@ def _matrices(held: Held, step: int) -> tuple[dict[str, Array], dict[str, Array]
 def gradient_findings(held: Held) -> list[Finding]:
     """The gradients of every step from the candidate's own A, B and batch (the model is needed); a frozen A stays."""
     found: list[Finding] = _frozen(held)
+    for step in held.candidate.numbered("train", "labels"):
+        found += _batch(held, step)
     steps = held.candidate.numbered("train", "grad_B")
     if not steps:
         return [*found, held.skipped("gradient", None, "no grad_B recorded")]
@@ -134,7 +136,6 @@ def gradient_findings(held: Held) -> list[Finding]:
         expected, loss = held.replay.step(batch, step, *matrices, letters=held.letters)
         most = held.golden.manifest.train.get("max_grad_norm") or math.inf
         clip = clip_factor(math.sqrt(sum(float((g**2).sum()) for g in expected.values())), most)
-        found += _batch(held, step)
         tokens = int((batch.get(f"train/{step}/labels") != -100).sum())
         for (letter, m), right in expected.items():
             name, what = f"train/{step}/grad_{letter}/{m}", f"dL/d{letter} of step {step}"
@@ -269,7 +270,8 @@ def _update(held: Held, step: int, letter: str, m: str, clip: Clip) -> list[Find
     kinds = NAMES if letter == "B" else ("A", *(f"A_{name}" for name in NAMES[1:]))
     after = [f"train/{step}/{kind}/{m}" for kind in kinds]
     before = [f"train/{step - 1}/{kind}/{m}" for kind in kinds]
-    if not c.has(after[0]) or (step > 1 and not all(map(c.has, before))):
+    first = [f"A/{m}"] if letter == "A" else []
+    if not c.has(after[0]) or not all(map(c.has, before if step > 1 else first)):
         return [held.skipped("adamw", m, f"step {step}: {letter} or the moments before it are not recorded")]
     whole = c.get(f"train/{step}/grad_{letter}/{m}")
     grad = clip.factor * whole
