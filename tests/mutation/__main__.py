@@ -43,7 +43,7 @@ TARGETS: dict[str, tuple[str, str]] = {
     ),
     "comparison": (
         "oracle/judges/*.py oracle/compare.py oracle/judge.py oracle/precision.py oracle/verdict.py oracle/held.py "
-        "oracle/trained.py oracle/replay.py",
+        "oracle/samples.py oracle/trained.py oracle/replay.py",
         "tests/oracle/test_bounds.py tests/oracle/test_held.py tests/oracle/test_judges.py "
         "tests/oracle/test_gallery.py tests/oracle/test_trace.py tests/models/test_golden.py "
         "tests/oracle/test_vectors.py tests/oracle/test_kit.py",
@@ -67,6 +67,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("oracle/judges/allocation.py", r"dims = \[\(.*len\(S\)"): "no rank is near this cap, and no scale depends on it",
     ("oracle/compare.py", r"precision\.name <= .float64."): "the other precisions only ask again, in a finer one",
     ("oracle/compare.py", r"f\.against <= GOLDEN and"): "there are two texts, and the other one is greater",
+    ("oracle/judges/initialization.py", r"found\.sharp_sine\(.\) <= BLUNT"): "a bound of exactly a quarter",
     ("oracle/judges/training.py", r"if t >= 0 else"): "what is not finite explains nothing, from either branch",
     ("oracle/judges/initialization.py", r"ord=1\) <= 1e-3"): "another norm of a matrix that is zero or far from it",
 }
