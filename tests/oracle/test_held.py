@@ -188,19 +188,14 @@ def test_a_module_whose_A_is_missing_is_not_taken_for_one_without_an_adapter(gol
     assert report.passed and "A, B, scale or the batch is not recorded" in skipped(report, "gradient")
 
 
-def test_what_stands_behind_something_missing_is_judged(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("gone", "wrong"), [("train/1/grad_B/", "train/1/grad_B/"), ("train/1/B/", "train/3/grad_B/")])
+def test_what_stands_behind_something_missing_is_judged(gone: str, wrong: str, tmp_path: Path) -> None:
+    """Another module of a step, and a step after one that cannot be judged."""
     tr.trace(MODEL, SAMPLES, tmp_path / "g", r_init=2, alpha=3.0, steps=3)
     first, *_, last = Trace(tmp_path / "g").modules("A")
-    for number, (gone, wrong) in enumerate(
-        (
-            (f"train/1/grad_B/{first}", f"train/1/grad_B/{last}"),  # another module of the step
-            (f"train/1/B/{first}", f"train/3/grad_B/{last}"),  # a step after one that cannot be judged
-        )
-    ):
-        double = replaced(re.escape(wrong), lambda t, k: 2.0 * t[k])
-        lacking = changed(tmp_path / "g", tmp_path / str(number), lambda t: without(re.escape(gone))(double(t)))
-        report = tr.compare(tmp_path / "g", lacking, checkpoint=MODEL)
-        assert report.first_failing == "gradient"
+    double = replaced(re.escape(wrong + last), lambda t, k: 2.0 * t[k])
+    lacking = changed(tmp_path / "g", tmp_path / "c", lambda t: without(re.escape(gone + first))(double(t)))
+    assert tr.compare(tmp_path / "g", lacking, checkpoint=MODEL).first_failing == "gradient"
 
 
 def test_other_weights_are_not_the_checkpoint(golden: Path) -> None:
