@@ -67,6 +67,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("oracle/judges/allocation.py", r"dims = \[\(.*len\(S\)"): "no rank is near this cap, and no scale depends on it",
     ("oracle/compare.py", r"precision\.name <= .float64."): "the other precisions only ask again, in a finer one",
     ("oracle/compare.py", r"f\.against <= GOLDEN and"): "there are two texts, and the other one is greater",
+    ("oracle/judges/bounds.py", r"np\.where\(allowed > 0, allowed, "): "a quotient that is not used",
     ("oracle/judges/initialization.py", r"found\.sharp_sine\(.\) <= BLUNT"): "a bound of exactly a quarter",
     ("oracle/judges/training.py", r"if t >= 0 else"): "what is not finite explains nothing, from either branch",
     ("oracle/judges/initialization.py", r"ord=1\) <= 1e-3"): "another norm of a matrix that is zero or far from it",

@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import tlora_ref as tr
+from tests.families.make_tiny import tiny_model
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.errors import CheckpointError, ConfigError, TLoRAError
 from tlora_ref.method.adamw import adamw_step, clip_factor
@@ -163,6 +164,25 @@ def test_everything_that_is_recorded_is_judged_or_said_not_to_be(golden: Path, t
             continue
         assert not report.passed, name
     assert tr.compare(golden, golden, checkpoint=MODEL).unjudged == []
+
+
+@pytest.mark.parametrize(("name", "shifted"), [("llama", True), ("t5", False), ("llama-classifier", False)])
+@pytest.mark.parametrize("weights", [True, False])
+def test_logits_are_judged_and_a_shifted_loss_follows_from_them(
+    name: str, shifted: bool, weights: bool, tmp_path: Path
+) -> None:
+    model, rng = tiny_model(name), np.random.default_rng(0)
+    labels = [1, 2] if "classifier" in name else rng.integers(2, 31, (2, 5))
+    data = [{"input_ids": rng.integers(2, 31, 5), "labels": label} for label in labels]
+    tr.trace(model, data, tmp_path / "g", r_init=2, steps=1, stages=("calibration", "logits"))
+    checkpoint = model if weights else None
+    report = tr.compare(tmp_path / "g", tmp_path / "g", checkpoint=checkpoint)
+    own = [f for f in report.findings if f.stage == "loss" and f.against == "own inputs" and f.verdict]
+    assert report.passed and len(own) == (2 if shifted else 0)
+    wrong = changed(tmp_path / "g", tmp_path / "c", replaced("sample/1/logits", lambda t, k: t[k] * 1.01))
+    report = tr.compare(tmp_path / "g", wrong, checkpoint=checkpoint)
+    assert not report.passed and report.first_failing == "loss"
+    assert any("logits of sample 1" in finding.line() for finding in report.of("fail"))
 
 
 def test_what_is_recorded_and_cannot_be_judged_is_named(golden: Path) -> None:
@@ -442,6 +462,14 @@ def test_tolerances_widen_and_narrow_the_bounds_of_a_stage(golden: Path, tmp_pat
 def test_another_checkpoint_is_refused(golden: Path, width: int) -> None:
     with pytest.raises(CheckpointError, match=r"q_proj is \(.*\) in the checkpoint, \(16, 16\) in the trace"):
         tr.compare(golden, golden, checkpoint=tiny_llama(hidden_size=width))
+
+
+def test_the_report_says_where_its_bounds_come_from(golden: Path, tmp_path: Path) -> None:
+    assert "own deviation in float32" in tr.compare(golden, golden).tolerances["the whole network"]
+    bare = changed(golden, tmp_path / "c", lambda t: t)
+    manifest = json.loads((bare / "manifest.json").read_text())
+    (bare / "manifest.json").write_text(json.dumps({**manifest, "noise": {}}))
+    assert "measured no noise" in tr.compare(bare, golden).tolerances["the whole network"]
 
 
 def test_the_report_reads_as_json(golden: Path) -> None:

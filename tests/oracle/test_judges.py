@@ -273,6 +273,15 @@ def test_a_cause_is_the_first_slip_that_changes_something_and_fits() -> None:
     assert cause([1.0, 1.5], ("first", [1.0, 1.51]), ("second", [1.0, 1.5])) == "first"
 
 
+@pytest.mark.parametrize(("step", "counted"), [(2, 1), (3, 2), (1, 2), (2, 3)])
+def test_a_step_that_is_miscounted_is_named(step: int, counted: int) -> None:
+    inputs = {**cases(0, Precision.of("float64"))["adamw_step"], "step": step}
+    output = Reference().adamw_step(**{**inputs, "step": counted})
+    verdicts = judge("adamw_step", inputs, output, switches=PROFILES["paper"], precision=Precision.of("float64"))
+    said = "counted from 0" if counted < step else "one step ahead"
+    assert [v.what for v in verdicts if not v.passed] == ["B"] and said in str(verdicts[-1].cause)
+
+
 def test_of_nothing_nothing_is_wrong() -> None:
     assert entries("forward", "entries", np.zeros((0, 3)), np.zeros((0, 3)), 0.0) == Verdict("forward", "entries", True)
     verdict = Verdict("forward", "entries", True)

@@ -101,11 +101,6 @@ class Held:
         """What could not be checked, and why."""
         return Finding(stage, OWN, module, None, "", why)
 
-    def of_encoder_decoder(self, n: int) -> bool:
-        """Whether sample n is one of an encoder-decoder, whose labels are not shifted by one against its logits."""
-        said = self.golden.has(f"sample/{n}/decoder_input_ids")
-        return said or (self.model is not None and self.model.task_type == "SEQ_2_SEQ_LM")
-
     @property
     def adapted(self) -> list[str]:
         """The modules with a rank: by the candidate's own ranks where it has them all, else by the golden ones."""

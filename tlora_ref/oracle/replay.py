@@ -40,11 +40,9 @@ class Replay:
 
     def loss_slips(self, n: int) -> list[Slip]:
         """What the loss of sample n would be after each known slip (of causal models)."""
-        labels = np.asarray(self.golden.get(f"sample/{n}/labels"))
-        logits = self.logits(n)
-        if labels.ndim != 1 or logits.ndim != 2 or self.golden.has(f"sample/{n}/decoder_input_ids"):
+        if self.model.task_type != "CAUSAL_LM":
             return []
-        return loss_slips(logits, labels)
+        return loss_slips(self.logits(n), np.asarray(self.golden.get(f"sample/{n}/labels")))
 
     @cached_property
     def _inputs(self) -> list[dict[str, Array]]:

@@ -11,7 +11,9 @@ from tlora_ref.backend import Array
 from tlora_ref.oracle.format import Trace
 from tlora_ref.oracle.judges.bounds import SAFETY, entries, sum_error
 from tlora_ref.oracle.judges.statistics import judge_loss, judge_sensitivity
+from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.report import Finding
+from tlora_ref.oracle.verdict import Verdict
 
 if TYPE_CHECKING:
     from tlora_ref.oracle.held import Held
@@ -41,21 +43,26 @@ def loss_findings(held: Held) -> list[Finding]:
         got, golden = held.candidate.get(name), held.golden.get(name)
         slips = [] if held.replay is None else held.replay.loss_slips(n)
         allowed = held.network("loss", str(n), golden)
-        found += _loss_of_own_logits(held, n, got)
+        if _is_shifted(held, n) and held.candidate.has(f"sample/{n}/logits"):
+            found += [held.own("loss", None, verdict) for verdict in _judged(held, held.candidate, n, held.precision)]
         found.append(held.against_golden("loss", None, f"loss of sample {n}", got, golden, allowed, slips))
     return found
 
 
-def _loss_of_own_logits(held: Held, n: int, got: Array) -> list[Finding]:
-    """Of a causal model, whose labels are as many as its logits and are shifted."""
-    names = f"sample/{n}/logits", f"sample/{n}/labels"
-    if not (held.candidate.has(names[0]) and held.golden.has(names[1])):
-        return []
-    logits, labels = held.candidate.get(names[0]), held.golden.get(names[1])
-    if logits.ndim != 2 or labels.shape != logits.shape[:1] or held.of_encoder_decoder(n):
-        return []
-    judged = judge_loss(got, logits=logits, labels=labels, switches=held.switches, precision=held.precision)
-    return [held.own("loss", None, verdict) for verdict in judged]
+def _is_shifted(held: Held, n: int) -> bool:
+    """Whether sample n is a causal model's: the golden loss follows from the golden logits, labels shifted by one."""
+    g = held.golden
+    names = [f"sample/{n}/{name}" for name in ("loss", "logits", "labels")]
+    if not all(map(g.has, names)) or g.get(names[1]).ndim != 2 or g.get(names[2]).shape != g.get(names[1]).shape[:1]:
+        return False
+    return all(verdict.passed for verdict in _judged(held, g, n, Precision.of(g.manifest.dtype)))
+
+
+def _judged(held: Held, trace: Trace, n: int, precision: Precision) -> list[Verdict]:
+    """The loss of a sample from the logits of the same trace."""
+    loss, logits = trace.get(f"sample/{n}/loss"), trace.get(f"sample/{n}/logits")
+    labels = held.golden.get(f"sample/{n}/labels")
+    return judge_loss(loss, logits=logits, labels=labels, switches=held.switches, precision=precision)
 
 
 def of_every_sample(held: Held, trace: Trace, quantity: str, module: str) -> list[Array] | None:
