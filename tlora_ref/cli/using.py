@@ -67,7 +67,8 @@ def evaluate(
     found |= {"samples": len(samples), "too_long": len(report.too_long), "unlabelled": len(report.unlabelled)}
     unit = "row" if sample_form(ready) == "classes" else "token"
     screen.say(f"{len(samples)} of {len(rows)} rows, {result.tokens:,} scored {unit}s")
-    screen.say(f"loss {result.loss:.4f} nats a {unit}, perplexity {result.perplexity:.3f}")
+    perplexity = f", perplexity {result.perplexity:.3f}" if unit == "token" else ""
+    screen.say(f"loss {result.loss:.4f} nats a {unit}{perplexity}")
     if tokenizer is not None and (generate or task is not None):
         answering = Answering(ready, tokenizer, template, max_new_tokens)
         used = answerable(answering, source, rows, report)
