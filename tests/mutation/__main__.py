@@ -71,6 +71,9 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("oracle/judges/initialization.py", r"found\.sharp_sine\(.\) <= BLUNT"): "a bound of exactly a quarter",
     ("oracle/trained.py", r"ord=1\)\)"): "another norm of a matrix that is zero or far from it",
     ("oracle/trained.py", r"\(moved \+ 6[35]\.0 \* unit\)"): "beside what the network's own noise allows",
+    ("oracle/samples.py", r"\.ndim < 2 or"): "logits have two axes, or one",
+    ("oracle/judges/allocation.py", r"- 1\) <= 0 and"): "a bitwise product is never negative",
+    ("oracle/judges/allocation.py", r"float\(distance\) < SAFETY"): "a distance that is the bound to the last bit",
     ("oracle/judges/training.py", r"if t >= 0 else"): "what is not finite explains nothing, from either branch",
     ("oracle/judges/initialization.py", r"ord=1\) <= 1e-3"): "another norm of a matrix that is zero or far from it",
 }

@@ -16,6 +16,7 @@ from tlora_ref.oracle.implementation import STAGES, Reference
 from tlora_ref.oracle.judge import judge
 from tlora_ref.oracle.judges.allocation import _is_open_tie, _representable
 from tlora_ref.oracle.judges.bounds import entries
+from tlora_ref.oracle.judges.initialization import row_space, spectrum
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.verdict import Verdict
 
@@ -280,6 +281,14 @@ def test_a_step_that_is_miscounted_is_named(step: int, counted: int) -> None:
     verdicts = judge("adamw_step", inputs, output, switches=PROFILES["paper"], precision=Precision.of("float64"))
     said = "counted from 0" if counted < step else "one step ahead"
     assert [v.what for v in verdicts if not v.passed] == ["B"] and said in str(verdicts[-1].cause)
+
+
+def test_the_worst_cut_is_told() -> None:
+    """A is tilted out of the first two directions and stays in the first three: the cut at 2 is the one that shows it."""
+    found = spectrum(np.diag([4.0, 2.0, 1.0, 0.5]), np.eye(4), PROFILES["paper"], Precision.of("float32"))
+    A = np.array([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1e-6, 0.0]])
+    verdict = row_space("initialize_a", A, found, 1e-6)
+    assert verdict.passed and verdict.index == (2,) and verdict.error == pytest.approx(1e-6, rel=1e-3)
 
 
 def test_of_nothing_nothing_is_wrong() -> None:
