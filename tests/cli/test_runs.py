@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -209,9 +210,9 @@ def test_ctrl_c_keeps_the_state_and_the_command_it_names_ends_bit_identical(fold
     def words(out: str) -> list[str]:
         return [str(word) for word in train(folder, out, "--steps", 1500, "--save-every", 20, "--overwrite")]
 
-    stopped = subprocess.Popen(
-        [*python, *words("stopped")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are told to ignore it
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    stopped = subprocess.Popen([*python, *words("stopped")], **pipes, env=environment, preexec_fn=heeded)
     state = folder / "stopped" / "training_state.safetensors"
     for _ in range(600):
         if state.exists():
