@@ -75,6 +75,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("oracle/judges/allocation.py", r"- 1\) <= 0 and"): "a bitwise product is never negative",
     ("oracle/judges/allocation.py", r"float\(distance\) < SAFETY"): "a distance that is the bound to the last bit",
     ("oracle/judges/initialization.py", r"np\.zeros\(max\(0, r << "): "more zeros, and cut to r after it",
+    (
+        "oracle/judges/initialization.py",
+        r"range\(len\(found\.sigma\) \*\* 1\)",
+    ): "every A of d_in rows spans the whole space",
     ("oracle/judges/training.py", r"if t >= 0 else"): "what is not finite explains nothing, from either branch",
     ("oracle/judges/initialization.py", r"ord=1\) <= 1e-3"): "another norm of a matrix that is zero or far from it",
 }
