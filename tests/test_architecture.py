@@ -7,11 +7,14 @@ planted violation, which it must catch.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.sparse.csgraph import connected_components
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "tlora_ref"
@@ -78,7 +81,19 @@ UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib
 UNSAFE_CALLS = {"eval", "exec"}
 UNSAFE_YAML = {"load", "load_all", "unsafe_load", "full_load", "unsafe_load_all", "full_load_all"}
 
+#: Files that still import each other in a circle. An entry that is no longer needed fails a test.
+CIRCLES_LEFT = {f"{PACKAGE}.oracle.{name}" for name in ("held", "samples", "trained")}
+#: Rooms that have no door sign yet. An entry that is no longer needed fails a test.
+WITHOUT_README = {
+    f"{PACKAGE}/{room}"
+    for room in (
+        *("autograd", "calibration", "checkpoint", "cli", "data", "method", "oracle", "oracle/judges", "oracle/kit"),
+        *("training", "transformer"),
+    )
+}
+
 MAX_FILE_LINES = 350
+MEDIAN_FILE_LINES = 130
 MAX_FUNCTION_LINES = 40
 #: "path" or "path::function" -> why it may be longer. An entry that is no longer needed fails a test.
 LENGTH_EXEMPTIONS: dict[str, str] = {
@@ -203,6 +218,31 @@ def too_long(source: Source) -> dict[str, str]:
     return complaints
 
 
+def file_circles(found: Iterable[Source]) -> list[list[str]]:
+    """The groups of files that import each other, directly or not, wherever in the file the import stands.
+
+    `from a import b` leads to the file a/b.py, or, where b is a name, to what defines it for others: a.py or
+    a/__init__.py. That Python runs a room's __init__.py before any file of it is no import of that file.
+    """
+    module_of = {source: ".".join(source.package_parts).removesuffix(".__init__") for source in found}
+    modules = sorted(set(module_of.values()))
+    leads_to = np.zeros((len(modules), len(modules)), dtype=bool)
+    for source, module in module_of.items():
+        for name in imports(source):
+            file = name if name in modules else name.rpartition(".")[0]
+            if file in modules and file != module:
+                leads_to[modules.index(module), modules.index(file)] = True
+    _, group = connected_components(leads_to, directed=True, connection="strong")
+    groups = [[m for m, g in zip(modules, group, strict=True) if g == number] for number in range(group.max() + 1)]
+    return [members for members in groups if len(members) > 1]
+
+
+def rooms_without_readme(package: Path) -> list[str]:
+    """The folders of Python files, at any depth, that have no README.md, relative to the repository."""
+    folders = sorted({path.parent for path in package.rglob("*.py")} - {package})
+    return [folder.relative_to(package.parent).as_posix() for folder in folders if not (folder / "README.md").is_file()]
+
+
 def sources(*folders: str) -> list[Source]:
     paths = sorted(
         path for folder in folders for path in (ROOT / folder).rglob("*.py*") if path.suffix in (".py", ".pyi")
@@ -224,6 +264,20 @@ def test_files_and_functions_stay_short() -> None:
     long = {key: text for source in sources(PACKAGE, "models", "examples") for key, text in too_long(source).items()}
     assert [text for key, text in long.items() if key not in LENGTH_EXEMPTIONS] == []
     assert set(LENGTH_EXEMPTIONS) <= set(long), "an exemption is no longer needed: remove it"
+    lengths = [source.text.count("\n") for source in sources(PACKAGE)]
+    assert statistics.median(lengths) < MEDIAN_FILE_LINES
+
+
+def test_files_import_each_other_in_no_circle() -> None:
+    in_circles = {module for circle in file_circles(sources(PACKAGE)) for module in circle}
+    assert sorted(in_circles - CIRCLES_LEFT) == []
+    assert in_circles >= CIRCLES_LEFT, f"no longer in a circle: remove {sorted(CIRCLES_LEFT - in_circles)}"
+
+
+def test_every_room_has_a_door_sign() -> None:
+    without = set(rooms_without_readme(ROOT / PACKAGE))
+    assert sorted(without - WITHOUT_README) == []
+    assert without >= WITHOUT_README, f"has its README.md now: remove {sorted(WITHOUT_README - without)}"
 
 
 def test_the_arrows_have_no_cycle() -> None:
@@ -323,6 +377,44 @@ def test_unsafe_code_is_caught(text: str) -> None:
 
 def test_safe_code_is_not() -> None:
     assert unsafe_code(planted("yaml.safe_load(f)\nmodel.eval()\nnp.load(f, allow_pickle=False)\nnp.load(f)")) == []
+
+
+A, B, C = (f"{PACKAGE}/{name}.py" for name in ("room/a", "room/b", "other/c"))
+FRONT_DOOR = f"{PACKAGE}/room/__init__.py"
+
+
+@pytest.mark.parametrize(
+    ("texts", "circle"),
+    [
+        ({A: "from tlora_ref.room.b import f", B: "from tlora_ref.room.a import g"}, "room.a room.b"),
+        ({A: "from . import b", B: "def f():\n    from .a import g"}, "room.a room.b"),
+        (
+            {
+                A: "import tlora_ref.room.b",
+                B: "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from . import a",
+            },
+            "room.a room.b",
+        ),
+        (
+            {A: "import tlora_ref.room.b", B: "from tlora_ref.other import c", C: "from tlora_ref.room.a import g"},
+            "other.c room.a room.b",
+        ),
+        ({FRONT_DOOR: "from tlora_ref.room.a import g", A: "from tlora_ref.room import g"}, "room room.a"),
+        ({A: "from tlora_ref.room.b import f", B: "", C: "from tlora_ref.room.a import b"}, ""),
+        ({FRONT_DOOR: "from tlora_ref.room.a import g", A: "from tlora_ref.room.b import f", B: ""}, ""),
+    ],
+)
+def test_circles_of_files_are_found(texts: dict[str, str], circle: str) -> None:
+    found = file_circles(planted(text, path) for path, text in texts.items())
+    assert found == ([[f"{PACKAGE}.{name}" for name in circle.split()]] if circle else [])
+
+
+def test_a_room_without_a_door_sign_is_found(tmp_path: Path) -> None:
+    for folder in ("with", "without", "with/inner"):
+        (tmp_path / "p" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "p" / folder / "a.py").touch()
+    (tmp_path / "p" / "with" / "README.md").touch()
+    assert rooms_without_readme(tmp_path / "p") == ["p/with/inner", "p/without"]
 
 
 def test_length_is_counted_without_docstrings() -> None:

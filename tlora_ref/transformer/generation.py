@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, Self
 
 import numpy as np
 
+from tlora_ref.autograd import Tensor
 from tlora_ref.backend import Array, to_numpy
 from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.cache import KeyValueCache
 from tlora_ref.transformer.head import next_token_logits
 from tlora_ref.transformer.inputs import padding_mask, positions_of, token_ids
 
-if TYPE_CHECKING:
-    from tlora_ref.transformer.causal import CausalLM
-    from tlora_ref.transformer.model import Model
+
+class Continues(Protocol):
+    """What `generate` needs of a model (`CausalLM` is one)."""
+
+    @property
+    def config(self) -> Any: ...
+    def watching(self, names: Iterable[str] | None) -> Self: ...
+    def hidden_states(
+        self, ids: Array, positions: Array, keep: Array | None, cache: KeyValueCache | None
+    ) -> Tensor: ...
+    def head(self) -> Callable[[Tensor], Tensor]: ...
 
 
 def sample_token(logits: Array, temperature: float, top_p: float, rng: np.random.Generator) -> int:
@@ -42,7 +51,7 @@ def _left_padded(ids: Array, keep: Array | None) -> tuple[Array, Array | None]:
 
 
 def generate(
-    model: CausalLM,
+    model: Continues,
     input_ids: Any,
     attention_mask: Any = None,
     *,
@@ -73,7 +82,7 @@ def generate(
     ids, keep = _left_padded(ids, padding_mask(attention_mask, ids))
     model = model.watching([])
     cache = KeyValueCache(ids.shape[1] + max_new_tokens) if use_cache else None
-    eos = ending_tokens(model, eos_token_id)
+    eos = ending_tokens(model.config, eos_token_id)
     ids = continued(
         ids,
         lambda ids: _next_logits(model, ids, keep, cache),
@@ -88,9 +97,9 @@ def generate(
     return ids[0] if np.ndim(input_ids) == 1 else ids
 
 
-def ending_tokens(model: Model, eos_token_id: int | Sequence[int] | None) -> tuple[int, ...]:
+def ending_tokens(config: Any, eos_token_id: int | Sequence[int] | None) -> tuple[int, ...]:
     """The tokens that end a row: the configuration's unless some are given; none of them for -1."""
-    eos = model.config.eos_token_id if eos_token_id is None else eos_token_id
+    eos = config.eos_token_id if eos_token_id is None else eos_token_id
     if eos is None or eos == -1:
         return ()
     return (eos,) if isinstance(eos, int) else tuple(eos)
@@ -136,7 +145,7 @@ def _check_options(max_new_tokens: int, temperature: float, top_p: float) -> Non
         )
 
 
-def _next_logits(model: CausalLM, ids: Array, prompt: Array | None, cache: KeyValueCache | None) -> Array:
+def _next_logits(model: Continues, ids: Array, prompt: Array | None, cache: KeyValueCache | None) -> Array:
     """Host logits (batch, vocab) after the last token; with a cache, only the tokens not yet in it are computed.
 
     prompt : host booleans (batch, prompt's tokens), False at padding: nothing after the prompt is padding
