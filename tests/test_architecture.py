@@ -40,7 +40,7 @@ ALL_BUT_CLI = {
 }
 
 #: Room -> the rooms it may import. A room is a folder of the package or a file at its top level.
-#: `adapter.py` holds what allocation and initialisation produce (Plan, Adapter), so that checkpoint and training
+#: `adapter` holds what allocation and initialisation produce (Plan, Adapter), so that checkpoint and training
 #: share them without importing each other. calibration and training import the transformer's public type alone.
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
@@ -324,7 +324,7 @@ def test_a_wrong_arrow_is_caught(room: str, text: str) -> None:
     ("path", "text"),
     [
         ("method/a.py", "from tlora_ref.backend import Array\nfrom .covariance import accumulate\nimport numpy as np"),
-        ("adapter.py", "from tlora_ref.method import allocation\nfrom . import algorithm"),
+        ("adapter/a.py", "from tlora_ref.method import allocation\nfrom .. import algorithm"),
         ("training/a.py", "from tlora_ref.transformer import Model"),
         ("cli/a.py", "import tlora_ref as tr\nfrom tlora_ref.oracle import trace"),
         ("__init__.py", "from tlora_ref.training import train"),

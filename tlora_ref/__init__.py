@@ -5,8 +5,8 @@ Where is ...? Every equation and line of the paper, and the function that is it 
 | paper                       | what                             | function                                         |
 |-----------------------------|----------------------------------|--------------------------------------------------|
 | Alg. 1                      | the whole method on one page     | `tlora_ref.algorithm.algorithm_1`                |
-| Eq. 1                       | adapted module, merged weight    | `adapter.adapted_output`, `merged_weight`        |
-| Eq. 2 (erratum: a factor s) | dL/dB and one SGD step           | `adapter.gradient_B`, `sgd_weight_update`        |
+| Eq. 1                       | adapted module, merged weight    | `low_rank.adapted_output`, `merged_weight`       |
+| Eq. 2 (erratum: a factor s) | dL/dB and one SGD step           | `low_rank.gradient_B`, `sgd_weight_update`       |
 | Eq. 3, 16                   | V_r from W_0 C^1/2               | `theory.optimal_directions`                      |
 | Eq. 4 (lines 16, 17)        | A from the SVD of W C, B = 0     | `initialization.wc_svd`, `zero_B`                |
 | Eq. 5 (line 8)              | sensitivity mean abs(W * dW)     | `sensitivity.sample_sensitivity`                 |

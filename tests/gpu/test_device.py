@@ -236,13 +236,13 @@ def test_workers_do_not_take_a_device_s_model_to_the_cpu(tmp_path: Path, device:
 
 @standin_alone
 def test_a_function_of_the_method_given_a_host_array_fails(device: FakeModule) -> None:
-    from tlora_ref.method import adapter
+    from tlora_ref.method import low_rank
 
     x, W, A, B = (np.ones(shape) for shape in ((2, 3), (4, 3), (1, 3), (4, 1)))
     put = get_device("gpu").put
-    assert isinstance(adapter.adapted_output(put(x), put(W), put(A), put(B), 1.0), DeviceArray)
+    assert isinstance(low_rank.adapted_output(put(x), put(W), put(A), put(B), 1.0), DeviceArray)
     with pytest.raises((Mixed, TypeError)):
-        adapter.adapted_output(put(x), put(W), A, put(B), 1.0)
+        low_rank.adapted_output(put(x), put(W), A, put(B), 1.0)
 
 
 @standin_alone

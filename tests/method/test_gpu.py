@@ -12,7 +12,7 @@ import tlora_ref as tr
 from tests.method.stand_ins import statistics, weights
 from tlora_ref.backend import Device, get_device, to_numpy
 from tlora_ref.errors import DeviceError
-from tlora_ref.method import adapter, theory
+from tlora_ref.method import low_rank, theory
 from tlora_ref.method.adamw import adamw_step
 from tlora_ref.method.covariance import second_moment
 from tlora_ref.method.sensitivity import sample_sensitivity
@@ -35,8 +35,8 @@ def gpu() -> Device:
     [
         lambda W, X, A, B, C: second_moment(X, centre=True),
         lambda W, X, A, B, C: sample_sensitivity(W, W),
-        lambda W, X, A, B, C: adapter.adapted_output(X, W, A, B, 2.0),
-        lambda W, X, A, B, C: adapter.sgd_weight_update(W, A, 2.0, 0.1),
+        lambda W, X, A, B, C: low_rank.adapted_output(X, W, A, B, 2.0),
+        lambda W, X, A, B, C: low_rank.sgd_weight_update(W, A, 2.0, 0.1),
         lambda W, X, A, B, C: adamw_step(B, B, B, B * B, step=2, lr=0.1)[0],
         lambda W, X, A, B, C: theory.objective(A, C, W),
         lambda W, X, A, B, C: theory.projector(A, C),

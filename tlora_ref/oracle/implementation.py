@@ -13,7 +13,7 @@ import numpy as np
 
 from tlora_ref import algorithm
 from tlora_ref.backend import Array
-from tlora_ref.method import adapter
+from tlora_ref.method import low_rank
 from tlora_ref.method.adamw import adamw_step
 from tlora_ref.method.covariance import second_moment
 from tlora_ref.method.sensitivity import sample_sensitivity
@@ -126,11 +126,11 @@ class Reference:
 
     def forward(self, x: Array, W: Array, A: Array, B: Array, scale: float) -> Array:
         """See `Implementation.forward`."""
-        return adapter.adapted_output(x, W, A, B, scale)
+        return low_rank.adapted_output(x, W, A, B, scale)
 
     def grad_b(self, x: Array, dy: Array, A: Array, B: Array, scale: float) -> Array:
         """See `Implementation.grad_b`."""
-        return adapter.gradient_B(dy.T @ x, A, scale)
+        return low_rank.gradient_B(dy.T @ x, A, scale)
 
     def adamw_step(
         self,
@@ -159,10 +159,10 @@ class Reference:
         for t in range(len(x)):
             G = dy[t].T @ x[t]  # (d_out, d_in)
             B, exp_avg, exp_avg_sq = adamw_step(
-                B, adapter.gradient_B(G, A, scale), exp_avg, exp_avg_sq, step=t + 1, lr=lr[t]
+                B, low_rank.gradient_B(G, A, scale), exp_avg, exp_avg_sq, step=t + 1, lr=lr[t]
             )
         return A, B
 
     def merge(self, W: Array, A: Array, B: Array, scale: float) -> Array:
         """See `Implementation.merge`."""
-        return adapter.merged_weight(W, A, B, scale)
+        return low_rank.merged_weight(W, A, B, scale)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from tlora_ref.backend import Array
-from tlora_ref.method import adapter
+from tlora_ref.method import low_rank
 from tlora_ref.method.switches import Switches
 from tlora_ref.oracle.judges.bounds import Slip, entries, stored, sum_error
 from tlora_ref.oracle.precision import Precision
@@ -19,7 +19,7 @@ def judge_forward(
 ) -> list[Verdict]:
     """Eq. 1: y = x W^T + s (x A^T) B^T. Either product may be stored before they are added."""
     x, W, A, B = (np.asarray(m, np.float64) for m in (x, W, A, B))
-    base, low = x @ W.T, adapter.adapted_output(x, np.zeros_like(W), A, B, scale)
+    base, low = x @ W.T, low_rank.adapted_output(x, np.zeros_like(W), A, B, scale)
     magnitude = np.abs(x) @ np.abs(W).T
     low_magnitude = abs(scale) * (np.abs(x) @ np.abs(A).T) @ np.abs(B).T
     k = max(W.shape[1], A.shape[0])
@@ -52,7 +52,7 @@ def judge_grad_b(
 ) -> list[Verdict]:
     """Eq. 2: dL/dB = s dy^T (x A^T)."""
     x, dy, A = (np.asarray(m, np.float64) for m in (x, dy, A))
-    expected = adapter.gradient_B(dy.T @ x, A, scale)  # (d_out, r)
+    expected = low_rank.gradient_B(dy.T @ x, A, scale)  # (d_out, r)
     magnitude = abs(scale) * np.abs(dy).T @ (np.abs(x) @ np.abs(A).T)
     kept = 3.0 * precision.storage * abs(scale) * np.abs(dy).T @ np.abs(x @ A.T)
     # the other order, (dy^T x) A^T, stores the (d_out, d_in) product
@@ -82,7 +82,7 @@ def judge_merge(
 ) -> list[Verdict]:
     """Eq. 1, merged: W' = W + s B A."""
     W, A, B = (np.asarray(m, np.float64) for m in (W, A, B))
-    expected = adapter.merged_weight(W, A, B, scale)
+    expected = low_rank.merged_weight(W, A, B, scale)
     delta = expected - W
     magnitude = abs(scale) * np.abs(B) @ np.abs(A)
     allowed = sum_error(magnitude, len(A), precision) + stored(expected, precision)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tlora_ref.backend import Array
-from tlora_ref.method import adapter
+from tlora_ref.method import low_rank
 from tlora_ref.method.adamw import adamw_step
 from tlora_ref.method.switches import Switches
 from tlora_ref.oracle.judges.bounds import OWN, SAFETY, Slip, entries, malformed, sum_error
@@ -203,7 +203,7 @@ def judge_train(
     gradients = []
     for t, rate in enumerate(lr):
         X, G = np.asarray(x[t], np.float64), np.asarray(dy[t], np.float64)
-        gradients.append(adapter.gradient_B(G.T @ X, A, scale))
+        gradients.append(low_rank.gradient_B(G.T @ X, A, scale))
         magnitude = 2.0 * abs(scale) * np.abs(G).T @ (np.abs(X) @ np.abs(A).T)
         error = sum_error(magnitude, max(X.shape), precision) + 4.0 * precision.storage * magnitude
         state = step_with_errors(state, gradients[-1], error, {**TORCH, "step": t + 1, "lr": rate}, precision)

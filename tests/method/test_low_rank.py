@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlora_ref.adapter import Adapter
 from tlora_ref.method.adamw import adamw_step
-from tlora_ref.method.adapter import adapted_output, gradient_B, merged_weight, sgd_weight_update
+from tlora_ref.method.low_rank import adapted_output, gradient_B, merged_weight, sgd_weight_update
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -87,12 +85,3 @@ def test_float32_stays_float32() -> None:
     x, W, A, B = module(0, "float32")
     results = adapted_output(x, W, A, B, 2.0), merged_weight(W, A, B, 2.0), gradient_B(W, A, 2.0)
     assert {array.dtype for array in (*results, sgd_weight_update(W, A, 2.0, 0.1))} == {np.dtype("float32")}
-
-
-@pytest.mark.parametrize(("frozen", "expected"), [(True, 6 + 10), (False, 6 + 10 + 4)])
-def test_an_adapter_counts_what_it_trains_and_merges(frozen: bool, expected: int) -> None:
-    A, B = {"m": np.array([[1.0, 2, 3, 4]])}, {"m": np.arange(6.0)[:, None]}
-    adapter = Adapter(A, B, {"m": 0.5}, frozen_A=frozen, saved={"head": np.zeros((2, 5))})
-    assert adapter.trainable_parameters() == expected
-    merged = adapter.merged_weight("m", np.ones((6, 4)))
-    assert merged[5].tolist() == [1 + 0.5 * 5 * k for k in (1, 2, 3, 4)]

@@ -1,0 +1,63 @@
+"""An adapter: the matrices A and B of every module that has a rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tlora_ref.adapter.plan import Plan
+from tlora_ref.backend import Array
+from tlora_ref.method.low_rank import merged_weight
+
+
+@dataclass
+class Adapter:
+    """The low-rank matrices of a model. Modules of rank 0 are absent.
+
+    Attributes
+    ----------
+    A : {module: (r_i, d_in)}, frozen unless a run trains it; B : {module: (d_out, r_i)}
+    scale : {module: alpha_i / r_i}
+    plan : where ranks and scales come from; None for an adapter read from elsewhere
+    saved : whole tensors used instead of the model's (PEFT's `modules_to_save`): a classifier's head, and what was
+        trained beside A and B
+    untrained : names in `saved` that are as the model has them
+    sigma : {module: singular values of the matrix that A was taken from}; empty if A was not
+    task_type : PEFT's name for what the model does
+    model : `Model.digest` of the model it was made for; None if that is not known
+    """
+
+    A: dict[str, Array]
+    B: dict[str, Array]
+    scale: dict[str, float]
+    plan: Plan | None = None
+    init: str = "wc-svd"
+    seed: int = 42
+    frozen_A: bool = True
+    saved: dict[str, Array] = field(default_factory=dict)
+    untrained: set[str] = field(default_factory=set)
+    sigma: dict[str, Array] = field(default_factory=dict)
+    task_type: str | None = "CAUSAL_LM"
+    model: str | None = None
+
+    @property
+    def modules(self) -> list[str]:
+        """Paths of the adapted modules, in model order."""
+        return list(self.A)
+
+    def merged_weight(self, name: str, W: Array) -> Array:
+        """W' = W + s B A (Eq. 1) of one module."""
+        return merged_weight(W, self.A[name], self.B[name], self.scale[name])
+
+    def trainable_parameters(self) -> int:
+        """Entries of B, and of A unless it is frozen, and of whole tensors trained beside them."""
+        whole = [tensor for name, tensor in self.saved.items() if name not in self.untrained]
+        matrices = [*self.B.values(), *whole, *([] if self.frozen_A else self.A.values())]
+        return sum(int(matrix.size) for matrix in matrices)
+
+    def copy(self) -> Adapter:
+        """An adapter with arrays of its own."""
+        arrays: dict[str, Any] = {
+            name: {m: x.copy() for m, x in getattr(self, name).items()} for name in ("A", "B", "saved", "sigma")
+        }
+        return replace(self, scale=dict(self.scale), untrained=set(self.untrained), **arrays)

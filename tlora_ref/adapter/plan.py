@@ -1,0 +1,74 @@
+"""A plan: the rank and the scale of every module, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tlora_ref.errors import ConfigError
+from tlora_ref.method.switches import Switches
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which rank and which scale every module gets, and why.
+
+    Attributes
+    ----------
+    rank : r_i used; rank_eq6 : r_i as Eq. 6 gives it, before any rule
+    alpha : rank * scale, so that alpha / rank is the scale (what PEFT's `alpha_pattern` wants)
+    sensitivity, share : S_i and S_i / sum S
+    notes : {module: what a rule changed}, for the modules where one acted
+    """
+
+    rank: dict[str, int]
+    rank_eq6: dict[str, int]
+    alpha: dict[str, float]
+    scales: dict[str, float]
+    sensitivity: dict[str, float]
+    share: dict[str, float]
+    shapes: dict[str, tuple[int, int]]
+    r_init: int
+    alpha_init: float
+    switches: Switches
+    adapt_rank: bool = True
+    adapt_scale: bool = True
+    uniform_scale: str = "alpha/r_init"
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def profile(self) -> str:
+        return self.switches.name
+
+    def scale(self, module: str) -> float:
+        """alpha_i / r_i, defined at rank 0 too; ConfigError for a module that the plan does not hold."""
+        if module not in self.scales:
+            raise ConfigError(f"the plan holds no module {module}: it was made for {', '.join(self.scales)}")
+        return self.scales[module]
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Entries of all B, and of all A where the profile does not freeze them."""
+        d_in = 0 if self.switches.freeze_A else 1
+        return sum((self.shapes[m][0] + d_in * self.shapes[m][1]) * r for m, r in self.rank.items())
+
+    @property
+    def lora_parameters(self) -> int:
+        """Entries of A and B of plain LoRA at r_init."""
+        return sum((d_out + d_in) * self.r_init for d_out, d_in in self.shapes.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        shapes = {m: list(shape) for m, shape in self.shapes.items()}
+        return {**values, "shapes": shapes, "switches": self.switches.to_dict()}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Plan:
+        """What `to_dict` gave; ConfigError if a field is missing or unknown."""
+        fields = set(Plan.__dataclass_fields__)
+        if set(values) != fields:
+            raise ConfigError(f"a stored plan has the wrong fields: {', '.join(sorted(set(values) ^ fields))}")
+        shapes = {m: (int(s[0]), int(s[1])) for m, s in values["shapes"].items()}
+        return Plan(**{**values, "shapes": shapes, "switches": Switches.from_dict(values["switches"])})
