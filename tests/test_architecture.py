@@ -323,7 +323,7 @@ def test_a_wrong_arrow_is_caught(room: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("method/a.py", "from tlora_ref.backend import Array\nfrom .covariance import accumulate\nimport numpy as np"),
+        ("method/a.py", "from tlora_ref.backend import Array\nfrom .covariance import centred\nimport numpy as np"),
         ("adapter/a.py", "from tlora_ref.method import allocation\nfrom .. import algorithm"),
         ("training/a.py", "from tlora_ref.transformer import Model"),
         ("cli/a.py", "import tlora_ref as tr\nfrom tlora_ref.oracle import trace"),

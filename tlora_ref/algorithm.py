@@ -1,4 +1,9 @@
-"""Algorithm 1 on one page: the table of contents of the whole method, and the code that runs it.
+"""Algorithm 1 on one page, in the paper's order.
+
+Lines 12 to 17 (`allocate`, `initialize`) are what the library runs: `tlora_ref.allocate` and `tlora_ref.initialize`
+call them for a model's modules by name. Lines 4 to 11 stand here as the paper prints them; `tlora_ref.calibrate` forms
+the same two sums in blocks, side by side and in processes, and is tested equal to this page. `algorithm_1` itself is
+run on a real model by examples/06_algorithm_1.py.
 
 Every module i is a key of the dictionaries: W[i] (d_out, d_in), S[i], C[i] (d_in, d_in), A[i] (r_i, d_in),
 B[i] (d_out, r_i). The numbers in the margin are the paper's lines. Where the released code departs, or the paper does
@@ -44,8 +49,17 @@ def algorithm_1(
 ) -> tuple[dict[str, int], dict[str, float], dict[str, Array], dict[str, Array]]:
     """TLoRA's initialisation from start to end: r, alpha, A and B of every module.
 
-    `samples[n](i)` gives module i's observation on sample n. The library itself streams lines 6 to 10 through
-    `calibration`, which calls the same two functions; this page is the whole in the paper's order.
+    Parameters
+    ----------
+    W : {module: (d_out, d_in)}
+    samples : for each sample n a function from a module to what the sample shows of it: X_n (T_n, d_in), one row a
+        token, and dLoss_n/dW (d_out, d_in)
+    r_init, alpha : the rank and alpha that plain LoRA would give every module
+
+    Raises
+    ------
+    DataError
+        if there is no sample.
     """
     S = dict.fromkeys(W, 0.0)
     C: dict[str, Array] = {}

@@ -38,8 +38,9 @@ PACKAGE = ROOT / "tlora_ref"
 #: What is mutated, and the tests that must notice, the quickest first.
 TARGETS: dict[str, tuple[str, str]] = {
     "method": (
-        "method/*.py algorithm.py",
-        "tests/method tests/training tests/calibration/test_calibrate.py tests/oracle/test_kit.py",
+        "method/*.py algorithm.py calibration/blocked.py",
+        "tests/method tests/calibration/test_blocked.py tests/training tests/calibration/test_calibrate.py "
+        "tests/oracle/test_kit.py",
     ),
     "comparison": (
         "oracle/judges/*.py oracle/compare.py oracle/judge.py oracle/precision.py oracle/verdict.py oracle/held.py "

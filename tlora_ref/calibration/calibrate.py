@@ -15,10 +15,10 @@ from safetensors.numpy import load_file, save_file
 
 from tlora_ref.autograd import backward
 from tlora_ref.backend import Array, array_module, concatenate, to_numpy
+from tlora_ref.calibration.blocked import add_second_moment, blocked_sensitivity
 from tlora_ref.calibration.statistics import CalibrationStats
 from tlora_ref.errors import ConfigError, DataError, DeviceError, NumericsError, OutputError
-from tlora_ref.method.covariance import add_second_moment, centred
-from tlora_ref.method.sensitivity import sample_sensitivity
+from tlora_ref.method.covariance import centred
 from tlora_ref.method.switches import Switches, resolve
 from tlora_ref.transformer import Model
 
@@ -245,7 +245,7 @@ class _Pass:
 
         def reduce_to_one(name: str, dW: Array) -> None:
             module = name.removesuffix(".weight")
-            found[module] = sample_sensitivity(self.model.weight(module), dW)
+            found[module] = blocked_sensitivity(self.model.weight(module), dW)
 
         backward(self.output.loss, reduce_to_one)
         missing = [module for module in self.shapes if module not in found or module not in self.leader]

@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tlora_ref.backend import Array, to_numpy
+from tlora_ref.calibration.blocked import mirror
 from tlora_ref.errors import CheckpointError, ConfigError, OutputError
-from tlora_ref.method.covariance import mirror
 from tlora_ref.provenance import provenance
 
 FORMAT = "tlora_ref.calibration"
