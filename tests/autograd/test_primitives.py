@@ -55,6 +55,7 @@ def test_norms() -> None:
     x, w, b = normal(2, 3, 5), normal(5), normal(5, seed=1)
     gradcheck(lambda x, w: ag.rms_norm(x, w, 1e-5), [x, w])
     gradcheck(lambda x, w, b: ag.layer_norm(x, w, b, 1e-5), [x, w, b])
+    gradcheck(lambda x, w: ag.layer_norm(x, w, None, 1e-5), [x, w])
     gradcheck(lambda x, w: ag.rms_norm(x, w, 1e-2), [normal(3, 1), normal(1)])
     row = x[1, 2]
     rms = math.sqrt(math.fsum(v * v for v in row) / 5 + 1e-5)

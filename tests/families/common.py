@@ -42,6 +42,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **{k: LLAMA_LIKE[k] for k in LLAMA_LIKE if k != "num_key_value_heads"},
         **{"model_type": "gpt_neox", "rotary_pct": 0.5},
     },
+    "opt": {
+        **{"model_type": "opt", "vocab_size": 31, "hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 2},
+        **{"num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 0},
+        **{"bos_token_id": 2, "eos_token_id": 2},
+    },
 }
 CLASSIFIERS = {
     "llama": "LlamaForSequenceClassification",
@@ -50,6 +55,7 @@ CLASSIFIERS = {
     "qwen3": "Qwen3ForSequenceClassification",
     "gpt2": "GPT2ForSequenceClassification",
     "gpt_neox": "GPTNeoXForSequenceClassification",
+    "opt": "OPTForSequenceClassification",
 }
 PAD = 0
 

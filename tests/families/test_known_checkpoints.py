@@ -28,6 +28,16 @@ def llama_like(kind: str, name: str, sizes: tuple[int, ...], **more: Any) -> dic
     }
 
 
+def opt(width: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
+    return {
+        **{"model_type": "opt", "architectures": ["OPTForCausalLM"], "activation_function": "relu", "prefix": "</s>"},
+        **{"activation_dropout": 0.0, "dropout": 0.1, "layerdrop": 0.0, "init_std": 0.02, "bos_token_id": 2},
+        **{"do_layer_norm_before": True, "eos_token_id": 2, "pad_token_id": 1, "max_position_embeddings": 2048},
+        **{"hidden_size": width, "ffn_dim": 4 * width, "num_hidden_layers": layers, "num_attention_heads": heads},
+        **{"vocab_size": 50272, "word_embed_proj_dim": width, "torch_dtype": "float16", **more},
+    }
+
+
 QWEN = {"bos_token_id": 151643, "eos_token_id": 151645, "rope_theta": 1e6, "tie_word_embeddings": True}
 KNOWN: dict[str, tuple[int, dict[str, Any]]] = {
     "Llama-2-7b": (
@@ -86,6 +96,9 @@ KNOWN: dict[str, tuple[int, dict[str, Any]]] = {
             **{"summary_type": "cls_index", "summary_use_proj": True, "task_specific_params": {"text-generation": {}}},
         },
     ),
+    "opt-125m": (125_239_296, opt(768, 12, 12)),
+    "opt-350m": (331_196_416, opt(1024, 24, 16, word_embed_proj_dim=512, do_layer_norm_before=False)),
+    "opt-1.3b": (1_315_758_080, opt(2048, 24, 32)),
     "pythia-70m": (
         70_426_624,
         {

@@ -76,7 +76,7 @@ def watched() -> Iterator[None]:
 def _exact_rotary_frequencies(model: torch.nn.Module) -> None:
     """Rotary modules made anew from their own config: `.double()` only widened what float32 had rounded."""
     for module in model.modules():
-        if "inv_freq" in dict(module.named_buffers(recurse=False)):
+        if any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False)):
             exact = type(module)(module.config)
             for name, buffer in exact.named_buffers(recurse=False):
                 setattr(module, name, buffer)

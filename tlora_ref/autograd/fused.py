@@ -38,18 +38,18 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return record(normed * w, (x, weight), vjp)
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
     """y = weight * (x - mean) / sqrt(var + eps) + bias over the last axis (Ba et al., arXiv 1607.06450, Eq. 4).
 
-    x (..., d), weight (d,), bias (d,): y (..., d). The variance divides by d.
+    x (..., d), weight (d,), bias (d,) or None: y (..., d). The variance divides by d.
     """
     xp, w = array_module(x.data), weight.data
     centred = x.data - xp.mean(x.data, axis=-1, keepdims=True)
     inverse_std = 1.0 / xp.sqrt(row_dot(centred, centred) * (1.0 / w.size) + eps)  # (..., 1)
     normed = centred * inverse_std
-    need_x, need_w, need_b = x.watched, weight.watched, bias.watched
+    need_x, need_w, need_b = x.watched, weight.watched, bias is not None and bias.watched
 
-    def vjp(dy: Array) -> tuple[Array | None, Array | None, Array | None]:
+    def vjp(dy: Array) -> tuple[Array | None, ...]:
         dx = None
         if need_x:
             g = dy * w
@@ -57,9 +57,14 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
             g -= normed * (row_dot(normed, g) * (1.0 / w.size))
             dx = g * inverse_std
         dw = (dy * normed).reshape(-1, w.size).sum(axis=0) if need_w else None
-        return dx, dw, dy.reshape(-1, w.size).sum(axis=0) if need_b else None
+        db = dy.reshape(-1, w.size).sum(axis=0) if need_b else None
+        return (dx, dw) if bias is None else (dx, dw, db)
 
-    return record(normed * w + bias.data, (x, weight, bias), vjp)
+    y = normed * w
+    if bias is None:
+        return record(y, (x, weight), vjp)
+    y += bias.data
+    return record(y, (x, weight, bias), vjp)
 
 
 # ---------------------------------------------------------------------------------------------- activations

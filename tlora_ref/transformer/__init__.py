@@ -10,6 +10,7 @@ from tlora_ref.transformer.gpt_neox import GPTNeoX, GPTNeoXClassifier, GPTNeoXCo
 from tlora_ref.transformer.llama import Llama, LlamaClassifier, LlamaConfig
 from tlora_ref.transformer.mistral import Mistral, MistralClassifier, MistralConfig
 from tlora_ref.transformer.model import Model
+from tlora_ref.transformer.opt import OPT, OPTClassifier, OPTConfig
 from tlora_ref.transformer.output import Output
 from tlora_ref.transformer.qwen2 import Qwen2, Qwen2Classifier, Qwen2Config
 from tlora_ref.transformer.qwen3 import Qwen3, Qwen3Classifier, Qwen3Config
@@ -33,6 +34,7 @@ FAMILIES: dict[str, tuple[Any, dict[str, type[Model]]]] = {
         MistralConfig,
         {"MistralForCausalLM": Mistral, "MistralForSequenceClassification": MistralClassifier},
     ),
+    "opt": (OPTConfig, {"OPTForCausalLM": OPT, "OPTForSequenceClassification": OPTClassifier}),
     "qwen2": (Qwen2Config, {"Qwen2ForCausalLM": Qwen2, "Qwen2ForSequenceClassification": Qwen2Classifier}),
     "qwen3": (Qwen3Config, {"Qwen3ForCausalLM": Qwen3, "Qwen3ForSequenceClassification": Qwen3Classifier}),
     "roberta": (
