@@ -1,0 +1,134 @@
+"""A candidate's trace filled in by hand, from any framework, written in the golden trace's own terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tlora_ref.backend import Array
+from tlora_ref.errors import ConfigError
+from tlora_ref.oracle.format import MODULE_SHAPES, SAMPLE_FIELDS, Manifest, Trace, TraceWriter
+from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.recorder.foreign import golden_name, host
+
+#: The arrays of a step, by module.
+STEP = ("grad_B", "B", "exp_avg", "exp_avg_sq", "grad_A", "A", "A_exp_avg", "A_exp_avg_sq")
+
+
+class ByHand:
+    """A candidate's trace in the making, filled in by hand.
+
+    Arrays are taken of any framework and copied at once; modules may carry a wrapper's prefix. What is never recorded
+    is never judged: `verify` lists it.
+
+    Parameters
+    ----------
+    golden : the golden trace (or its folder): its modules, budget, samples and batches are the candidate's
+    dtype : the precision that the candidate works in, "float32" say; by default that of the weights that are hooked
+
+    Raises
+    ------
+    ConfigError, ShapeError
+        by every method: a module or quantity that the golden trace does not know, a wrong shape, anything twice
+    """
+
+    def __init__(self, golden: Trace | str | Path, dtype: str | None = None) -> None:
+        self.golden = golden if isinstance(golden, Trace) else Trace(golden)
+        facts = self.golden.manifest
+        same = {name: getattr(facts, name) for name in ("modules", "r_init", "alpha", "profile", "switches", "init")}
+        self.dtype = None if dtype is None else Precision.of(dtype).name
+        self.manifest = Manifest(**same, samples=facts.samples, train=dict(facts.train))
+        self.writer = TraceWriter(self.manifest)
+        self._losses: dict[int, float] = {}
+        self._rates: dict[int, float] = {}
+        #: Takes the loss of the pass just made, while hooks are in place.
+        self.told: Callable[[float], None] | None = None
+
+    # ---- what the golden run was made on ----
+
+    def samples(self) -> Iterator[dict[str, Array]]:
+        """The calibration samples, as a model's arguments: int64, writable, (1, T), a class (1,)."""
+        for n in range(self.golden.manifest.samples):
+            yield {name: x[None] for name, x in self._fields(f"sample/{n}")}
+
+    def batches(self) -> Iterator[tuple[int, float, dict[str, Array]]]:
+        """(step from 1, learning rate, the padded batch as a model's arguments) of every training step."""
+        for t in self.golden.numbered("train", "input_ids"):
+            yield t, float(self.golden.get("train/lr")[t - 1]), dict(self._fields(f"train/{t}"))
+
+    def _fields(self, prefix: str) -> Iterator[tuple[str, Array]]:
+        for name in SAMPLE_FIELDS:
+            if self.golden.has(f"{prefix}/{name}"):
+                yield name, np.array(self.golden.get(f"{prefix}/{name}"), dtype=np.int64)
+
+    # ---- by hand, from any framework ----
+
+    def add(self, **quantities: Mapping[str, Any]) -> None:
+        """Quantities by module, under the format's names: `add(covariance=C, sensitivity=S, rank=..., A=...)`."""
+        unknown = set(quantities) - set(MODULE_SHAPES)
+        if unknown:
+            raise ConfigError(f"recorder: {', '.join(sorted(unknown))} unknown: expected {', '.join(MODULE_SHAPES)}")
+        for quantity, values in quantities.items():
+            for theirs, value in values.items():
+                module = golden_name(theirs, self.golden.shapes)
+                self.writer.add(f"{quantity}/{module}", _scalar(host(value), MODULE_SHAPES[quantity]))
+
+    def sample(
+        self,
+        n: int,
+        *,
+        loss: Any = None,
+        logits: Any = None,
+        inputs: Mapping[str, Any] | None = None,
+        gradients: Mapping[str, Any] | None = None,
+    ) -> None:
+        """What sample n left: its loss, logits (T, V), X of modules (T, d_in), dLoss/dW (d_out, d_in)."""
+        if loss is not None:
+            self.writer.add(f"sample/{n}/loss", host(loss).reshape(()))
+        if logits is not None:
+            self.writer.add(f"sample/{n}/logits", host(logits))
+        for theirs, X in (inputs or {}).items():
+            self._inputs(n, golden_name(theirs, self.golden.shapes), host(X))
+        for theirs, gradient in (gradients or {}).items():
+            self.writer.add(f"sample/{n}/grad_W/{golden_name(theirs, self.golden.shapes)}", host(gradient))
+
+    def _inputs(self, n: int, module: str, X: Array) -> None:
+        """How many rows X has, their sum, and X itself where the golden trace keeps it."""
+        self.writer.add(f"sample/{n}/tokens/{module}", np.int64(len(X)))
+        self.writer.add(f"sample/{n}/input_sum/{module}", X.sum(axis=0, dtype=np.float64))
+        if self.golden.has(f"sample/{n}/input/{module}"):
+            self.writer.add(f"sample/{n}/input/{module}", X)
+
+    def step(self, t: int, *, loss: Any = None, lr: float | None = None, **arrays: Mapping[str, Any]) -> None:
+        """What step t (from 1) left, by module: grad_B before clipping; B, exp_avg, exp_avg_sq after the update.
+
+        Where A is trained: grad_A, A, A_exp_avg, A_exp_avg_sq too.
+        """
+        unknown = set(arrays) - set(STEP)
+        if unknown:
+            raise ConfigError(f"recorder: {', '.join(sorted(unknown))} unknown: expected {', '.join(STEP)}")
+        if loss is not None:
+            self._losses[t] = float(host(loss).reshape(()))
+        if lr is not None:
+            self._rates[t] = float(lr)
+        for kind, values in arrays.items():
+            for theirs, value in values.items():
+                self.writer.add(f"train/{t}/{kind}/{golden_name(theirs, self.golden.shapes)}", host(value))
+
+    def write(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """The trace to `folder`, whole or not at all."""
+        if self.dtype is None:
+            raise ConfigError("recorder: say in which precision the candidate works: Recorder(golden, dtype=...)")
+        self.manifest.dtype = self.dtype
+        for name, values in (("train/loss", self._losses), ("train/lr", self._rates)):
+            if values and sorted(values) == list(range(1, len(values) + 1)) and name not in self.writer.tensors:
+                self.writer.add(name, np.array([values[t] for t in sorted(values)]))
+        self.writer.write(folder, overwrite=overwrite)
+
+
+def _scalar(value: Array, shape: tuple[Any, ...]) -> Array:
+    """A number that came in an array of one entry, as a number."""
+    return value.reshape(()) if shape == () and value.size == 1 else value
