@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "tlora_ref"
 
-EVERYWHERE = {"backend", "errors"}
+EVERYWHERE = {"backend", "errors", "names"}
 MAKES_ARTEFACTS = EVERYWHERE | {"provenance"}
 ALL_BUT_CLI = {
     *MAKES_ARTEFACTS,
@@ -44,6 +44,7 @@ ALL_BUT_CLI = {
 #: share them without importing each other. calibration and training import the transformer's public type alone.
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
+    "names": set(),
     "backend": {"errors"},
     "machine": set(),
     "provenance": {"machine", "version"},
@@ -69,6 +70,7 @@ FRONT_DOOR_ONLY = {("calibration", "transformer"), ("training", "transformer")}
 #: Rooms that stay arithmetic: no library beyond these and the standard library.
 LIBRARIES: dict[str, set[str]] = {
     "errors": set(),
+    "names": set(),
     "machine": set(),  # imported before NumPy
     "version": set(),
     "autograd": {"numpy", "scipy"},

@@ -58,6 +58,7 @@ def whole_run(folder: Path, where: str, dtype: str, samples: list[dict[str, Any]
         "projector": {m: A.T @ A for m, A in adapter.A.items()},
         "update": {m: (adapter.B[m] @ A) for m, A in adapter.A.items()},
         "merged": {m: merged.weight(m) for m in adapter.A},
+        "shown": [repr(x).replace("on gpu", "on cpu") for x in (model, stats, plan, adapter)],
         "numbers": {"loss": loss, **{f"step {e['step']}": e["loss"] for e in result.history}},
     }
 
@@ -67,7 +68,7 @@ def test_every_family_runs_through(name: str, tmp_path: Path, device: FakeModule
     tr.save_model(tiny_model(name), tmp_path / "m")
     host = whole_run(tmp_path / "m", "cpu", "float64", samples_of(name))
     found = whole_run(tmp_path / "m", "gpu", "float64", samples_of(name))
-    assert found["rank"] == host["rank"]
+    assert (found["rank"], found["shown"]) == (host["rank"], host["shown"])
     for quantity in ("covariance", "projector", "update", "merged"):
         assert all(isinstance(x, device.ndarray) for x in found[quantity].values())
         close(found[quantity], host[quantity], 1e-9)

@@ -8,6 +8,7 @@ from typing import Any
 from tlora_ref.adapter.plan import Plan
 from tlora_ref.backend import Array
 from tlora_ref.method.low_rank import merged_weight
+from tlora_ref.names import mean, span, told_by_kind
 
 
 @dataclass
@@ -39,6 +40,24 @@ class Adapter:
     sigma: dict[str, Array] = field(default_factory=dict)
     task_type: str | None = "CAUSAL_LM"
     model: str | None = None
+
+    def __repr__(self) -> str:
+        profile = "no plan" if self.plan is None else f"profile {self.plan.profile}"
+        ranks = {module: len(A) for module, A in self.A.items()}
+        dtype = f" in {next(iter(self.A.values())).dtype}" if self.A else ""
+        largest = max((float(abs(B).max()) for B in self.B.values()), default=0.0)
+        lines = [
+            f"Adapter ({self.init}, {profile}, A {'frozen' if self.frozen_A else 'trained'}): {len(self.A)} modules"
+            f"{dtype}, {self.trainable_parameters():,} trained parameters",
+            f"ranks {span(ranks.values())}, sum {sum(ranks.values())}; scales {span(self.scale.values())}",
+            f"mean rank: {told_by_kind(ranks, mean)}",
+            f"B: {f'largest entry {largest:.3g}' if largest else 'zero, as it starts'}",
+        ]
+        if self.saved:
+            lines.append(
+                f"whole tensors beside them: {', '.join(list(self.saved)[:4])}{' ...' * (len(self.saved) > 4)}"
+            )
+        return "\n  ".join(lines)
 
     @property
     def modules(self) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tlora_ref.errors import ConfigError
 from tlora_ref.method.switches import Switches
+from tlora_ref.names import mean, span, told_by_kind
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,21 @@ class Plan:
     def lora_parameters(self) -> int:
         """Entries of A and B of plain LoRA at r_init."""
         return sum((d_out + d_in) * self.r_init for d_out, d_in in self.shapes.values())
+
+    def __repr__(self) -> str:
+        how = "" if self.adapt_rank else ", uniform ranks"
+        how += "" if self.adapt_scale else f", uniform scales {self.uniform_scale}"
+        lines = [
+            f"Plan (profile {self.profile}{how}): {len(self.rank)} modules at r_init {self.r_init}, alpha "
+            f"{self.alpha_init:g}",
+            f"ranks {span(self.rank.values())}, sum {sum(self.rank.values())} of {len(self.rank) * self.r_init}; "
+            f"{sum(r == 0 for r in self.rank.values())} without a rank; scales {span(self.scales.values())}",
+            f"mean rank: {told_by_kind(self.rank, mean)}",
+            f"trains {self.trainable_parameters:,} parameters (plain LoRA {self.lora_parameters:,})",
+        ]
+        for module, note in list(self.notes.items())[:1]:
+            lines.append(f"notes: {len(self.notes)}, the first on {module}: {note}")
+        return "\n  ".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""

@@ -70,7 +70,8 @@ class Tensor:
         return self.item()
 
     def __repr__(self) -> str:
-        return f"Tensor(shape={self.shape}, dtype={self.dtype}, {'watched' if self.watched else 'constant'})"
+        what = f"{self.item():.6g}" if self.data.ndim == 0 else f"shape={self.shape}"
+        return f"Tensor({what}, dtype={self.dtype}, {'watched' if self.watched else 'constant'})"
 
 
 def leaf(data: Array, name: str) -> Tensor:

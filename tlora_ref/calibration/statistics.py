@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from tlora_ref.backend import Array, to_numpy
 from tlora_ref.calibration.blocked import mirror
 from tlora_ref.errors import CheckpointError, ConfigError, OutputError
+from tlora_ref.names import span, told_by_kind
 from tlora_ref.provenance import provenance
 
 FORMAT = "tlora_ref.calibration"
@@ -30,6 +31,9 @@ class Means(Mapping[str, Array]):
         mean = self._sums[self._leader[module]] / self._samples
         mirror(mean)
         return mean
+
+    def __repr__(self) -> str:
+        return f"{{C of {len(self)} modules, over {self._samples} samples}}"
 
     def __contains__(self, module: object) -> bool:  # Mapping's own would compute the mean
         return module in self._leader
@@ -66,6 +70,22 @@ class CalibrationStats:
     profile: str = "paper"
     centre: bool = False
     model: str | None = None
+
+    def __repr__(self) -> str:
+        sums = self.covariance_sums.values()
+        size = f"{sum(C.nbytes for C in sums) / 1e6:,.1f} MB{f' of {next(iter(sums)).dtype}' if sums else ''}"
+        lines = [
+            f"CalibrationStats (profile {self.profile}): {self.samples} samples, {len(self.shapes)} modules, "
+            f"{len(sums)} covariances ({size})",
+            f"losses {span(self.losses)}",
+        ]
+        total = sum(self.sensitivity_sums.values())
+        if self.samples and total:
+            ordered = sorted(self.sensitivity.items(), key=lambda entry: entry[1])
+            lines.append("S from {0[1]:.3g} ({0[0]}) to {1[1]:.3g} ({1[0]})".format(ordered[0], ordered[-1]))
+            share = told_by_kind(self.sensitivity_sums, lambda sums: f"{sum(sums) / total:.1%}")
+            lines.append(f"share of S: {share}")
+        return "\n  ".join(lines)
 
     @property
     def covariance(self) -> Mapping[str, Array]:

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +39,11 @@ class TrainResult:
     history: list[dict[str, Any]]
     steps: int
     seconds: float
+
+    def __repr__(self) -> str:
+        losses = [f"{entry['loss']:.4f}" for entry in self.history]
+        span = f", loss {losses[0]} at first, {losses[-1]} at last" if losses else ""
+        return f"TrainResult({self.steps} steps in {self.seconds:.1f} s{span})"
 
     @property
     def loss(self) -> float:
@@ -159,7 +164,7 @@ def _step(model: Model, state: TrainState, micro_batches: list[Batch], plan: Tra
 class StepGradients:
     """The gradient of the mean loss over all labels of a step, by array; that loss; the labels; the gradients' norm."""
 
-    arrays: dict[str, Array]
+    arrays: dict[str, Array] = field(repr=False)
     loss: float
     tokens: int
     norm: float

@@ -26,10 +26,10 @@ class TrainState:
     """
 
     step: int
-    arrays: dict[str, Array]
-    exp_avg: dict[str, Array]
-    exp_avg_sq: dict[str, Array]
-    history: list[dict[str, Any]] = field(default_factory=list)
+    arrays: dict[str, Array] = field(repr=False)
+    exp_avg: dict[str, Array] = field(repr=False)
+    exp_avg_sq: dict[str, Array] = field(repr=False)
+    history: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     @staticmethod
     def start(arrays: dict[str, Array]) -> TrainState:

@@ -13,6 +13,7 @@ import numpy as np
 from tlora_ref.autograd import Tensor, leaf, linear, low_rank_linear
 from tlora_ref.backend import Array, Device, device_of, to_numpy
 from tlora_ref.errors import ConfigError, ShapeError
+from tlora_ref.names import told_by_kind
 from tlora_ref.transformer.output import Output
 
 #: Called with a module's path and its input (..., d_in) before the module is applied. Modules that share an input
@@ -50,6 +51,18 @@ class Model:
         self.adapter: AttachedAdapter | None = None
         self._watched: frozenset[str] | None = None  # None: every tensor
         self._observer: Observer | None = None
+
+    def __repr__(self) -> str:
+        shapes = self.shapes()
+        kinds = told_by_kind(shapes, lambda its: f"{len(its)} x {' or '.join(map(str, dict.fromkeys(its)))}")
+        lines = [
+            f"{type(self).__name__} ({self.config.model_type}, {self.task_type}): {self.parameter_count():,} weights "
+            f"in {self.dtype} on {self.device.name}",
+            f"{len(shapes)} target modules: {kinds}",
+            "context: " + ("not limited" if self.context is None else f"{self.context:,} tokens"),
+            "adapter: " + ("none" if self.adapter is None else f"on {len(self.adapter.A)} modules"),
+        ]
+        return "\n  ".join(lines)
 
     # ------------------------------------------------------------------ what a family declares
     @classmethod

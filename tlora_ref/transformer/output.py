@@ -38,6 +38,10 @@ class Output:
         self._hidden = hidden
         self.tokens = tokens
 
+    def __repr__(self) -> str:
+        loss = "no loss" if self._loss is None else f"loss={self._loss.item():.6g}, tokens={self.tokens}"
+        return f"Output({loss})"
+
     @property
     def loss(self) -> Tensor:
         if self._loss is None:
