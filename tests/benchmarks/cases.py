@@ -37,6 +37,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **{"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True},
         **{"max_position_embeddings": 8192, "rope_theta": 100000.0, "rms_norm_eps": 1e-5},
     },
+    "llama-1b": {
+        **{"model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16},
+        **{"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": True},
+        **{"max_position_embeddings": 8192, "rope_theta": 500000.0, "rms_norm_eps": 1e-5},
+    },
 }
 SHIPPED = {"tiny": ROOT / "models" / "tiny-math-llama"}
 

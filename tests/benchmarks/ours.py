@@ -9,6 +9,7 @@ import numpy as np
 
 import tlora_ref as tr
 from tests.benchmarks.cases import LAYERS, NEW_TOKENS, RANK, Case, inputs
+from tlora_ref.backend import get_device
 from tlora_ref.training.loop import apply_gradients, step_gradients
 from tlora_ref.training.parameters import install, trained_arrays
 from tlora_ref.training.state import TrainState
@@ -17,9 +18,9 @@ from tlora_ref.transformer import Model
 Work = Callable[[], float]
 
 
-def prepare(case: Case, folder: Path) -> Work:
-    """The work of `case` on the model in `folder`, ready to be timed."""
-    model = tr.load_model(folder / "model", dtype="float32")
+def prepare(case: Case, folder: Path, device: str = "cpu") -> Work:
+    """The work of `case` on the model in `folder`, ready to be timed. `device` is the library's: "cpu" or "gpu"."""
+    model = tr.load_model(folder / "model", dtype="float32", device=device)
     ids = inputs(case, model.config.vocab_size)
     adapter = tr.load_peft(folder / "adapter", model)
     return {
@@ -29,6 +30,12 @@ def prepare(case: Case, folder: Path) -> Work:
         "initialisation": initialisation,
         "decode": decode,
     }[case.row](model, adapter, ids)
+
+
+def wait_for(device: str) -> None:
+    """Until the device has done what it was asked to."""
+    if device == "gpu":
+        get_device(device).xp.cuda.Device().synchronize()
 
 
 def forward(model: Model, adapter: tr.Adapter, ids: np.ndarray) -> Work:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -17,11 +16,13 @@ Work = Callable[[], float]
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def prepare(case: Case, folder: Path) -> Work:
-    """The work of `case` on the model in `folder`, ready to be timed."""
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+def prepare(case: Case, folder: Path, device: str = "cpu") -> Work:
+    """The work of `case` on the model in `folder`, ready to be timed. `device` is the library's: "cpu" or "gpu"."""
+    where = "cuda" if device == "gpu" else "cpu"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 is float32
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).to(where)
     model.config.use_cache = case.row == "decode"
-    ids = torch.from_numpy(inputs(case, model.config.vocab_size))
+    ids = torch.from_numpy(inputs(case, model.config.vocab_size)).to(where)
     return {
         "forward": forward,
         "train step": train_step,
@@ -29,6 +30,12 @@ def prepare(case: Case, folder: Path) -> Work:
         "initialisation": initialisation,
         "decode": decode,
     }[case.row](model, folder / "adapter", ids)
+
+
+def wait_for(device: str) -> None:
+    """Until the device has done what it was asked to."""
+    if device == "gpu":
+        torch.cuda.synchronize()
 
 
 def _adapted(model: Any, adapter: Path) -> Any:
@@ -130,6 +137,6 @@ def decode(model: Any, adapter: Path, ids: Any) -> Work:
             min_new_tokens=NEW_TOKENS,
             max_new_tokens=NEW_TOKENS,
         )
-        return float(np.asarray(made[:, ids.shape[1] :]).sum())
+        return float(made[:, ids.shape[1] :].sum())
 
     return tokens

@@ -22,14 +22,16 @@ def test_the_comparison_is_right_on_the_cpu(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parity
-def test_the_timings_of_a_tiny_shape(tmp_path: Path) -> None:
+def test_the_timings_of_a_tiny_model(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     assert (
-        main(["--time", "--device", "cpu", "--shapes", "tiny", "--tokens", "8", "--out", str(tmp_path / "t.json")]) == 0
+        main(["--time", "--device", "cpu", "--models", "tiny", "--tokens", "8", "--out", str(tmp_path / "t.json")]) == 0
     )
     found = json.loads((tmp_path / "t.json").read_text())["seconds"]["tiny"]
     assert set(found) == {"cpu", "torch", "numpy"}
-    assert all(set(row) == {"train step", "calibration", "svd"} and min(row.values()) > 0 for row in found.values())
+    assert all(
+        set(row) == {"train step", "calibration", "initialisation"} and min(row.values()) > 0 for row in found.values()
+    )
 
 
 def test_without_a_gpu_the_command_says_so() -> None:
