@@ -91,6 +91,34 @@ def test_freed_memory_is_kept_for_the_next_arrays() -> None:
     assert int(faults) < 0.05 * 40 * 400_000 * 8 / 4096  # pages of these arrays
 
 
+@pytest.mark.parametrize("system", ["win32", "darwin"])
+def test_the_commands_start_on_another_system(system: str) -> None:
+    """What Windows does with `ctypes.CDLL(None)`: a TypeError, before any command has started."""
+    program = (
+        "import ctypes, sys\n"
+        "def refuse(name): raise TypeError('LoadLibrary() argument 1 must be str, not None')\n"
+        "from tlora_ref import machine\n"
+        f"real, machine.ctypes.CDLL, machine.sys = ctypes.CDLL, refuse, type('S', (), dict(vars(sys), platform={system!r}))\n"
+        "assert machine.keep_freed_memory() is False and machine.faster_kernel() is None\n"
+        "machine.prepare(); machine.ctypes.CDLL = real\n"
+        "from tlora_ref.__main__ import main; sys.argv = ['tlora-ref', '--version']; main()"
+    )
+    assert python("-c", program).startswith("tlora_ref ")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_a_console_of_few_characters_gets_escapes(encoding: str) -> None:
+    program = (
+        "import sys, types; from tlora_ref import __main__ as start\n"
+        "said = types.ModuleType('said'); said.main = lambda: print('\\u2581 \\U0001f600')\n"
+        "sys.modules['tlora_ref.cli.main'] = said; start.main()"
+    )
+    given = os.environ | {"PYTHONIOENCODING": encoding}
+    printed = subprocess.run([sys.executable, "-c", program], env=given, capture_output=True, check=True).stdout
+    text = "\u2581 \U0001f600" if encoding == "utf-8" else r"\u2581 \U0001f600"
+    assert printed.decode(encoding).strip() == text
+
+
 def test_a_slow_kernel_is_named_once_a_model_is_large(facts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blas = {"library": "openblas", "version": "1", "kernel": "Haswell", "threads": 2}
     monkeypatch.setattr(machine, "linear_algebra", lambda: blas)

@@ -64,6 +64,8 @@ def choose_kernel(facts: Path = CPU_FACTS) -> None:
 
 def keep_freed_memory() -> bool:
     """Have this process keep freed memory for its next arrays. False where the C library is not glibc, or refuses."""
+    if sys.platform != "linux":  # macOS has no mallopt, and Windows no C library of the process to ask
+        return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
