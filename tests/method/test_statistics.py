@@ -20,7 +20,7 @@ def test_second_moment_entry_by_entry(seed: int, tokens: int, d_in: int) -> None
     C, centred = second_moment(X), second_moment(X, centre=True)
     for i, j in product(range(d_in), repeat=2):
         assert C[i, j] == pytest.approx(sum(X[t, i] * X[t, j] for t in range(tokens)), rel=1e-12, abs=1e-12)
-    spread = tokens * np.atleast_2d(np.cov(X, rowvar=False, bias=True))
+    spread = tokens * np.atleast_2d(np.cov(X.T, bias=True))
     np.testing.assert_allclose(centred, spread, rtol=1e-9, atol=1e-10)
 
 
