@@ -1,4 +1,4 @@
-"""A user's file, checked by mypy --strict against the installed wheel: the types of the public names are there and fit."""
+"""A user's file, which mypy --strict reads against the installed wheel: the public names are typed, and fit."""
 
 import tlora_ref as tr
 from tlora_ref.data import encode_rows, load_dataset

@@ -12,6 +12,7 @@ import operator
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -61,11 +62,30 @@ class Mixed(TypeError):
     """Host and device arrays in one operation, or a device array used as if it lay on the host."""
 
 
+@dataclass(frozen=True)
+class Call:
+    """A kind of call: the function as CuPy names it ("linalg.svd", "ndarray.sum"), how many arguments stood without a
+    name, the names of the others, and the arrays' dtypes as NumPy's letters."""
+
+    name: str
+    positional: int
+    options: tuple[str, ...]
+    dtypes: str
+
+
 class Counter:
-    """How often the host waited for the device; and, while `made` is a list, (dtype, shape) of every array made."""
+    """How often the host waited for the device; while `made` is a list, (dtype, shape) of every array made; while
+    `calls` is a set, every kind of call."""
 
     waits = 0
     made: list[tuple[np.dtype, tuple[int, ...]]] | None = None
+    calls: set[Call] | None = None
+
+    @classmethod
+    def note(cls, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        if cls.calls is not None:
+            dtypes = "".join(a.dtype.char for a in arguments if isinstance(a, DeviceArray | np.generic))
+            cls.calls.add(Call(name, len(arguments), tuple(sorted(options)), dtypes))
 
 
 def unwrapped(value: Any, what: str) -> Any:
@@ -91,10 +111,13 @@ def wrapped(value: Any) -> Any:
     return [wrapped(entry) for entry in value] if isinstance(value, list) else value
 
 
-def on_device(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """A NumPy function as the device has it."""
+def on_device(function: Callable[..., Any], name: str, home: str | None = "cupy") -> Callable[..., Any]:
+    """A NumPy function as the device has it in the module `home`; the caller notes the call where that is None."""
+    qualified = f"{home}.{name}".removeprefix("cupy.")
 
     def call(*arguments: Any, **options: Any) -> Any:
+        if home is not None:
+            Counter.note(qualified, arguments, options)
         lacking = sorted((LACKING - TAKEN.get(name, set())) & set(options))
         if lacking:
             raise TypeError(f"{name}: CuPy has no option {', '.join(lacking)}")
@@ -186,12 +209,15 @@ def _equip() -> None:
 
     def method(name: str) -> Callable[..., Any]:
         def call(self: DeviceArray, *arguments: Any, **options: Any) -> Any:
-            return on_device(getattr(self.inside, name), name)(*arguments, **options)
+            home, plain = ("operator", name.strip("_")) if name.startswith("__") else ("ndarray", name)
+            Counter.note(f"{home}.{plain}", (self, *arguments), options)
+            return on_device(getattr(self.inside, name), name, None)(*arguments, **options)
 
         return call
 
     def binary(name: str, function: Callable[..., Any], turned: bool) -> Callable[..., Any]:
         def call(self: DeviceArray, other: Any) -> Any:
+            Counter.note(f"operator.{name}", (other, self) if turned else (self, other), {})
             mine, theirs = self.inside, unwrapped(other, name)
             return wrapped(function(theirs, mine) if turned else function(mine, theirs))
 
@@ -199,6 +225,7 @@ def _equip() -> None:
 
     def in_place(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(self: DeviceArray, other: Any) -> DeviceArray:
+            Counter.note(f"operator.{name}", (self, other), {})
             self.inside = function(self.inside, unwrapped(other, name))
             return self
 
@@ -222,8 +249,8 @@ _equip()
 class _Ufunc:
     """A universal function with `at`, which CuPy has for add alone of those used here."""
 
-    def __init__(self, ufunc: Any, name: str) -> None:
-        self.call = on_device(ufunc, name)
+    def __init__(self, ufunc: Any, name: str, home: str) -> None:
+        self.call = on_device(ufunc, name, home)
         if name == "add":
             self.at = on_device(ufunc.at, "add.at")
 
@@ -246,7 +273,8 @@ class FakeModule(ModuleType):
         if name not in self.known:
             raise AttributeError(f"CuPy has no {self.__name__}.{name} (or the stand-in does not list it)")
         function = getattr(self.numpy, name)
-        return _Ufunc(function, name) if isinstance(function, np.ufunc) else on_device(function, name)
+        made = _Ufunc if isinstance(function, np.ufunc) else on_device
+        return made(function, name, self.__name__)
 
 
 def _transferred(array: Any, dtype: Any = None, **_: Any) -> DeviceArray:
