@@ -4,8 +4,21 @@ from .calibration import CalibrationStats, calibrate
 from .checkpoint import load_model, load_peft, save_model, save_peft, save_universal
 from .data import load_tokenizer
 from .errors import TLoRAError
-from .method.switches import PROFILES, Switches
+from .method.switches import PROFILES, Switches, resolve
 from .oracle import check_implementation, compare, trace
+from .pipeline import (
+    AdapterSettings,
+    DataSource,
+    calibrate_for,
+    load_adapted,
+    load_statistics,
+    load_tokenizer_for,
+    make_adapter,
+    merge_checkpoint,
+)
+from .planning import MemoryPlan, TimePlan, plan_memory, plan_time
+from .reports import Summary, summarize
+from .tasks import Answering, Task, evaluate_task, load_task, task_rows
 from .training import TrainSettings, evaluate, train
 
 __version__: str
@@ -13,25 +26,45 @@ __version__: str
 __all__ = [
     "PROFILES",
     "Adapter",
+    "AdapterSettings",
+    "Answering",
     "CalibrationStats",
+    "DataSource",
+    "MemoryPlan",
     "Plan",
+    "Summary",
     "Switches",
     "TLoRAError",
+    "Task",
+    "TimePlan",
     "TrainSettings",
     "allocate",
     "calibrate",
+    "calibrate_for",
     "check_implementation",
     "compare",
     "evaluate",
+    "evaluate_task",
     "grad",
     "gradcheck",
     "initialize",
+    "load_adapted",
     "load_model",
     "load_peft",
+    "load_statistics",
+    "load_task",
     "load_tokenizer",
+    "load_tokenizer_for",
+    "make_adapter",
+    "merge_checkpoint",
+    "plan_memory",
+    "plan_time",
+    "resolve",
     "save_model",
     "save_peft",
     "save_universal",
+    "summarize",
+    "task_rows",
     "trace",
     "train",
 ]

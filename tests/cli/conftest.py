@@ -45,3 +45,10 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         return int(ended.value.code or 0), captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def trained(folder: Path, run: Run) -> Path:
+    common = ("--samples", 2, "--rank", 3, "--batch-size", 4, "--lr", 0.02, "--steps", 3)
+    assert run("train", folder / "model", "--data", folder / "data", "--out", folder / "run", *common)[0] == 0
+    return folder

@@ -55,19 +55,6 @@ def test_text_rows_own_names_and_exact_matches(folder: Path, run: Run) -> None:
     assert status == 0 and found["rows"] == 6 and 0 <= found["exact"] <= 6
 
 
-def test_init_reuses_statistics_and_prints_json(folder: Path, run: Run) -> None:
-    common = ("init", folder / "model", "--data", folder / "data", "--samples", 5, "--rank", 2, "--json")
-    status, said, _ = run(*common, "--out", folder / "a", "--save-stats", folder / "stats.safetensors")
-    assert status == 0
-    one = json.loads(said)["plan"]
-    status, said, _ = run(*common, "--out", folder / "b", "--stats", folder / "stats.safetensors")
-    assert status == 0 and json.loads(said)["plan"] == one
-    same = [(folder / name / "adapter_model.safetensors").read_bytes() for name in "ab"]
-    assert same[0] == same[1]
-    status, _, error = run(*common, "--out", folder / "c", "--profile", "published")
-    assert status == 2 and 'profile "published" is unknown' in error and not (folder / "c").exists()
-
-
 def test_A_is_trained_where_the_profile_does_not_freeze_it(folder: Path, run: Run) -> None:
     common = ("train", folder / "model", "--data", folder / "data", "--samples", 2, "--rank", 2, "--steps", 3)
     for flags, frozen in (((), True), (("--profile", "released"), False), (("--trainable", "AB"), False)):

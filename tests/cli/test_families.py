@@ -10,7 +10,7 @@ import pytest
 
 import tlora_ref as tr
 from tests.cli.conftest import Run
-from tests.cli.test_tasks import rows, saved
+from tests.cli.test_eval_tasks import rows, saved
 from tests.families.make_tiny import tiny_model
 from tlora_ref.transformer import family
 

@@ -14,7 +14,8 @@ from tests.cli.conftest import Run
 from tests.families.make_tiny import MODELS, tiny_model
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.calibration import calibration_memory
-from tlora_ref.cli import planning
+from tlora_ref.cli.screen import duration
+from tlora_ref.planning import time as planning_time
 
 LLAMA2_7B = {
     "architectures": ["LlamaForCausalLM"],
@@ -98,7 +99,7 @@ def test_it_agrees_with_what_calibration_finds_by_running_the_model(folder: Path
 
 def test_what_a_7b_model_takes_by_arithmetic(llama2: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Operations counted by hand; hours at a planted rate, calibration's divided among the machines."""
-    monkeypatch.setattr(planning, "product_rate", lambda: 1e12)
+    monkeypatch.setattr(planning_time, "product_rate", lambda: 1e12)
     found = json.loads(run("plan", llama2, "--samples", 16, "--tokens", 100, "--workers", 4, "--json")[1])
     d, d_ff, layers = 4096, 11008, 32
     targets = layers * (4 * d * d + 3 * d * d_ff)
@@ -122,14 +123,14 @@ def test_the_rate_is_that_of_a_product() -> None:
     for _ in range(5):
         x @ W.T
     own = 5 * 2 * 512 * 1024 * 1024 / (time.perf_counter() - begin)
-    assert 0.1 < planning.product_rate(seconds=0.05) / own < 10
+    assert 0.1 < planning_time.product_rate(seconds=0.05) / own < 10
 
 
 @pytest.mark.parametrize(
     ("hours", "said"), [(30.0, "30.0 hours"), (1.0, "1.0 hours"), (0.25, "15.0 minutes"), (0.001, "3.6 s")]
 )
 def test_durations_are_said_as_people_do(hours: float, said: str) -> None:
-    assert planning.duration(hours) == said
+    assert duration(hours) == said
 
 
 def test_targets_and_alpha(llama2: Path, run: Run) -> None:

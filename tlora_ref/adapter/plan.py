@@ -55,6 +55,11 @@ class Plan:
         return sum((self.shapes[m][0] + d_in * self.shapes[m][1]) * r for m, r in self.rank.items())
 
     @property
+    def budget(self) -> int:
+        """R_total: what the ranks should sum to (Alg. 1, line 12)."""
+        return len(self.rank) * self.r_init
+
+    @property
     def lora_parameters(self) -> int:
         """Entries of A and B of plain LoRA at r_init."""
         return sum((d_out + d_in) * self.r_init for d_out, d_in in self.shapes.values())

@@ -2,5 +2,6 @@
 
 from tlora_ref.calibration.calibrate import add_samples, calibrate, calibration_memory, sample_inputs
 from tlora_ref.calibration.statistics import CalibrationStats
+from tlora_ref.calibration.workers import processes
 
-__all__ = ["CalibrationStats", "add_samples", "calibrate", "calibration_memory", "sample_inputs"]
+__all__ = ["CalibrationStats", "add_samples", "calibrate", "calibration_memory", "processes", "sample_inputs"]

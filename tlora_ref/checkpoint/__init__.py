@@ -3,11 +3,12 @@
 from tlora_ref.checkpoint.load import load_model, read_config
 from tlora_ref.checkpoint.peft_load import load_peft
 from tlora_ref.checkpoint.peft_save import save_peft, save_universal
-from tlora_ref.checkpoint.save import rounding_report, save_model
+from tlora_ref.checkpoint.save import file_dtype, rounding_report, save_model
 from tlora_ref.checkpoint.write import check_output
 
 __all__ = [
     "check_output",
+    "file_dtype",
     "load_model",
     "load_peft",
     "read_config",

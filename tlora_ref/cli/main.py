@@ -13,15 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tlora_ref.cli.checking import check
-from tlora_ref.cli.making import init, merge
-from tlora_ref.cli.planning import plan
-from tlora_ref.cli.reporting import report
-from tlora_ref.cli.show import linear_algebra_line, warn
-from tlora_ref.cli.tracing import trace
-from tlora_ref.cli.training import train
-from tlora_ref.cli.using import evaluate, generate
-from tlora_ref.cli.verifying import verify
+from tlora_ref.cli import check, eval, generate, init, merge, plan, report, trace, train, verify
+from tlora_ref.cli.screen import linear_algebra_line, warn
 from tlora_ref.errors import TLoRAError
 from tlora_ref.provenance import provenance
 
@@ -66,19 +59,11 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-for name, command in (
-    ("plan", plan),
-    ("init", init),
-    ("train", train),
-    ("eval", evaluate),
-    ("generate", generate),
-    ("merge", merge),
-    ("trace", trace),
-    ("verify", verify),
-    ("check", check),
-    ("report", report),
-):
-    app.command(name)(interruptible(command))
+#: Each is a file of this folder with a function `run`; in the order in which a newcomer needs them.
+COMMANDS = (plan, init, train, eval, generate, merge, trace, verify, check, report)
+
+for command in COMMANDS:
+    app.command(command.__name__.rpartition(".")[2])(interruptible(command.run))
 
 
 def main(arguments: list[str] | None = None) -> None:

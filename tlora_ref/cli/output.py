@@ -21,7 +21,7 @@ from tlora_ref.provenance import provenance
 
 #: Where a command notes the flags that do nothing in this call: {name, ...} in the context's `meta`.
 UNUSED = "tlora_ref.unused"
-CONFIG_FILE, MANIFEST_FILE, HISTORY_FILE = "config.yaml", "manifest.json", "history.jsonl"
+CONFIG_FILE, MANIFEST_FILE = "config.yaml", "manifest.json"
 
 
 def check_folder(out: Path, *, overwrite: bool = False, replace: bool = False, **inputs: Path | None) -> None:

@@ -2,33 +2,26 @@
 
 from tlora_ref.data.batches import batches, choose_samples, halves, pad_batch
 from tlora_ref.data.encode import EncodingReport, encode_prompt, encode_rows, response_text
+from tlora_ref.data.form import sample_form
 from tlora_ref.data.rows import Row, dataset_file, file_sha256, load_dataset
-from tlora_ref.data.scoring import chosen_option, cut, final_number
-from tlora_ref.data.tasks import Task, load_task, task_rows, tasks
 from tlora_ref.data.templates import templates
 from tlora_ref.data.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
     "EncodingReport",
     "Row",
-    "Task",
     "Tokenizer",
     "batches",
     "choose_samples",
-    "chosen_option",
-    "cut",
     "dataset_file",
     "encode_prompt",
     "encode_rows",
     "file_sha256",
-    "final_number",
     "halves",
     "load_dataset",
-    "load_task",
     "load_tokenizer",
     "pad_batch",
     "response_text",
-    "task_rows",
-    "tasks",
+    "sample_form",
     "templates",
 ]

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from tests.data_room.test_data import word_tokenizer, write
-from tlora_ref.data import chosen_option, cut, encode_rows, final_number, load_task, task_rows, tasks
-from tlora_ref.data.tasks import KINDS
+from tlora_ref.data import encode_rows
 from tlora_ref.errors import ConfigError, DataError
+from tlora_ref.tasks import chosen_option, cut, final_number, load_task, task_rows, tasks
+from tlora_ref.tasks.task import KINDS
 
 
 @pytest.mark.parametrize(

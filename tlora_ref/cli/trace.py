@@ -9,11 +9,10 @@ import typer
 import tlora_ref as tr
 from tlora_ref.cli import options as o
 from tlora_ref.cli.output import check_folder, command_line, data_facts, write_beside
-from tlora_ref.cli.show import Screen
-from tlora_ref.cli.work import DataChoice, switches_of, tokenizer_for
+from tlora_ref.cli.screen import Screen, warn
+from tlora_ref.cli.settings import data_source, switches
 from tlora_ref.data import choose_samples
 from tlora_ref.oracle.record import EXTRAS, STAGES
-from tlora_ref.training import TrainSettings
 
 Stages = Annotated[
     list[str] | None,
@@ -21,7 +20,7 @@ Stages = Annotated[
 ]
 
 
-def trace(
+def run(
     context: typer.Context,
     model: o.ModelFolder,
     data: o.Data,
@@ -53,17 +52,18 @@ def trace(
     """Record a whole run, every intermediate quantity by name: calibration, allocation, A, training, merge."""
     screen = Screen(json)
     check_folder(out, overwrite=overwrite, replace=True, model=model, data=data)
-    source = DataChoice.of(data, field, template, max_length, task)
+    source = data_source(context)
     rows = source.rows(split)
     base = tr.load_model(model, dtype, device)
-    encoded = source.encoded(rows, base, tokenizer_for(model, rows))[0]
+    encoded, left_out = source.encoded(rows, base, tr.load_tokenizer_for(model, rows))
+    warn(*left_out.lines())
     chosen, indices = choose_samples(encoded, min(samples, len(encoded)), seed)
     screen.say(f"recording {len(chosen)} samples of {source.file(split)}, {steps} training steps")
     manifest = tr.trace(
         base,
         chosen,
         out,
-        profile=switches_of(profile, switch),
+        profile=switches(context),
         r_init=rank,
         alpha=alpha,
         steps=steps,
@@ -71,7 +71,7 @@ def trace(
         targets=target or None,
         init=init,
         seed=seed,
-        settings=TrainSettings(batch_size=batch_size, lr=lr, schedule="constant", warmup_ratio=0.0, seed=seed),
+        settings=tr.TrainSettings(batch_size=batch_size, lr=lr, schedule="constant", warmup_ratio=0.0, seed=seed),
         noise=not no_noise,
         overwrite=overwrite,
         facts={

@@ -20,7 +20,6 @@ import yaml
 
 import tlora_ref as tr
 from tests.cli.conftest import Run
-from tests.tiny import tiny_llama
 
 
 def train(folder: Path, out: str, *more: object) -> list[object]:
@@ -154,36 +153,18 @@ def test_no_command_writes_over_what_it_reads(folder: Path, run: Run) -> None:
         assert contents(folder) == before, command
 
 
-def test_statistics_are_saved_where_they_can_be(folder: Path, run: Run) -> None:
-    common = ("init", folder / "model", "--out", folder / "a", "--samples", 2)
-    for path, match in ((folder / "data", "is a folder"), (folder / "none" / "stats.safetensors", "does not exist")):
-        status, said, error = run(*common, "--data", folder / "data", "--save-stats", path)
-        assert status == 2 and match in error and "calibrating" not in said
-    status, _, error = run(*common)
-    assert status == 2 and "--data" in error and "--stats" in error
-    file = folder / "stats.safetensors"
-    assert run(*common, "--data", folder / "data", "--save-stats", file)[0] == 0
-    status, said, _ = run(*common, "--overwrite", "--stats", file, "--target", "v_proj", "--json")
-    assert status == 0 and list(json.loads(said)["plan"]["rank"]) == [
-        f"model.layers.{i}.self_attn.v_proj" for i in (0, 1)
-    ]
-    tr.save_model(tiny_llama(intermediate_size=20), folder / "other")
-    status, _, error = run("init", folder / "other", "--out", folder / "b", "--stats", file)
-    assert status == 2 and "mlp.gate_proj" in error and "another model" in error
-
-
 def test_what_the_machine_lacks_is_one_clear_message(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("tlora_ref.cli.training.tr.train", full)
+    monkeypatch.setattr("tlora_ref.cli.train.tr.train", full)
     status, _, error = run(*train(folder, "a", "--steps", 1))
     assert status == 2 and error.startswith("error: somewhere: No space left on device")
 
     def large(*_: Any, **__: Any) -> None:
         raise MemoryError("Unable to allocate 90 GiB")
 
-    monkeypatch.setattr("tlora_ref.cli.training.tr.load_model", large)
+    monkeypatch.setattr("tlora_ref.pipeline.adapters.load_model", large)
     status, _, error = run(*train(folder, "b", "--steps", 1))
     assert status == 2 and "not enough memory" in error and "--dtype float32" in error
 
@@ -194,7 +175,7 @@ def test_ctrl_c_before_training_says_that_there_is_nothing_to_resume(
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tlora_ref.cli.work.tr.calibrate", stopped)
+    monkeypatch.setattr("tlora_ref.pipeline.adapters.calibrate", stopped)
     before = contents(folder)
     status, _, error = run(*train(folder, "a", "--steps", 1))
     assert status == 130 and "nothing to resume" in error
@@ -235,16 +216,3 @@ def test_ctrl_c_keeps_the_state_and_the_command_it_names_ends_bit_identical(fold
     assert (folder / "stopped" / "manifest.json").read_bytes() == recorded
     histories = [(folder / name / "history.jsonl").read_text() for name in ("stopped", "whole")]
     assert histories[0] == histories[1] and len(histories[0].splitlines()) == 1500
-
-
-def test_workers_calibrate_to_the_same_bits(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        monkeypatch.setenv(name, "1")
-    for workers in (1, 2):
-        status, _, _ = run(
-            *("init", folder / "model", "--data", folder / "data", "--samples", 8, "--rank", 2),
-            *("--out", folder / f"a{workers}", "--workers", workers),
-        )
-        assert status == 0
-    one, two = ((folder / f"a{n}" / "adapter_model.safetensors").read_bytes() for n in (1, 2))
-    assert one == two

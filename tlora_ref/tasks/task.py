@@ -50,7 +50,7 @@ class Task:
 @cache
 def tasks() -> dict[str, Task]:
     """The tasks that come with the library, by name."""
-    text = resources.files("tlora_ref.data").joinpath("tasks.yaml").read_text(encoding="utf-8")
+    text = resources.files("tlora_ref.tasks").joinpath("tasks.yaml").read_text(encoding="utf-8")
     return {name: _task("tasks.yaml", name, values) for name, values in yaml.safe_load(text).items()}
 
 

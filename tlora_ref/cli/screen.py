@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tlora_ref.adapter import Plan
 from tlora_ref.machine import linear_algebra
 
 
@@ -64,6 +64,20 @@ class Screen:
             print("  " + "  ".join(cells).rstrip())
 
     @contextmanager
+    def stages(self) -> Iterator[Callable[[str, int, int], None]]:
+        """`progress` for work of several stages, each of which says what it is: (what, done, total)."""
+        with ExitStack() as stack:
+            begun: dict[str, Advance] = {}
+
+            def move(what: str, done: int, total: int) -> None:
+                if what not in begun:
+                    stack.close()
+                    begun[what] = stack.enter_context(self.progress(what))
+                begun[what](done, total)
+
+            yield move
+
+    @contextmanager
     def progress(self, what: str, *, lines: bool = True) -> Iterator[Advance]:
         """A bar on a terminal; elsewhere a line every quarter, or nothing with `lines` False."""
         if self.rich:
@@ -82,6 +96,26 @@ class Screen:
                 self.say(f"{what}: {done} of {total}")
 
         yield line
+
+
+class StepLine:
+    """Tells of every training step: on the bar of a terminal, or in a line every so many steps."""
+
+    def __init__(self, screen: Screen, progress: Advance, total: int, every: int) -> None:
+        self.screen, self.progress, self.total, self.every = screen, progress, total, every
+        self.clock = time.perf_counter()
+
+    def show(self, entry: Mapping[str, Any]) -> None:
+        """A step's entry of the history."""
+        now, step = time.perf_counter(), entry["step"]
+        pace = f"{entry['tokens'] / max(1e-9, now - self.clock):,.0f} scored tokens/s"
+        self.clock = now
+        evaluated = "valid_loss" in entry  # which took time of its own, so that no pace can be told
+        said = f"loss {entry['loss']:.4f}  lr {entry['lr']:.2e}  "
+        said += f"held-out {entry['valid_loss']:.4f}" if evaluated else pace
+        self.progress(step, self.total, said)
+        if evaluated or (not self.screen.rich and (step % self.every == 0 or step in (1, self.total))):
+            self.screen.say(f"step {step:>5} of {self.total}  {said}")
 
 
 def _is_number(text: str) -> bool:
@@ -105,30 +139,10 @@ def linear_algebra_line() -> str:
     return f"{blas['library']} {blas['version']}, kernel {blas['kernel']}, threads {blas['threads']}"
 
 
-def warn(text: str) -> None:
-    """A line that must be seen even when standard output is read by a machine."""
-    print(f"note: {text}", file=sys.stderr, flush=True)
-
-
-def show_plan(screen: Screen, plan: Plan) -> None:
-    """The allocation table: module, S, rank, alpha, scale, and what a rule beyond Eq. 6 and 7 changed."""
-    rows = [
-        (
-            module,
-            f"{plan.sensitivity[module]:.3e}",
-            str(plan.rank[module]),
-            f"{plan.alpha[module]:.3f}",
-            f"{plan.scale(module):.4f}",
-            plan.notes.get(module, ""),
-        )
-        for module in plan.rank
-    ]
-    screen.table("Allocation (Eq. 6, 7)", ("module", "S", "r", "alpha", "scale", "note"), rows)
-    total = len(plan.rank) * plan.r_init
-    screen.say(
-        f"profile {plan.profile}: ranks sum to {sum(plan.rank.values())} of {total}; B has "
-        f"{plan.trainable_parameters:,} parameters (LoRA at rank {plan.r_init}, A and B: {plan.lora_parameters:,})"
-    )
+def warn(*lines: str) -> None:
+    """Lines that must be seen even when standard output is read by a machine."""
+    for text in lines:
+        print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def size(number: float) -> str:
@@ -138,3 +152,10 @@ def size(number: float) -> str:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1000
     return f"{number:.1f} TB"
+
+
+def duration(hours: float) -> str:
+    """Time for a person."""
+    if hours >= 1:
+        return f"{hours:.1f} hours"
+    return f"{hours * 60:.1f} minutes" if hours * 60 >= 1 else f"{hours * 3600:.1f} s"

@@ -1,4 +1,4 @@
-"""`tlora-ref init` and `tlora-ref merge`: adapters made, and folded into the weights."""
+"""`tlora-ref init`: an adapter, made and not yet trained."""
 
 from __future__ import annotations
 
@@ -8,25 +8,15 @@ from typing import Annotated, Any
 import typer
 
 import tlora_ref as tr
-from tlora_ref.checkpoint import rounding_report
-from tlora_ref.checkpoint.save import file_dtype
 from tlora_ref.cli import options as o
 from tlora_ref.cli.output import check_file, check_folder, data_facts, manifest, write_beside
-from tlora_ref.cli.show import Screen, warn
-from tlora_ref.cli.work import (
-    AdapterChoice,
-    DataChoice,
-    Sample,
-    attach,
-    chosen,
-    make_adapter,
-    say_memory,
-    tokenizer_for,
-)
+from tlora_ref.cli.screen import Screen, warn
+from tlora_ref.cli.settings import adapter_settings, data_source
+from tlora_ref.cli.tables import say_memory, show_plan
 from tlora_ref.errors import ConfigError
 
 
-def init(
+def run(
     context: typer.Context,
     model: o.ModelFolder,
     out: o.Out,
@@ -63,19 +53,28 @@ def init(
     json: o.Json = False,
 ) -> None:
     """Calibrate, allocate and initialise: writes a PEFT adapter folder (B is zero)."""
-    screen, choice = Screen(json), chosen(context, AdapterChoice)
+    screen, settings = Screen(json), adapter_settings(context)
     check_folder(out, overwrite=overwrite, replace=True, model=model, data=data, statistics=stats)
     check_file(save_stats, "--save-stats")
     if data is None and stats is None:
         raise ConfigError("init calibrates on --data, or takes the statistics of --stats: give one of the two")
-    source = None if data is None or stats is not None else DataChoice.of(data, field, template, max_length, task)
+    source = None if stats is not None else data_source(context)
     rows = [] if source is None else source.rows(split)
-    say_memory(screen, model, choice, dtype)
+    say_memory(screen, model, dtype, settings)
     base = tr.load_model(model, dtype, device)
-    encoded: list[Sample] = []
+    indices: list[int] | None = None
     if source is not None:
-        encoded = source.encoded(rows, base, tokenizer_for(model, rows))[0]
-    adapter, indices = make_adapter(screen, base, encoded, choice, stats, save_stats, workers)
+        encoded, left_out = source.encoded(rows, base, tr.load_tokenizer_for(model, rows))
+        warn(*left_out.lines())
+        with screen.progress(f"calibrating on {samples} samples") as progress:
+            statistics, indices = tr.calibrate_for(settings, base, encoded, workers=workers, progress=progress)
+    elif stats is not None:
+        statistics = tr.load_statistics(stats, settings.shapes(base))
+        screen.say(f"statistics of {statistics.samples} samples from {stats}")
+    if save_stats is not None:
+        statistics.save(save_stats)
+        screen.say(f"wrote {save_stats}")
+    adapter = tr.make_adapter(settings, base, statistics, on_plan=lambda plan: show_plan(screen, plan))
     used = {"statistics": str(stats)} if source is None else data_facts(source.file(split))
     facts = manifest(context, data=used, calibration=indices, dtype=dtype)
     tr.save_peft(adapter, out, base_model=str(model), facts=facts, overwrite=overwrite)
@@ -84,38 +83,3 @@ def init(
     plan: dict[str, Any] = {} if adapter.plan is None else adapter.plan.to_dict()
     counts = {"modules": len(adapter.modules), "trainable_parameters": adapter.trainable_parameters()}
     screen.finish({"out": str(out), **counts, "calibration": indices, "plan": plan})
-
-
-def merge(
-    context: typer.Context,
-    model: o.ModelFolder,
-    adapter: Annotated[Path, typer.Option(help="PEFT adapter folder.", show_default=False)],
-    out: o.Out,
-    config: o.Config = None,
-    dtype_out: Annotated[str, typer.Option(help="float32, float64, float16 or bfloat16.")] = "float32",
-    dtype: o.Dtype = "float64",
-    device: o.DeviceName = "cpu",
-    overwrite: o.Overwrite = False,
-    json: o.Json = False,
-) -> None:
-    """Fold an adapter into the weights: writes a Hugging Face folder that transformers loads."""
-    screen = Screen(json)
-    check_folder(out, overwrite=overwrite, replace=True, model=model, adapter=adapter)
-    file_dtype(dtype_out)
-    low_rank = tr.load_peft(adapter, dtype, device)
-    say_memory(screen, model, None, dtype)
-    base = tr.load_model(model, dtype, device)
-    attach(base, low_rank)  # refuses one that does not fit
-    base.detach()
-    merged = base.merge(low_rank)
-    report = rounding_report(base, merged, dtype_out, low_rank.modules)
-    tr.save_model(merged, out, dtype_out, source=model, overwrite=overwrite)
-    write_beside(out, context)
-    worst = max(report, key=lambda name: report[name])
-    mean = sum(report.values()) / len(report)
-    screen.say(f"wrote {out}: {len(report)} modules merged, {dtype_out}")
-    screen.say(f"rounding to {dtype_out} loses {mean:.2%} of the update on average, {report[worst]:.2%} at {worst}")
-    if mean > 0.1:
-        warn(f"{dtype_out} rounds much of the update away: write --dtype-out float32, or keep the adapter apart")
-    rounded = {"rounded_away": report, "rounded_away_mean": mean}
-    screen.finish({"out": str(out), "dtype": dtype_out, "modules": len(report), **rounded})

@@ -1,0 +1,30 @@
+"""Processes that calibrate side by side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+
+from tlora_ref.machine import prepare
+
+BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@contextmanager
+def processes(workers: int) -> Iterator[Executor | None]:
+    """An executor of that many processes for `calibrate`, which share the cores among them; None for one."""
+    if workers == 1:
+        yield None
+        return
+    share = str(max(1, (os.cpu_count() or 1) // workers))
+    unset = [name for name in BLAS_THREADS if name not in os.environ]
+    os.environ.update(dict.fromkeys(unset, share))  # read by the processes when they start
+    try:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=prepare) as executor:
+            yield executor
+    finally:
+        for name in unset:
+            del os.environ[name]

@@ -1,0 +1,66 @@
+"""A command's flags as the library's settings."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import typer
+
+import tlora_ref as tr
+from tlora_ref.cli.options import pairs
+
+#: Flags that say how an adapter is made.
+ADAPTER_FLAGS = (
+    *("rank", "alpha", "target", "profile", "init", "samples", "seed", "uniform_rank", "uniform_scale"),
+    *("scale_rule", "rank_floor", "redistribute", "switch"),
+)
+
+
+def adapter_settings(context: typer.Context) -> tr.AdapterSettings:
+    """ADAPTER_FLAGS, checked."""
+    flags = context.params
+    return tr.AdapterSettings(
+        rank=flags["rank"],
+        alpha=flags["alpha"],
+        targets=tuple(flags["target"] or ()) or None,
+        switches=switches(context),
+        init=flags["init"],
+        samples=flags["samples"],
+        seed=flags["seed"],
+        adapt_rank=not flags["uniform_rank"],
+        adapt_scale=not flags["uniform_scale"],
+        uniform_scale=flags["scale_rule"],
+    )
+
+
+def switches(context: typer.Context) -> tr.Switches:
+    """The profile of --profile, with the switches that --switch name=value, --rank-floor and --redistribute change."""
+    flags = context.params
+    changes: dict[str, Any] = {}
+    for name, text in pairs("--switch", flags["switch"]).items():
+        whole = int(text) if text.isdecimal() else text
+        changes[name.replace("-", "_")] = {"true": True, "false": False}.get(text.lower(), whole)
+    if flags.get("rank_floor") is not None:
+        changes["rank_floor"] = flags["rank_floor"]
+    if flags.get("redistribute"):
+        changes["redistribute"] = True
+    return tr.resolve(flags["profile"], **changes)
+
+
+def data_source(context: typer.Context) -> tr.DataSource:
+    """--data, --field, --template, --max-length and --task, checked."""
+    flags = context.params
+    return tr.DataSource(
+        path=flags["data"],
+        fields=pairs("--field", flags["field"]),
+        template=flags["template"],
+        max_length=flags["max_length"],
+        task=None if flags["task"] is None else tr.load_task(flags["task"]),
+    )
+
+
+def train_settings(context: typer.Context, **changes: Any) -> tr.TrainSettings:
+    """The training flags, checked; `changes` win."""
+    flags = {f.name: context.params[f.name] for f in fields(tr.TrainSettings) if f.name in context.params}
+    return tr.TrainSettings(**{**flags, "also": tuple(flags["also"] or ()), **changes})

@@ -1,0 +1,200 @@
+"""`tlora-ref train`: calibrate, allocate, initialise, train B, keep everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import tlora_ref as tr
+from tlora_ref.cli import options as o
+from tlora_ref.cli.output import UNUSED, check_folder, read_beside
+from tlora_ref.cli.run_folder import END, FREE, START, begin_folder, run_facts, say_stopped
+from tlora_ref.cli.screen import Screen, StepLine, warn
+from tlora_ref.cli.settings import ADAPTER_FLAGS, adapter_settings, data_source, train_settings
+from tlora_ref.cli.tables import say_memory, show_plan
+from tlora_ref.data import Row
+from tlora_ref.errors import ConfigError
+from tlora_ref.training import TrainResult, append_history, whole_tensors, write_history
+from tlora_ref.transformer import Model
+
+Samples = list[dict[str, Any]]
+
+
+def run(
+    context: typer.Context,
+    model: o.ModelFolder,
+    data: o.Data,
+    out: o.Out,
+    config: o.Config = None,
+    adapter: Annotated[Path | None, typer.Option(help="Train this adapter instead of making one.")] = None,
+    valid: Annotated[Path | None, typer.Option(help="Held-out data; by default the directory's valid split.")] = None,
+    samples: o.Samples = 32,
+    rank: o.Rank = 8,
+    alpha: o.Alpha = None,
+    target: o.Targets = None,
+    profile: o.Profile = "paper",
+    init: o.Init = "wc-svd",
+    seed: o.Seed = 42,
+    uniform_rank: o.UniformRank = False,
+    uniform_scale: o.UniformScale = False,
+    scale_rule: o.ScaleRule = "alpha/r_init",
+    rank_floor: o.RankFloor = None,
+    redistribute: o.Redistribute = False,
+    switch: o.SwitchValues = None,
+    trainable: Annotated[
+        str | None, typer.Option(help="B or AB; by default B where the adapter's A is frozen (profile paper), else AB.")
+    ] = None,
+    also: Annotated[list[str] | None, typer.Option(help="A whole tensor or module to train beside it.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps; overrides --epochs.")] = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 1.0,
+    batch_size: o.BatchSize = 8,
+    grad_accumulation: Annotated[int, typer.Option(help="Forward passes of one step.")] = 1,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    schedule: Annotated[str, typer.Option(help="cosine, linear or constant.")] = "cosine",
+    warmup_ratio: Annotated[float, typer.Option(help="Share of the steps in which the rate rises.")] = 0.03,
+    betas: Annotated[tuple[float, float], typer.Option(help="AdamW's two.", metavar="FLOAT FLOAT")] = (0.9, 0.999),
+    eps: Annotated[float, typer.Option(help="AdamW's.")] = 1e-8,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's decoupled decay.")] = 0.01,
+    max_grad_norm: Annotated[float | None, typer.Option(help="Clip the gradient's norm.")] = None,
+    eval_every: Annotated[int | None, typer.Option(min=1, help="Evaluate every so many steps.")] = None,
+    save_every: Annotated[int | None, typer.Option(min=1, help="Save the state every so many steps.")] = None,
+    log_every: Annotated[int, typer.Option(min=1, help="Off a terminal, a line every so many steps.")] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    split: o.Split = "train",
+    field: o.Fields = None,
+    template: o.Template = "plain",
+    task: o.TaskName = None,
+    max_length: o.MaxLength = None,
+    dtype: o.Dtype = "float64",
+    device: o.DeviceName = "cpu",
+    overwrite: o.Overwrite = False,
+    json: o.Json = False,
+) -> None:
+    """Fine-tune: makes the adapter (or takes one), trains it, writes OUT/adapter, history and manifest."""
+    screen, making, settings = Screen(json), adapter_settings(context), checked_settings(context)
+    if resume and overwrite:
+        raise ConfigError("--resume continues the run in --out and --overwrite replaces it: give one of the two")
+    only_training(context)
+    check_folder(out, overwrite=overwrite or resume, model=model, data=data, valid=valid, adapter=adapter)
+    facts = read_beside(out, context, free=FREE) if resume else None
+    source = data_source(context)
+    rows, held = source.rows(split), source.held_out(valid)
+    start = out / START if resume else adapter
+    say_memory(screen, model, dtype, None if start else making)
+    base, trained = tr.load_adapted(model, start, dtype, device)
+    say_of_head(base, whole_tensors(base, settings.also))
+    train_samples, valid_samples = encoded(source, base, model, rows, held)
+    try:
+        indices = None
+        if trained is None:
+            trained, indices = made(screen, base, train_samples, making)
+        elif trained.plan is not None:
+            show_plan(screen, trained.plan)
+        if trainable is None and not trained.frozen_A:
+            settings = checked_settings(context, trainable="AB")
+        if facts is None:
+            facts = run_facts(context, base, trained, settings, source.file(split), indices)
+            begin_folder(out, context, trained, facts)
+        result, before = fit(screen, base, trained, train_samples, valid_samples, settings, context)
+    except KeyboardInterrupt:
+        raise typer.Exit(say_stopped(out, context, begun=facts is not None)) from None
+    tr.save_peft(trained, out / END, base_model=str(model), facts=facts, overwrite=True)
+    screen.say(f"wrote {out / END}: {trained.trainable_parameters():,} trained parameters")
+    screen.finish(for_a_machine(out, trained, result, before))
+
+
+def checked_settings(context: typer.Context, **changes: Any) -> tr.TrainSettings:
+    """The training flags, checked; B alone is trained unless they say otherwise."""
+    given = context.params["trainable"]
+    if given not in (None, "B", "AB"):
+        raise ConfigError(f"--trainable {given}: expected B or AB")
+    return train_settings(context, **{"trainable": given or "B", **changes})
+
+
+def only_training(context: typer.Context) -> None:
+    """With --adapter nothing is made: ConfigError for flags that say how, and none of them in config.yaml."""
+    if context.params["adapter"] is None:
+        return
+    making = [name for name in ADAPTER_FLAGS if name != "seed"]
+    sources = {name: context.get_parameter_source(name) for name in making}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"--adapter brings an adapter that is made already: {flags} would do nothing, leave it out")
+    context.meta[UNUSED] = making
+
+
+def say_of_head(base: Model, also: list[str]) -> None:
+    """A classifier's head stays as it is unless it is asked for: that is said, for a new one holds random numbers."""
+    head = [name for name in base.whole_head() if name not in also]
+    if head:
+        flags = " ".join(f"--also {module}" for module in dict.fromkeys(name.partition(".")[0] for name in head))
+        warn(f"the classification head is not trained. To train it beside the adapter: {flags}")
+
+
+def encoded(
+    source: tr.DataSource, base: Model, folder: Path, rows: list[Row], held: list[Row]
+) -> tuple[Samples, Samples]:
+    """The samples to train on and those held out; what was left out of either is said."""
+    tokenizer, found = tr.load_tokenizer_for(folder, [*rows, *held]), []
+    for part in (rows, held):
+        samples, left_out = source.encoded(part, base, tokenizer) if part else ([], None)
+        warn(*(left_out.lines() if left_out else ()))
+        found.append(samples)
+    return found[0], found[1]
+
+
+def made(screen: Screen, base: Model, samples: Samples, settings: tr.AdapterSettings) -> tuple[tr.Adapter, list[int]]:
+    """An adapter of these settings, and which samples calibrated it; the allocation is printed."""
+    with screen.progress(f"calibrating on {settings.samples} samples") as progress:
+        statistics, indices = tr.calibrate_for(settings, base, samples, progress=progress)
+    return tr.make_adapter(settings, base, statistics, on_plan=lambda plan: show_plan(screen, plan)), indices
+
+
+def fit(
+    screen: Screen,
+    base: Model,
+    adapter: tr.Adapter,
+    data: Samples,
+    valid: Samples,
+    settings: tr.TrainSettings,
+    context: typer.Context,
+) -> tuple[TrainResult, float | None]:
+    """Train with progress, and the held-out loss before the first step (None on a resumed run) and after the last."""
+    flags = context.params
+    out, resume, before = Path(flags["out"]), flags["resume"], None
+    total = settings.total_steps(len(data))
+    screen.say(f"training {settings.trainable} for {total} steps on {len(data)} samples, {len(valid)} held out")
+    if valid and not resume:
+        base.attach(adapter)
+        before = tr.evaluate(base, valid, batch_size=settings.batch_size).loss
+        screen.say(f"held-out loss before: {before:.4f}")
+    with screen.progress("training", lines=False) as progress:
+        line = StepLine(screen, progress, total, flags["log_every"])
+
+        def on_step(entry: dict[str, Any]) -> None:
+            append_history(out, entry)
+            line.show(entry)
+
+        options = {"eval_every": flags["eval_every"], "save_every": flags["save_every"], "resume": resume}
+        result = tr.train(base, adapter, data, settings=settings, valid=valid, out=out, on_step=on_step, **options)
+    write_history(out, result.history)
+    if valid:
+        screen.say(f"held-out loss after: {result.history[-1]['valid_loss']:.4f}")
+    return result, before
+
+
+def for_a_machine(out: Path, adapter: tr.Adapter, result: TrainResult, before: float | None) -> dict[str, Any]:
+    """What --json prints of a run."""
+    return {
+        "out": str(out),
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "trainable_parameters": adapter.trainable_parameters(),
+        "valid_loss_before": before,
+        "valid_loss_after": result.history[-1].get("valid_loss"),
+        "plan": None if adapter.plan is None else adapter.plan.to_dict(),
+        "history": result.history,
+    }

@@ -1,0 +1,17 @@
+"""From files and settings to samples, adapters, and models ready for use: what the commands are made of."""
+
+from tlora_ref.pipeline.adapters import AdapterSettings, calibrate_for, load_adapted, load_statistics, make_adapter
+from tlora_ref.pipeline.merging import Merged, merge_checkpoint
+from tlora_ref.pipeline.samples import DataSource, load_tokenizer_for
+
+__all__ = [
+    "AdapterSettings",
+    "DataSource",
+    "Merged",
+    "calibrate_for",
+    "load_adapted",
+    "load_statistics",
+    "load_tokenizer_for",
+    "make_adapter",
+    "merge_checkpoint",
+]

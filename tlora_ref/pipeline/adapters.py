@@ -1,0 +1,142 @@
+"""From samples to an adapter, and a model with its adapter."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tlora_ref.adapter import INITS, Adapter, Plan, allocate, initialize
+from tlora_ref.calibration import CalibrationStats, calibrate, processes
+from tlora_ref.checkpoint import load_model, load_peft
+from tlora_ref.data import choose_samples
+from tlora_ref.errors import ConfigError
+from tlora_ref.method.switches import PROFILES, Switches
+from tlora_ref.transformer import Model
+
+Sample = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """How an adapter is made. ConfigError for a bad setting, before any work.
+
+    Attributes
+    ----------
+    rank, alpha : r_init and alpha of plain LoRA, whose budget is spent; alpha None for the rank
+    targets : module paths, ends of paths or regular expressions; None for the family's own choice
+    switches : the profile, paper by default
+    init : how A is made: "wc-svd", "w-svd", "random", "theory"
+    samples, seed : how many samples calibrate; the seed of their choice and of a random A
+    adapt_rank, adapt_scale, uniform_scale : the ablations of Table 4, as `allocate` has them
+    """
+
+    rank: int = 8
+    alpha: float | None = None
+    targets: tuple[str, ...] | None = None
+    switches: Switches = field(default_factory=lambda: PROFILES["paper"])
+    init: str = "wc-svd"
+    samples: int = 32
+    seed: int = 42
+    adapt_rank: bool = True
+    adapt_scale: bool = True
+    uniform_scale: str = "alpha/r_init"
+
+    def __post_init__(self) -> None:
+        if self.init not in INITS:
+            raise ConfigError(f"--init {self.init}: expected one of {', '.join(INITS)}")
+        self.allocate({"one": 1.0}, {"one": (self.rank, self.rank)})  # the settings, tried on a model of one module
+
+    def shapes(self, model: Model) -> dict[str, tuple[int, int]]:
+        """{target module: (d_out, d_in)} in a model."""
+        return model.shapes(list(self.targets) if self.targets else None)
+
+    def allocate(self, sensitivity: Mapping[str, float], shapes: Mapping[str, tuple[int, int]]) -> Plan:
+        """Alg. 1, lines 12 to 15, under these settings."""
+        return allocate(
+            sensitivity,
+            shapes,
+            self.rank,
+            self.rank if self.alpha is None else self.alpha,
+            self.switches,
+            adapt_rank=self.adapt_rank,
+            adapt_scale=self.adapt_scale,
+            uniform_scale=self.uniform_scale,
+        )
+
+
+def calibrate_for(
+    settings: AdapterSettings,
+    model: Model,
+    samples: Sequence[Sample],
+    *,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[CalibrationStats, list[int]]:
+    """Alg. 1, lines 4 to 11, on `settings.samples` of the samples: the statistics, and which samples were drawn.
+
+    workers : processes that calibrate side by side, to the same bits
+    """
+    drawn, indices = choose_samples(samples, settings.samples, settings.seed)
+    targets = list(settings.targets) if settings.targets else None
+    with processes(workers) as executor:
+        options: dict[str, Any] = {"executor": executor, "progress": progress}
+        return calibrate(model, drawn, targets, profile=settings.switches, **options), indices
+
+
+def load_statistics(file: Path, shapes: Mapping[str, tuple[int, int]]) -> CalibrationStats:
+    """Statistics that were kept in a file; ConfigError where they are not of these modules."""
+    stats = CalibrationStats.load(file)
+    for module, shape in shapes.items():
+        found = stats.shapes.get(module)
+        if found != shape:
+            said = "it holds no statistics" if found is None else f"its statistics are {found}, the model {shape}"
+            raise ConfigError(
+                f"{file}: {said} of {module}: was it made with another model, or other targets? Calibrate again, or "
+                "narrow --target"
+            )
+    return stats
+
+
+def make_adapter(
+    settings: AdapterSettings,
+    model: Model,
+    statistics: CalibrationStats,
+    *,
+    on_plan: Callable[[Plan], None] | None = None,
+) -> Adapter:
+    """Alg. 1, lines 12 to 17: ranks and scales, A, and B = 0; `on_plan` is told the ranks before A is made."""
+    shapes = settings.shapes(model)
+    plan = settings.allocate({module: statistics.sensitivity[module] for module in shapes}, shapes)
+    if on_plan is not None:
+        on_plan(plan)
+    return initialize(model, statistics, plan, init=settings.init, seed=settings.seed)
+
+
+def attach(model: Model, adapter: Adapter) -> None:
+    """`adapter` on `model`, with a warning where it was made for another."""
+    model.attach(adapter)
+    if adapter.model not in (None, model.digest()):
+        warnings.warn(
+            "this adapter was made for other weights: its A was chosen for them, and its B trained on them",
+            stacklevel=2,
+        )
+
+
+def load_adapted(
+    folder: str | Path, adapter: str | Path | None = None, dtype: str = "float64", device: str = "cpu"
+) -> tuple[Model, Adapter | None]:
+    """A model, and the adapter that is attached to it if one is given.
+
+    Raises
+    ------
+    CheckpointError, ConfigError, ShapeError
+        for a damaged folder, or an adapter that does not fit.
+    """
+    low_rank = None if adapter is None else load_peft(adapter, dtype, device)
+    model = load_model(folder, dtype, device)
+    if low_rank is not None:
+        attach(model, low_rank)
+    return model, low_rank

@@ -1,0 +1,92 @@
+"""From data files to samples that a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tlora_ref.data import (
+    EncodingReport,
+    Row,
+    Tokenizer,
+    dataset_file,
+    encode_rows,
+    load_dataset,
+    load_tokenizer,
+    sample_form,
+)
+from tlora_ref.data.rows import SUFFIXES
+from tlora_ref.data.templates import CHAT, check_template
+from tlora_ref.errors import ConfigError
+from tlora_ref.tasks import Task, task_rows
+from tlora_ref.transformer import Model
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where samples come from and how they are made.
+
+    Attributes
+    ----------
+    path : a data file, or a directory of train, valid and test
+    fields : {our name of a field: the file's}
+    template : how prompts are made of rows; with a task "plain", or "chat" for the tokenizer's own
+    max_length : longest sample in tokens; None for the model's context
+    task : whose rows these are; None for rows that say themselves what they are
+
+    Raises
+    ------
+    ConfigError
+        for an unknown template, or fields or a template beside a task.
+    """
+
+    path: Path
+    fields: Mapping[str, str] = field(default_factory=dict)
+    template: str = "plain"
+    max_length: int | None = None
+    task: Task | None = None
+
+    def __post_init__(self) -> None:
+        check_template(self.template)
+        if self.task is not None and (self.fields or self.template not in ("plain", CHAT)):
+            raise ConfigError(
+                "--task says how rows are read and prompts made: leave --field and --template (but chat) out"
+            )
+
+    def rows(self, split: str = "train") -> list[Row]:
+        """Every row of a split, checked."""
+        if self.task is not None:
+            return task_rows(self.task, self.path, split)
+        return load_dataset(self.path, split, self.fields)
+
+    def held_out(self, path: Path | None = None) -> list[Row]:
+        """Held-out rows: of `path` if one is given, else of the directory's valid split, none if it has no such."""
+        if path is not None:
+            return replace(self, path=path).rows("valid")
+        has_split = any((self.path / f"valid{suffix}").is_file() for suffix in SUFFIXES)
+        return self.rows("valid") if has_split else []
+
+    def file(self, split: str = "train") -> Path:
+        """The file of a split."""
+        return dataset_file(self.path, split)
+
+    def encoded(
+        self, rows: Sequence[Row], model: Model, tokenizer: Tokenizer | None
+    ) -> tuple[list[dict[str, Any]], EncodingReport]:
+        """The samples {"input_ids", "labels"} that `model` makes of rows, and what was left out."""
+        return encode_rows(
+            rows,
+            tokenizer,
+            template=self.template,
+            max_length=self.max_length or model.context,
+            vocab_size=model.config.vocab_size,
+            form=sample_form(model),
+            class_names=getattr(model.config, "labels", ()),
+        )
+
+
+def load_tokenizer_for(folder: Path, rows: Sequence[Row]) -> Tokenizer | None:
+    """The folder's tokenizer; None where all rows are tokens already, which need none."""
+    return None if all(row.form == "tokens" for row in rows) else load_tokenizer(folder)

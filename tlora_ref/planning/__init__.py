@@ -1,0 +1,6 @@
+"""What an adapter will take, before anything large is read: parameters, memory and time, from config.json alone."""
+
+from tlora_ref.planning.memory import MemoryPlan, plan_memory
+from tlora_ref.planning.time import TimePlan, plan_time
+
+__all__ = ["MemoryPlan", "TimePlan", "plan_memory", "plan_time"]

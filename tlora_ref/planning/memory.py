@@ -1,0 +1,122 @@
+"""Parameters and memory of an adapter."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tlora_ref.checkpoint import read_config
+from tlora_ref.checkpoint.load import checked_dtype
+from tlora_ref.errors import ConfigError
+from tlora_ref.planning.inputs import shared_inputs
+from tlora_ref.transformer import Model
+
+Shapes = Mapping[str, tuple[int, int]]
+
+#: What takes memory, beside activations: name -> what it is.
+HOLDERS = {
+    "weights": "W_0, all of the model; every worker has it",
+    "covariances": "C, once for modules that share an input; calibration holds two such sets, a worker one",
+    "covariances_of_a_layer": "the largest: calibrated layer by layer, no more is held at a time",
+    "adapter": "A and B at the uniform rank",
+    "adamw_moments": "both moments of B",
+}
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What an adapter of a model takes: exact counts.
+
+    Attributes
+    ----------
+    model_type, rank : the model's family; r_init, the rank that plain LoRA would give every module
+    shapes : {target module: (d_out, d_in)}
+    covariance_of : {target module: the first that is given the very same input}; they share one covariance
+    weights, lora_parameters, frozen_A_parameters : parameters of the model, of plain LoRA's A and B, and of B alone
+    """
+
+    model_type: str
+    rank: int
+    shapes: dict[str, tuple[int, int]]
+    covariance_of: dict[str, str]
+    weights: int
+    lora_parameters: int
+    frozen_A_parameters: int
+    family: type[Model] = field(repr=False)
+    settings: Any = field(repr=False)
+
+    @property
+    def budget(self) -> int:
+        """What the ranks sum to (Alg. 1, line 12)."""
+        return len(self.shapes) * self.rank
+
+    def mean_scale(self, alpha: float) -> float:
+        """The mean of alpha_i / r_i under plain LoRA's `alpha`."""
+        return alpha / self.rank
+
+    def bytes(self, dtype: str) -> dict[str, int]:
+        """Bytes of each of HOLDERS in "float32" or "float64"."""
+        moments = {leader: self.shapes[leader][1] ** 2 for leader in set(self.covariance_of.values())}
+        by_layer: Counter[str] = Counter()
+        for leader, size in moments.items():
+            by_layer[_layer(leader)] += size
+        numbers = {
+            "weights": self.weights,
+            "covariances": sum(moments.values()),
+            "covariances_of_a_layer": max(by_layer.values()),
+            "adapter": self.lora_parameters,
+            "adamw_moments": 2 * self.frozen_A_parameters,
+        }
+        return {name: number * checked_dtype(dtype).itemsize for name, number in numbers.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        targets = {
+            m: {"shape": list(shape), "covariance_of": self.covariance_of[m]} for m, shape in self.shapes.items()
+        }
+        counts = {name: getattr(self, name) for name in ("weights", "lora_parameters", "frozen_A_parameters")}
+        head = {"model_type": self.model_type, "rank": self.rank, "modules": len(self.shapes), **counts}
+        return {**head, "bytes": {dtype: self.bytes(dtype) for dtype in ("float32", "float64")}, "targets": targets}
+
+
+def plan_memory(folder: str | Path, rank: int = 8, targets: Sequence[str] | None = None) -> MemoryPlan:
+    """Parameters and memory of an adapter, from config.json alone.
+
+    Parameters
+    ----------
+    folder : a Hugging Face folder, or its config.json
+    rank : r_init
+    targets : module paths, ends of paths or regular expressions; None for the family's own choice
+
+    Raises
+    ------
+    CheckpointError, ConfigError
+    """
+    if rank < 1:
+        raise ConfigError(f"rank is {rank}: expected at least 1")
+    settings, family = read_config(folder)
+    shapes = family.target_shapes(settings, list(targets) if targets else None)
+    tensors = family.tensor_shapes(settings).values()
+    return MemoryPlan(
+        model_type=settings.model_type,
+        rank=rank,
+        shapes=shapes,
+        covariance_of=shared_inputs(family, settings, shapes),
+        weights=sum(int(np.prod(shape, dtype=np.int64)) for shape in tensors),
+        lora_parameters=sum(rank * (d_out + d_in) for d_out, d_in in shapes.values()),
+        frozen_A_parameters=sum(rank * d_out for d_out, _ in shapes.values()),
+        family=family,
+        settings=settings,
+    )
+
+
+def _layer(module: str) -> str:
+    """A module's path up to the number of its layer; the whole of it where it stands in none."""
+    number = re.search(r"\.\d+\.", module)
+    return module[: number.end()] if number else module

@@ -1,0 +1,67 @@
+"""A summary's modules in two tables: ranks by layer, means by kind of module."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tlora_ref.reports.summary import ModuleFacts
+
+#: Columns, and rows of as many cells.
+Table = tuple[list[str], list[list[str]]]
+
+
+def place(module: str) -> tuple[str, str]:
+    """A module's layer and its name in it, without numbers: `model.layers.3`, `self_attn.q_proj`; no layer is ""."""
+    match = re.match(r"(.*?\.\d+)\.(.+)", module)
+    if match is None:
+        return "", module
+    return match[1], ".".join(part for part in match[2].split(".") if not part.isdigit())
+
+
+def kinds(modules: Sequence[str]) -> dict[str, str]:
+    """{name in a layer: the shortest end of it that no other has}."""
+    names = list(dict.fromkeys(place(m)[1] for m in modules))
+
+    def end(name: str, parts: int) -> str:
+        return ".".join(name.split(".")[-parts:])
+
+    shortest = {}
+    for name in names:
+        depth = range(1, name.count(".") + 2)
+        alone = (n for n in depth if sum(end(other, n) == end(name, n) for other in names) == 1)
+        shortest[name] = end(name, next(alone, depth[-1]))
+    return shortest
+
+
+def by_layer(cells: Mapping[str, str]) -> Table:
+    """The columns and rows of a table: a row a layer, a column a kind of module."""
+    names = kinds(list(cells))
+    layers: dict[str, dict[str, str]] = {}
+    for module, cell in cells.items():
+        layer, name = place(module)
+        layers.setdefault(layer, {})[names[name]] = cell
+    columns = list(names.values())
+    rows = [[layer or "(no layer)", *(found.get(c, "") for c in columns)] for layer, found in layers.items()]
+    return ["layer", *columns], rows
+
+
+def by_kind(modules: Mapping[str, ModuleFacts]) -> Table:
+    """The columns and rows of a table: means over the modules of a kind, and the kind's share of the sensitivity."""
+    names = kinds(list(modules))
+    total = sum(module.sensitivity or 0.0 for module in modules.values())
+    rows = []
+    for name, short in names.items():
+        mine = [module for m, module in modules.items() if place(m)[1] == name]
+        S = sum(module.sensitivity or 0.0 for module in mine)
+        share = f"{S / total:.1%}" if total else ""
+        rows.append([short, str(len(mine)), _mean([x.rank for x in mine], ".1f"), _mean([x.scale for x in mine], ".3f"),
+                     share, _mean([x.update for x in mine], ".3g")])  # fmt: skip
+    return ["kind", "modules", "mean rank", "mean scale", "share of S", "mean update"], rows
+
+
+def _mean(values: Sequence[float | None], form: str) -> str:
+    known = [value for value in values if value is not None]
+    return format(float(np.mean(known)), form) if known else ""
