@@ -20,6 +20,7 @@ from .planning import MemoryPlan, TimePlan, plan_memory, plan_time
 from .reports import Summary, summarize
 from .tasks import Answering, Task, evaluate_task, load_task, task_rows
 from .training import TrainSettings, evaluate, train
+from .transformer import Model
 
 __version__: str
 
@@ -31,6 +32,7 @@ __all__ = [
     "CalibrationStats",
     "DataSource",
     "MemoryPlan",
+    "Model",
     "Plan",
     "Summary",
     "Switches",

@@ -60,6 +60,11 @@ class Plan:
         return len(self.rank) * self.r_init
 
     @property
+    def spent(self) -> int:
+        """What the ranks do sum to."""
+        return sum(self.rank.values())
+
+    @property
     def lora_parameters(self) -> int:
         """Entries of A and B of plain LoRA at r_init."""
         return sum((d_out + d_in) * self.r_init for d_out, d_in in self.shapes.values())
@@ -70,7 +75,7 @@ class Plan:
         lines = [
             f"Plan (profile {self.profile}{how}): {len(self.rank)} modules at r_init {self.r_init}, alpha "
             f"{self.alpha_init:g}",
-            f"ranks {span(self.rank.values())}, sum {sum(self.rank.values())} of {len(self.rank) * self.r_init}; "
+            f"ranks {span(self.rank.values())}, sum {self.spent} of {self.budget}; "
             f"{sum(r == 0 for r in self.rank.values())} without a rank; scales {span(self.scales.values())}",
             f"mean rank: {told_by_kind(self.rank, mean)}",
             f"trains {self.trainable_parameters:,} parameters (plain LoRA {self.lora_parameters:,})",

@@ -1,69 +1,14 @@
-"""Options that several commands share, declared once; and the YAML file that may hold any of them."""
+"""Flags that several commands have, declared once."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 
+from tlora_ref.cli.config_file import read_config
 from tlora_ref.errors import ConfigError
-
-
-def read_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Values of a YAML file become the defaults of this command's flags; a flag that is given wins."""
-    if path is None:
-        return None
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({error})") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected flags and their values, e.g. 'rank: 8'")
-    known = {_plain(spelling): p for p in context.command.params for spelling in (str(p.name), *p.opts)}
-    for not_a_flag in ("config", "help", "h"):
-        known.pop(not_a_flag, None)
-    defaults: dict[str, Any] = {}
-    for key, value in values.items():
-        parameter = known.get(_plain(str(key)))
-        if parameter is None:
-            raise ConfigError(f'{path}: unknown key "{key}" for this command: {_hint(_plain(str(key)), known)}')
-        if value is not None:
-            many = bool(getattr(parameter, "multiple", False))
-            defaults[str(parameter.name)] = _value(path, str(key), value, many, parameter.nargs)
-    context.default_map = {**(context.default_map or {}), **defaults}
-    return path
-
-
-def _plain(spelling: str) -> str:
-    """One name for `--batch-size`, `batch-size` and `batch_size`."""
-    return spelling.lstrip("-").replace("-", "_")
-
-
-def _hint(key: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    names = sorted({str(parameter.name) for parameter in known.values()})
-    return f"did you mean {close[0]}?".replace("_", "-") if close else f"known are {', '.join(names)}".replace("_", "-")
-
-
-def _value(path: Path, key: str, value: Any, many: bool, entries: int) -> Any:
-    """A YAML value as a flag takes it; one that may be repeated takes a list, or a mapping (`a: b` is a=b)."""
-    if many:
-        if isinstance(value, Mapping):
-            return [f"{name}={text}" for name, text in value.items()]
-        return [str(entry) for entry in value] if isinstance(value, list) else [str(value)]
-    if isinstance(value, list) and entries == len(value):
-        return tuple(value)
-    if isinstance(value, list | dict):
-        expected = "one value" if entries == 1 else f"a list of {entries} values"
-        raise ConfigError(f'{path}: key "{key}" holds {value!r:.60}, expected {expected}')
-    return value
-
 
 Config = Annotated[
     Path | None,

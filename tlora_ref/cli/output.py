@@ -86,7 +86,7 @@ def read_beside(folder: Path, context: typer.Context, *, free: frozenset[str]) -
 def clear_run(folder: Path, names: tuple[str, ...]) -> None:
     """Remove what an earlier run left under these names, so that nothing of it can be taken for the new run's."""
     for name in names:
-        path = folder / name
+        path = folder.joinpath(name)
         if path.is_dir():
             shutil.rmtree(path)
         else:

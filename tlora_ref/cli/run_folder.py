@@ -20,7 +20,6 @@ from tlora_ref.cli.output import (
 )
 from tlora_ref.errors import OutputError
 from tlora_ref.training import HISTORY_FILE, STATE_FILE
-from tlora_ref.transformer import Model
 
 CONVENTIONS = "AdamW as torch (decoupled decay, bias correction); schedule as transformers (first warm-up step: lr 0)"
 START, END = "initial_adapter", "adapter"
@@ -32,7 +31,7 @@ FREE = frozenset(("out", "data", "valid", "resume", "overwrite", "save-every", "
 
 def run_facts(
     context: typer.Context,
-    base: Model,
+    base: tr.Model,
     adapter: tr.Adapter,
     settings: tr.TrainSettings,
     file: Path,

@@ -35,6 +35,6 @@ def show_plan(screen: Screen, plan: tr.Plan) -> None:
     ]
     screen.table("Allocation (Eq. 6, 7)", ("module", "S", "r", "alpha", "scale", "note"), rows)
     screen.say(
-        f"profile {plan.profile}: ranks sum to {sum(plan.rank.values())} of {plan.budget}; B has "
+        f"profile {plan.profile}: ranks sum to {plan.spent} of {plan.budget}; B has "
         f"{plan.trainable_parameters:,} parameters (LoRA at rank {plan.r_init}, A and B: {plan.lora_parameters:,})"
     )

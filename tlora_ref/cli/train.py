@@ -17,7 +17,6 @@ from tlora_ref.cli.tables import say_memory, show_plan
 from tlora_ref.data import Row
 from tlora_ref.errors import ConfigError
 from tlora_ref.training import TrainResult, append_history, whole_tensors, write_history
-from tlora_ref.transformer import Model
 
 Samples = list[dict[str, Any]]
 
@@ -126,7 +125,7 @@ def only_training(context: typer.Context) -> None:
     context.meta[UNUSED] = making
 
 
-def say_of_head(base: Model, also: list[str]) -> None:
+def say_of_head(base: tr.Model, also: list[str]) -> None:
     """A classifier's head stays as it is unless it is asked for: that is said, for a new one holds random numbers."""
     head = [name for name in base.whole_head() if name not in also]
     if head:
@@ -135,7 +134,7 @@ def say_of_head(base: Model, also: list[str]) -> None:
 
 
 def encoded(
-    source: tr.DataSource, base: Model, folder: Path, rows: list[Row], held: list[Row]
+    source: tr.DataSource, base: tr.Model, folder: Path, rows: list[Row], held: list[Row]
 ) -> tuple[Samples, Samples]:
     """The samples to train on and those held out; what was left out of either is said."""
     tokenizer, found = tr.load_tokenizer_for(folder, [*rows, *held]), []
@@ -146,7 +145,9 @@ def encoded(
     return found[0], found[1]
 
 
-def made(screen: Screen, base: Model, samples: Samples, settings: tr.AdapterSettings) -> tuple[tr.Adapter, list[int]]:
+def made(
+    screen: Screen, base: tr.Model, samples: Samples, settings: tr.AdapterSettings
+) -> tuple[tr.Adapter, list[int]]:
     """An adapter of these settings, and which samples calibrated it; the allocation is printed."""
     with screen.progress(f"calibrating on {settings.samples} samples") as progress:
         statistics, indices = tr.calibrate_for(settings, base, samples, progress=progress)
@@ -155,7 +156,7 @@ def made(screen: Screen, base: Model, samples: Samples, settings: tr.AdapterSett
 
 def fit(
     screen: Screen,
-    base: Model,
+    base: tr.Model,
     adapter: tr.Adapter,
     data: Samples,
     valid: Samples,
