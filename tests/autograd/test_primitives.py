@@ -33,6 +33,7 @@ def test_shapes() -> None:
     gradcheck(lambda x: ag.scale(x, -1.7), [normal(2, 3)])
     gradcheck(lambda x: ag.multiply(*ag.split(x, [2, 2], axis=1)), [normal(3, 4)])
     gradcheck(lambda x: ag.split(x, [1, 3])[1], [normal(2, 4)])
+    gradcheck(lambda x: ag.multiply(ag.transpose(x), ag.Tensor(normal(4, 2))), [normal(2, 4)])
     gradcheck(lambda x: ag.take_rows(x, np.array([2, 0, 2])), [normal(3, 2)])
     gradcheck(lambda x: ag.embedding(x, np.array([[1, 2], [2, 0]])), [normal(3, 4)])
     with pytest.raises(ShapeError, match="do not add up"):

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from tests.tiny import tiny_llama
 from tlora_ref.adapter import Adapter, allocate, initialize
 from tlora_ref.checkpoint import load_peft, save_peft, save_universal
-from tlora_ref.errors import CheckpointError, ConfigError, NumericsError, OutputError, TLoRAError
+from tlora_ref.errors import CheckpointError, ConfigError, NumericsError, OutputError, ShapeError, TLoRAError
 
 PREFIX = "base_model.model."
 Q0, V1, DOWN = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.v_proj", "model.layers.0.mlp.down_proj"
@@ -273,9 +273,6 @@ def test_what_does_not_change_the_output_is_accepted(tmp_path: Path, harmless: d
         ("use_qalora", True),
         ("use_bdlora", {"nblocks": 2}),
         ("megatron_config", {"a": 1}),
-        ("exclude_modules", ["q_proj"]),
-        ("layers_to_transform", [0]),
-        ("layers_to_transform", 0),
         ("arrow_config", {"top_k": 3}),
         ("kasa_config", {}),
         ("monteclora_config", {}),
@@ -348,7 +345,7 @@ def test_a_misshaped_half_is_named(tmp_path: Path, shape: tuple[int, ...]) -> No
         f"{PREFIX}{Q0}.lora_magnitude_vector",
         f"{PREFIX}{Q0}.lora_B.bias",
         f"{PREFIX}{Q0}.lora_embedding_A",
-        f"{PREFIX}lm_head.weight",
+        f"{PREFIX}{Q0}.weight",
         f"{PREFIX}{Q0}.bias",
         "lm_head.weight",
     ],
@@ -455,3 +452,113 @@ def test_it_attaches_to_the_model_it_was_made_for(folder: Path) -> None:
     wanted = model(ids).logits
     model.attach(load_peft(folder))
     assert np.array_equal(model(ids).logits, wanted) and not np.allclose(wanted, plain)
+
+
+# --------------------------------------------------------------------------- what the configuration names
+
+
+def whole(folder: Path, **tensors: Any) -> Path:
+    """`folder` with more tensors, by the model's names."""
+    change_tensors(folder, **{f"{PREFIX}{name}": np.asarray(x, dtype="f4") for name, x in tensors.items()})
+    return folder
+
+
+def pairs_of(*modules: str) -> dict[str, tuple[int, int, int]]:
+    shapes = tiny_llama().shapes()
+    return {module: (4, *shapes[module]) for module in modules}
+
+
+@pytest.mark.parametrize(
+    ("held", "config", "missing"),
+    [
+        ([V1], {"target_modules": ["v_proj"]}, ["A and B of model.layers.0.self_attn.v_proj"]),
+        ([Q0], {"target_modules": [Q0, V1]}, [f"A and B of {V1}"]),
+        ([Q0, V1], {"target_modules": [Q0, V1], "modules_to_save": ["lm_head"]}, ["lm_head.weight"]),
+        (
+            [Q0],
+            {"target_modules": r".*\.[01]\.self_attn\.q_proj", "modules_to_save": ["model.norm", "embed_tokens"]},
+            ["A and B of model.layers.1.self_attn.q_proj", "model.norm.weight", "model.embed_tokens.weight"],
+        ),
+        ([Q0], {"target_modules": [Q0, "embed_tokens"]}, ["A and B of model.embed_tokens"]),
+    ],
+)
+def test_what_the_file_lacks_is_listed(tmp_path: Path, held: list[str], config: Any, missing: list[str]) -> None:
+    adapter = load_peft(foreign(tmp_path / "a", pairs_of(*held), **config))
+    for act in ("attach", "merge"):
+        with pytest.raises(CheckpointError, match=r"names what adapter_model\.safetensors lacks") as caught:
+            getattr(tiny_llama(), act)(adapter)
+        assert all(name in str(caught.value) for name in missing)
+
+
+def test_all_linear_names_every_linear_module_but_the_output(tmp_path: Path) -> None:
+    every = [module for module in tiny_llama().shapes() if module != "lm_head"]
+    tiny_llama().attach(load_peft(foreign(tmp_path / "a", pairs_of(*every), target_modules="all-linear")))
+    with pytest.raises(CheckpointError, match=f"lacks: A and B of {every[3]}"):
+        some = pairs_of(*(m for m in every if m != every[3]))
+        tiny_llama().attach(load_peft(foreign(tmp_path / "b", some, target_modules="all-linear")))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"layers_to_transform": [1]},
+        {"layers_to_transform": 1},
+        {"layers_to_transform": [1], "layers_pattern": "layers"},
+        {"layers_to_transform": [1], "layers_pattern": ["h", "layers"]},
+        {"exclude_modules": r".*layers\.0\..*"},
+        {"exclude_modules": [Q0]},
+        {"exclude_modules": ["0.self_attn.q_proj"]},
+    ],
+)
+def test_layers_and_exclusions(tmp_path: Path, config: Any) -> None:
+    q1 = Q0.replace("0", "1")
+    named = {"target_modules": ["q_proj"], **config}
+    tiny_llama().attach(load_peft(foreign(tmp_path / "a", pairs_of(q1), **named)))
+    with pytest.raises(CheckpointError, match=r"layers\.0\.self_attn\.q_proj.*belongs to nothing"):
+        load_peft(foreign(tmp_path / "b", pairs_of(Q0, q1), **named))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("exclude_modules", 3),
+        ("exclude_modules", [3]),
+        ("exclude_modules", "q_proj("),
+        ("layers_to_transform", "1"),
+        ("layers_to_transform", [1.5]),
+        ("layers_to_transform", True),
+        ("layers_pattern", {"a": 1}),
+    ],
+)
+def test_what_names_no_layers_is_refused(tmp_path: Path, key: str, value: Any) -> None:
+    with pytest.raises(TLoRAError, match=key if "(" not in str(value) else "regular expression"):
+        load_peft(foreign(tmp_path / "a", pairs_of(Q0), **{key: value}))
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.embed_tokens.weight"])
+def test_a_resized_vocabulary_is_named(tmp_path: Path, name: str) -> None:
+    config = {"target_modules": [Q0]}
+    folder = whole(foreign(tmp_path / "a", pairs_of(Q0), **config), **{name: np.ones((33, 16))})
+    with pytest.raises(ShapeError, match=r"has 33 rows, the model's 31: the vocabulary was resized"):
+        tiny_llama().attach(load_peft(folder))
+
+
+def test_a_low_rank_table_of_another_vocabulary_is_named(tmp_path: Path) -> None:
+    folder = foreign(tmp_path / "a", {"lm_head": (4, 33, 16)}, target_modules=["lm_head"])
+    with pytest.raises(ShapeError, match=r"lm_head has 33 rows, the model's 31: the vocabulary was resized"):
+        tiny_llama().attach(load_peft(folder))
+
+
+def test_tied_tensors_that_differ_are_refused(tmp_path: Path) -> None:
+    config = {"target_modules": [Q0], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
+    folder = foreign(tmp_path / "a", pairs_of(Q0), **config)
+    whole(folder, **{"model.embed_tokens.weight": np.ones((31, 16)), "lm_head.weight": np.ones((31, 16))})
+    assert load_peft(folder).tied == {"model.embed_tokens.weight": ("lm_head.weight",)}
+    whole(folder, **{"lm_head.weight": np.zeros((31, 16))})
+    with pytest.raises(CheckpointError, match=r"said to be tied.*different values"):
+        load_peft(folder)
+
+
+def test_a_name_of_transformers_4(tmp_path: Path) -> None:
+    folder = foreign(tmp_path / "a", {"embed_out": (4, 31, 16)}, target_modules=["embed_out"])
+    assert load_peft(folder).modules == ["lm_head"]

@@ -75,7 +75,7 @@ def test_a_saved_folder_loads_as_the_same_model(kind: str, classifier: bool, tmp
 @every_family
 def test_default_targets_are_all_linear_modules_but_the_head(kind: str) -> None:
     for model in (tiny(kind), tiny(kind, tie_word_embeddings=False), tiny_classifier(kind)):
-        heads = {"lm_head", "embed_out", "score"}
+        heads = {"lm_head", "score"}
         modules = type(model).linear_modules(model.config)
         assert list(model.shapes()) == [m for m in modules if m not in heads]
         assert all(model.weight(m).shape == shape for m, shape in model.shapes().items())

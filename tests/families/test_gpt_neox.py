@@ -55,7 +55,7 @@ def test_parallel_and_sequential_differ() -> None:
 @pytest.mark.parametrize("output", ["embed_out.weight", "lm_head.weight"])
 def test_names_and_buffers_of_checkpoints(output: str) -> None:
     model = tiny("gpt_neox")
-    stored = {output if n == "embed_out.weight" else n: x for n, x in model.tensors.items()}
+    stored = {output if n == "lm_head.weight" else n: x for n, x in model.tensors.items()}
     stored["gpt_neox.layers.0.attention.bias"] = np.ones((1, 1, 4, 4))
     stored["gpt_neox.layers.0.attention.masked_bias"] = np.array(-1e9)
     stored["gpt_neox.layers.1.attention.rotary_emb.inv_freq"] = np.ones(1)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from tlora_ref.adapter.plan import Plan
 from tlora_ref.backend import Array
 from tlora_ref.method.low_rank import merged_weight
 from tlora_ref.names import mean, span, told_by_kind
+
+
+class Claims(Protocol):
+    """What an adapter's configuration says that its file holds."""
+
+    def missing(
+        self, linears: Sequence[str], tables: Sequence[str], tensors: Sequence[str], held: Collection[str]
+    ) -> list[str]:
+        """What it claims among a model's linear modules, embedding tables and tensors, and is not in `held`."""
+        ...
 
 
 @dataclass
@@ -17,12 +28,19 @@ class Adapter:
 
     Attributes
     ----------
-    A : {module: (r_i, d_in)}, frozen unless a run trains it; B : {module: (d_out, r_i)}
+    A : {module: (r_i, d_in)}, frozen unless a run trains it; B : {module: (d_out, r_i)}. An embedding table is a module
+        with d_in its rows (one input a row) and d_out its width
     scale : {module: alpha_i / r_i}
     plan : where ranks and scales come from; None for an adapter read from elsewhere
     saved : whole tensors used instead of the model's (PEFT's `modules_to_save`): a classifier's head, and what was
         trained beside A and B
     untrained : names in `saved` that are as the model has them
+    tied : {name in `saved`: the other names of that tensor in the model}: a tied table, replaced wherever it is used; a
+        saved tensor that is not here is replaced in the place of its name alone
+    base : names in `saved` that stand for the base model's own tensor wherever it is used (PEFT's
+        `save_embedding_layers`)
+    tables : the modules that are embedding tables
+    claims : what its configuration says that it holds; None if it was made here
     sigma : {module: singular values of the matrix that A was taken from}; empty if A was not
     task_type : PEFT's name for what the model does
     model : `Model.digest` of the model it was made for; None if that is not known
@@ -37,6 +55,10 @@ class Adapter:
     frozen_A: bool = True
     saved: dict[str, Array] = field(default_factory=dict)
     untrained: set[str] = field(default_factory=set)
+    tied: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    base: set[str] = field(default_factory=set)
+    tables: set[str] = field(default_factory=set)
+    claims: Claims | None = None
     sigma: dict[str, Array] = field(default_factory=dict)
     task_type: str | None = "CAUSAL_LM"
     model: str | None = None
@@ -79,4 +101,12 @@ class Adapter:
         arrays: dict[str, Any] = {
             name: {m: x.copy() for m, x in getattr(self, name).items()} for name in ("A", "B", "saved", "sigma")
         }
-        return replace(self, scale=dict(self.scale), untrained=set(self.untrained), **arrays)
+        return replace(
+            self,
+            scale=dict(self.scale),
+            untrained=set(self.untrained),
+            tied=dict(self.tied),
+            base=set(self.base),
+            tables=set(self.tables),
+            **arrays,
+        )

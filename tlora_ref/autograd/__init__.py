@@ -13,6 +13,7 @@ from tlora_ref.autograd.basic import (
     scale,
     split,
     take_rows,
+    transpose,
 )
 from tlora_ref.autograd.fused import activation, check_activation, gated, layer_norm, rms_norm, rotary
 from tlora_ref.autograd.gradcheck import gradcheck
@@ -46,4 +47,5 @@ __all__ = [
     "scale",
     "split",
     "take_rows",
+    "transpose",
 ]

@@ -74,6 +74,15 @@ def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return record(x.data.reshape(shape), (x,), vjp)
 
 
+def transpose(x: Tensor) -> Tensor:
+    """y = x^T of a matrix (a view)."""
+
+    def vjp(dy: Array) -> tuple[Array]:
+        return (dy.T,)
+
+    return record(x.data.T, (x,), vjp)
+
+
 def split(x: Tensor, sizes: Sequence[int], axis: int = -1) -> list[Tensor]:
     """x cut along `axis` into consecutive pieces of the given sizes (views)."""
     if sum(sizes) != x.shape[axis]:

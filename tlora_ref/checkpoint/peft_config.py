@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tlora_ref.adapter import Adapter
+from tlora_ref.checkpoint.peft_claims import CONFIG, matches
 from tlora_ref.checkpoint.reader import read_json
 from tlora_ref.errors import CheckpointError, ConfigError
 
-WEIGHTS, CONFIG, FACTS = "adapter_model.safetensors", "adapter_config.json", "tlora.json"
+WEIGHTS, FACTS = "adapter_model.safetensors", "tlora.json"
 PREFIX = "base_model.model."
 #: What PEFT adds to `modules_to_save` of its own accord for sequence classification.
 HEADS = ("classifier", "score")
@@ -28,8 +29,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "use_qalora": (False,),
     "use_bdlora": (False,),
     "megatron_config": (),
-    "exclude_modules": ([],),
-    "layers_to_transform": ([],),
     "arrow_config": (),
     "kasa_config": (),
     "monteclora_config": (),
@@ -58,7 +57,9 @@ def peft_config(adapter: Adapter, base_model: str | None) -> dict[str, Any]:
         "rank_pattern": {} if uniform else {m: ranks[m] for m in paths},
         "alpha_pattern": {} if uniform else {m: ranks[m] * adapter.scale[m] for m in paths},
         "target_modules": adapter.modules,
-        "modules_to_save": sorted({_module_to_save(name) for name in adapter.saved}) or None,
+        "modules_to_save": sorted({_module_to_save(name) for name in kept_whole(adapter)}) or None,
+        # A tied table that is trained is trained in all its uses; PEFT goes on so.
+        **({"ensure_weight_tying": True} if adapter.tied and adapter.task_type == "CAUSAL_LM" else {}),
         "lora_dropout": 0.0,
         "bias": "none",
         "use_rslora": False,
@@ -67,6 +68,12 @@ def peft_config(adapter: Adapter, base_model: str | None) -> dict[str, Any]:
         "init_lora_weights": True,
         "inference_mode": True,
     }
+
+
+def kept_whole(adapter: Adapter) -> dict[str, str]:
+    """{tensor in the file: the one in `saved` that it is}: a tied table is written under each of its names."""
+    own = {name: name for name in adapter.saved if name not in adapter.base}
+    return own | {other: name for name, others in adapter.tied.items() for other in others}
 
 
 def _module_to_save(tensor: str) -> str:
@@ -91,49 +98,36 @@ def read_peft_config(folder: Path) -> dict[str, Any]:
     for key in ("rank_pattern", "alpha_pattern"):
         if not isinstance(config.get(key) or {}, dict):
             raise CheckpointError(f'{path}: "{key}" is {config[key]!r:.60}, expected an object')
-    targets, whole = config.get("target_modules"), config.get("modules_to_save")
-    if not isinstance(targets, str) and not _names(targets):
-        raise CheckpointError(f'{path}: "target_modules" is {targets!r:.60}, expected names or a regular expression')
+    _check_names(path, config)
+    return config
+
+
+def _check_names(path: Path, config: Mapping[str, Any]) -> None:
+    """What names modules and layers is of the right kind."""
+    for key, required in (("target_modules", True), ("exclude_modules", False)):
+        value = config.get(key)
+        if not isinstance(value, str) and not _names(value) and (required or value is not None):
+            raise CheckpointError(f'{path}: "{key}" is {value!r:.60}, expected names or a regular expression')
+    whole, patterns, layers = (config.get(key) for key in ("modules_to_save", "layers_pattern", "layers_to_transform"))
     if whole is not None and not _names(whole):
         raise CheckpointError(f'{path}: "modules_to_save" is {whole!r:.60}, expected a list of names')
-    return config
+    if patterns is not None and not isinstance(patterns, str) and not _names(patterns):
+        raise CheckpointError(f'{path}: "layers_pattern" is {patterns!r:.60}, expected names')
+    numbers = layers if isinstance(layers, list) else [layers]
+    if layers is not None and not all(isinstance(x, int) and not isinstance(x, bool) for x in numbers):
+        raise CheckpointError(f'{path}: "layers_to_transform" is {layers!r:.60}, expected numbers of layers')
 
 
 def _names(values: object) -> bool:
     return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
-def is_target(config: Mapping[str, Any], module: str) -> bool:
-    """Whether `target_modules` claims a module: a regular expression for all of its path, or names of its end."""
-    targets = config["target_modules"]
-    if targets == "all-linear":
-        return True
-    if isinstance(targets, str):
-        return _matches(targets, module, re.fullmatch)
-    return any(module == target or module.endswith(f".{target}") for target in targets)
-
-
-def is_saved_whole(config: Mapping[str, Any], tensor: str) -> bool:
-    """Whether `modules_to_save` claims a tensor: a module above it whose path ends so ("pre_classifier" does in
-    "classifier": PEFT compares letters, not path components)."""
-    parts = tensor.split(".")
-    above = [".".join(parts[:i]) for i in range(1, len(parts))]
-    return any(path.endswith(module) for path in above for module in config.get("modules_to_save") or [])
-
-
 def by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     """The value of the first key that matches the end of the path, as a regular expression (PEFT's rule)."""
     for key, value in patterns.items():
-        if _matches(rf"(.*\.)?({key})$", module, re.match):
+        if matches(rf"(.*\.)?({key})$", module, re.match):
             return value
     return default
-
-
-def _matches(pattern: str, module: str, how: Any) -> bool:
-    try:
-        return how(pattern, module) is not None
-    except re.error as error:
-        raise ConfigError(f'{CONFIG}: the pattern "{pattern}" is no valid regular expression: {error}') from None
 
 
 def scale_of(folder: Path, config: Mapping[str, Any], module: str, rank: int) -> float:

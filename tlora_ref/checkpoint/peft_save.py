@@ -15,14 +15,15 @@ import numpy as np
 
 from tlora_ref.adapter import Adapter
 from tlora_ref.backend import Array, to_numpy
-from tlora_ref.checkpoint.peft_config import CONFIG, FACTS, PREFIX, WEIGHTS, peft_config
+from tlora_ref.checkpoint.peft_claims import CONFIG
+from tlora_ref.checkpoint.peft_config import FACTS, PREFIX, WEIGHTS, kept_whole, peft_config
 from tlora_ref.checkpoint.peft_load import load_peft
 from tlora_ref.checkpoint.save import file_dtype, rounded
 from tlora_ref.checkpoint.write import new_folder, write_json, write_tensors
 from tlora_ref.errors import ConfigError, OutputError
 from tlora_ref.provenance import provenance
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 def save_peft(
@@ -53,12 +54,7 @@ def save_peft(
     """
     if not adapter.A:
         raise ConfigError("the adapter has no module of rank 1 or more: there is nothing to save")
-    tensors: dict[str, Array] = {}
-    for module in adapter.modules:
-        tensors[f"{PREFIX}{module}.lora_A.weight"] = to_numpy(adapter.A[module])
-        tensors[f"{PREFIX}{module}.lora_B.weight"] = to_numpy(adapter.B[module])
-    for name, tensor in adapter.saved.items():
-        tensors[f"{PREFIX}{name}"] = to_numpy(tensor)
+    tensors = _tensors(adapter)
     for name, tensor in tensors.items():
         tensors[name] = rounded(name, tensor, tensor.dtype if dtype is None else file_dtype(dtype))
     with new_folder(folder, overwrite=overwrite) as beside:
@@ -66,6 +62,22 @@ def save_peft(
         write_json(peft_config(adapter, base_model), beside / CONFIG)
         write_json(_facts(adapter, facts), beside / FACTS)
         _compare(adapter, tensors, beside)
+
+
+def _tensors(adapter: Adapter) -> dict[str, Array]:
+    """The file's tensors by name."""
+    tensors: dict[str, Array] = {}
+    for module in adapter.modules:
+        for letter, matrices in (("A", adapter.A), ("B", adapter.B)):
+            place = f"lora_embedding_{letter}" if module in adapter.tables else f"lora_{letter}.weight"
+            tensors[f"{PREFIX}{module}.{place}"] = to_numpy(matrices[module])
+    for name, held in kept_whole(adapter).items():
+        tensors[f"{PREFIX}{name}"] = to_numpy(adapter.saved[held])
+    for name in adapter.base:
+        module, _, part = name.rpartition(".")
+        place = f"{module}.base_layer.{part}" if module in adapter.A else name
+        tensors[f"{PREFIX}{place}"] = to_numpy(adapter.saved[name])
+    return tensors
 
 
 def save_universal(
@@ -110,6 +122,7 @@ def _facts(adapter: Adapter, facts: Mapping[str, Any] | None) -> dict[str, Any]:
         "seed": adapter.seed,
         "frozen_A": adapter.frozen_A,  # PEFT has no word for it: it would train A too
         "untrained": sorted(adapter.untrained),  # nor for a head that goes along as it was
+        "tied": {name: list(others) for name, others in adapter.tied.items()},
         "model": adapter.model,
         "scale": {m: float(adapter.scale[m]) for m in adapter.modules},
         "plan": None if plan is None else plan.to_dict(),
@@ -120,15 +133,12 @@ def _facts(adapter: Adapter, facts: Mapping[str, Any] | None) -> dict[str, Any]:
 def _compare(adapter: Adapter, tensors: Mapping[str, Array], folder: Path) -> None:
     """What was written reads back bit for bit, module for module, scale for scale."""
     again = load_peft(folder, dtype="float64")
-    if list(again.A) != adapter.modules or set(again.saved) != set(adapter.saved):
+    found = _tensors(again)
+    if again.modules != adapter.modules or set(found) != set(tensors):
         raise OutputError(f"{folder}: the adapter's modules do not read back as they were written")
     for module in adapter.modules:
         if again.scale[module] != adapter.scale[module]:
             raise OutputError(f"{folder}: the scale of {module} does not read back as it was written")
-        for matrices, letter in ((again.A, "A"), (again.B, "B")):
-            written = tensors[f"{PREFIX}{module}.lora_{letter}.weight"].astype(np.float64)
-            if not np.array_equal(matrices[module], written):
-                raise OutputError(f"{folder}: {module}.lora_{letter} does not read back as it was written")
-    for name, tensor in again.saved.items():
-        if not np.array_equal(tensor, tensors[f"{PREFIX}{name}"].astype(np.float64)):
-            raise OutputError(f"{folder}: {name} does not read back as it was written")
+    for name, written in tensors.items():
+        if not np.array_equal(found[name], written.astype(np.float64)):
+            raise OutputError(f"{folder}: {name.removeprefix(PREFIX)} does not read back as it was written")

@@ -67,5 +67,9 @@ def install(arrays: dict[str, Array], model: Model, adapter: Adapter | None) -> 
         elif name.endswith(".lora_A.weight"):
             adapter.A[name.removesuffix(".lora_A.weight")] = array
         else:
+            if name not in adapter.saved:
+                others = tuple(other for other, own in model.ties(model.config).items() if own == name)
+                adapter.tied |= {name: others} if others else {}  # a tied table is trained in all its uses
             adapter.saved[name] = array
             adapter.untrained.discard(name)
+            adapter.base.discard(name)

@@ -32,6 +32,10 @@ class Decoder(Model):
         """Paths of all linear modules but the head, in model order."""
         raise NotImplementedError
 
+    @classmethod
+    def embedding_tables(cls, config: Any) -> list[str]:
+        return [cls.embedding_name.removesuffix(".weight")]
+
     def hidden_states(self, ids: Array, positions: Array, keep: Array | None, cache: KeyValueCache | None) -> Tensor:
         """The final hidden states (batch, tokens, d_model), normalised, ready for the head.
 

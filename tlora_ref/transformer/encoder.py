@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tlora_ref.autograd import Tensor, Visibility, activation, add, attention, embedding, layer_norm, reshape
+from tlora_ref.autograd import Tensor, Visibility, activation, add, attention, layer_norm, reshape
 from tlora_ref.backend import Array
 from tlora_ref.errors import DataError
 from tlora_ref.transformer.inputs import padding_mask, token_ids
@@ -84,6 +84,10 @@ class Encoder(Model):
     def linear_modules(cls, config: Any) -> list[str]:
         layers = [f"{layer}.{m}" for layer in cls.layer_paths(config) for m in cls.layer_linears(config)]
         return [*layers, *cls.head_linears(config)]
+
+    @classmethod
+    def embedding_tables(cls, config: Any) -> list[str]:
+        return [f"{cls.prefix}embeddings.{table}" for table in cls.tables]
 
     @classmethod
     def tensor_shapes(cls, config: Any) -> dict[str, tuple[int, ...]]:
@@ -178,9 +182,7 @@ class Encoder(Model):
         else:
             self.refuse(token_type_ids=token_type_ids)
         path = f"{self.prefix}embeddings"
-        words, *others = (
-            embedding(self.parameter(f"{path}.{table}.weight"), self.device.put(which)) for table, which in rows.items()
-        )
+        words, *others = (self.embedded(f"{path}.{table}", which) for table, which in rows.items())
         for other in others:
             words = add(words, other)
         return self._norm(f"{path}.LayerNorm", words)

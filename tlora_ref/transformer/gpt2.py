@@ -23,7 +23,6 @@ from tlora_ref.autograd import (
     add,
     attention,
     check_activation,
-    embedding,
     layer_norm,
     reshape,
     split,
@@ -108,6 +107,10 @@ class GPT2Decoder(Decoder):
         return [f"transformer.h.{i}.{module}" for i in range(config.n_layer) for module in CONV1D]
 
     @classmethod
+    def embedding_tables(cls, config: Any) -> list[str]:
+        return ["transformer.wte", "transformer.wpe"]
+
+    @classmethod
     def decoder_shapes(cls, config: Any) -> dict[str, tuple[int, ...]]:
         d_model, d_ff = config.n_embd, config.n_inner or 4 * config.n_embd
         linears = dict(
@@ -151,8 +154,8 @@ class GPT2Decoder(Decoder):
                 f"{self.config.n_positions} learned positions, and none beyond. Shorten the text"
             )
         x = add(  # (batch, tokens, d_model)
-            embedding(self.parameter("transformer.wte.weight"), self.device.put(ids)),
-            embedding(self.parameter("transformer.wpe.weight"), self.device.put(positions)),
+            self.embedded("transformer.wte", ids),
+            self.embedded("transformer.wpe", positions),
         )
         see = self.causal(keep)
         for i in range(self.config.n_layer):

@@ -5,7 +5,7 @@
         x = x + dense( attention(...) of norm_1(x) ) + mlp( norm_2(x) )
     without:
         x = x + dense( attention(...) of norm_1(x) );    x = x + mlp( norm_2(x) )
-    logits = layer_norm(x) @ embed_out^T
+    logits = layer_norm(x) @ lm_head^T
 
 `query_key_value` makes, head by head, that head's q, k and v; of each head's channels only the first `rotary_pct` turn.
 """
@@ -23,7 +23,6 @@ from tlora_ref.autograd import (
     add,
     attention,
     check_activation,
-    embedding,
     layer_norm,
     reshape,
     rotary,
@@ -38,6 +37,7 @@ from tlora_ref.transformer.rope import Rope, rotary_tables
 from tlora_ref.transformer.settings import Settings
 
 #: What older checkpoints store among the weights: causal masks and rotary frequencies.
+STORED_OUTPUT = "embed_out.weight"
 BUFFERS = (".attention.bias", ".attention.masked_bias", "rotary_emb.inv_freq")
 
 
@@ -176,17 +176,21 @@ class GPTNeoXDecoder(Decoder):
 
     @classmethod
     def sanitize(cls, tensors: dict[str, Array], config: Any) -> dict[str, Array]:
-        """Drop stored buffers; transformers 5 calls the output matrix `lm_head`, checkpoints `embed_out`."""
+        """Drop stored buffers; checkpoints call `embed_out` what is `lm_head` since transformers 5, and in adapters."""
         named = {
-            "embed_out.weight" if name == "lm_head.weight" else name: x
+            "lm_head.weight" if name == STORED_OUTPUT else name: x
             for name, x in tensors.items()
             if not name.endswith(BUFFERS)
         }
         return super().sanitize(named, config)
 
+    @classmethod
+    def unsanitize(cls, tensors: dict[str, Array], config: Any) -> dict[str, Array]:
+        return {STORED_OUTPUT if name == "lm_head.weight" else name: x for name, x in tensors.items()}
+
     # ------------------------------------------------------------------ forward
     def hidden_states(self, ids: Array, positions: Array, keep: Array | None, cache: KeyValueCache | None) -> Tensor:
-        x = embedding(self.parameter(self.embedding_name), self.device.put(ids))  # (batch, tokens, d_model)
+        x = self.embedded(self.embedding_name.removesuffix(".weight"), ids)  # (batch, tokens, d_model)
         angles = rotary_tables(self.config.rope, self.config.d_rotary, positions, like=x.data)
         see = self.causal(keep)
         for i in range(self.config.num_hidden_layers):
@@ -223,8 +227,6 @@ class GPTNeoXDecoder(Decoder):
 
 class GPTNeoX(GPTNeoXDecoder, CausalLM):
     """GPTNeoXForCausalLM."""
-
-    output_name = "embed_out.weight"
 
 
 class GPTNeoXClassifier(GPTNeoXDecoder, DecoderClassifier):

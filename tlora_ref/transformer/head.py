@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
-from tlora_ref.autograd import Tensor, cross_entropy, linear, linear_cross_entropy, reshape, take_rows
+from tlora_ref.autograd import Tensor, cross_entropy, linear_cross_entropy, reshape, take_rows
 from tlora_ref.backend import Array
 from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.model import Model
@@ -23,22 +24,27 @@ def loss_divisor_of(given: float | None, scored: int) -> float:
 class VocabularyHead(Model):
     """A model that ends in a matrix (vocab, d_model), its own or the embedding's.
 
-    Only a matrix of its own is a linear module that an adapter can sit on.
+    Only a matrix of its own is a linear module that TLoRA makes an adapter for; another's may sit on a tied one.
     """
 
     #: Name of the embedding matrix; where `tie_word_embeddings` is set it is the output matrix as well.
     embedding_name: ClassVar[str]
     output_name: ClassVar[str] = "lm_head.weight"
 
+    @classmethod
+    def ties(cls, config: Any) -> dict[str, str]:
+        return {cls.output_name: cls.embedding_name} if config.tie_word_embeddings else {}
+
+    @classmethod
+    def untied(cls, config: Any, tensors: dict[str, Array], apart: dict[str, Array]) -> tuple[Any, dict[str, Array]]:
+        return replace(config, tie_word_embeddings=False), {**tensors, **apart}
+
     def output_matrix(self) -> Tensor:
         """The (vocab, d_model) matrix that turns hidden states into logits."""
-        return self.parameter(self.embedding_name if self.config.tie_word_embeddings else self.output_name)
+        return self.parameter(self.output_name)
 
     def head(self) -> Callable[[Tensor], Tensor]:
         """The map (..., d_model) -> logits (..., vocab), with the weights and the adapter of this moment."""
-        if self.config.tie_word_embeddings:
-            W = self.output_matrix()
-            return lambda x: linear(x, W)
         return self.bound(self.output_name.removesuffix(".weight"))
 
     def observe_head(self, hidden: Tensor) -> None:

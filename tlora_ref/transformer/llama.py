@@ -22,7 +22,6 @@ from tlora_ref.autograd import (
     add,
     attention,
     check_activation,
-    embedding,
     gated,
     reshape,
     rms_norm,
@@ -186,7 +185,7 @@ class LlamaDecoder(Decoder):
 
     # ------------------------------------------------------------------ forward
     def hidden_states(self, ids: Array, positions: Array, keep: Array | None, cache: KeyValueCache | None) -> Tensor:
-        x = embedding(self.parameter(self.embedding_name), self.device.put(ids))  # (batch, tokens, d_model)
+        x = self.embedded(self.embedding_name.removesuffix(".weight"), ids)  # (batch, tokens, d_model)
         angles = rotary_tables(self.config.rope, self.config.head_dim, positions, like=x.data)
         all_before = self.causal(keep)
         for i in range(self.config.num_hidden_layers):

@@ -6,31 +6,21 @@ import copy
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from tlora_ref.autograd import Tensor, leaf, linear, low_rank_linear
+from tlora_ref.autograd import Tensor, add, embedding, leaf, linear, low_rank_linear, scale, transpose
 from tlora_ref.backend import Array, Device, device_of, to_numpy
-from tlora_ref.errors import ConfigError, ShapeError
+from tlora_ref.errors import ConfigError
 from tlora_ref.names import told_by_kind
+from tlora_ref.transformer.attached import AttachedAdapter, check_adapter, merged, read_by
 from tlora_ref.transformer.output import Output
 
 #: Called with a module's path and its input (..., d_in) before the module is applied. Modules that share an input
 #: (q, k and v, say) are given the very same array object.
 Observer = Callable[[str, Array], None]
 Targets = str | Sequence[str] | None
-
-
-class AttachedAdapter(Protocol):
-    """What a model needs of an adapter (`tlora_ref.adapter.Adapter` is one)."""
-
-    A: dict[str, Array]
-    B: dict[str, Array]
-    scale: dict[str, float]
-    saved: dict[str, Array]
-
-    def merged_weight(self, name: str, W: Array) -> Array: ...
 
 
 class Model:
@@ -44,6 +34,8 @@ class Model:
     default_targets: ClassVar[tuple[str, ...]] = ()
     #: PEFT's name for what the model does.
     task_type: ClassVar[str] = "FEATURE_EXTRACTION"
+    #: Modules that hold a table for others, and are not read by their own name.
+    unread: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Any, tensors: Mapping[str, Array]) -> None:
         self.config = config
@@ -74,6 +66,16 @@ class Model:
     def linear_modules(cls, config: Any) -> list[str]:
         """Paths of all linear modules, in model order."""
         raise NotImplementedError
+
+    @classmethod
+    def embedding_tables(cls, config: Any) -> list[str]:
+        """Paths of the tables that `embedded` looks rows up in."""
+        return []
+
+    @classmethod
+    def ties(cls, config: Any) -> dict[str, str]:
+        """{another name: the tensor that is used under it too}: the output matrix that is the embedding, say."""
+        return {}
 
     @classmethod
     def sanitize(cls, tensors: dict[str, Array], config: Any) -> dict[str, Array]:
@@ -122,11 +124,22 @@ class Model:
         return device_of(next(iter(self.tensors.values())))
 
     def weight(self, module: str) -> Array:
-        """W of a linear module, (d_out, d_in)."""
-        try:
-            return self.tensors[f"{module}.weight"]
-        except KeyError:
-            raise ConfigError(f'the model has no module "{module}"; model.shapes() lists those it has') from None
+        """W of a linear module, (d_out, d_in); of an embedding table, which is one for inputs of a single 1, its
+        transpose (d_model, rows)."""
+        name = f"{module}.weight"
+        name = self.ties(self.config).get(name, name)
+        if name not in self.tensors:
+            raise ConfigError(f'the model has no module "{module}"; model.shapes() lists those it has')
+        return self.tensors[name].T if self.is_table(module) else self.tensors[name]
+
+    def is_table(self, module: str) -> bool:
+        """Whether the module at that path is an embedding table."""
+        return module in self.embedding_tables(self.config) or module in self.unread
+
+    def adaptable(self, module: str) -> bool:
+        """Whether an adapter can sit on the module at that path: all linear ones, embeddings, a tied output matrix."""
+        linears, tied = self.linear_modules(self.config), self.ties(self.config)
+        return module in linears or f"{module}.weight" in tied or self.is_table(module)
 
     def parameter_count(self) -> int:
         """Number of weights, tied ones counted once."""
@@ -204,37 +217,11 @@ class Model:
             if it names a module that this model lacks.
         ShapeError
             if a matrix does not fit its module, or has another dtype than the model.
+        CheckpointError
+            if its configuration names modules or tensors that its file lacks; all are listed.
         """
-        self.check_adapter(adapter)
+        check_adapter(self, adapter)
         self.adapter = adapter
-
-    def check_adapter(self, adapter: AttachedAdapter) -> None:
-        """All of `adapter` has a place in this model, of its shape and dtype; raises as `attach` does."""
-        for name, tensor in adapter.saved.items():
-            if name not in self.tensors:
-                raise ConfigError(f'the adapter holds "{name}" whole, which this model does not have')
-            if tensor.shape != self.tensors[name].shape or tensor.dtype != self.dtype:
-                raise ShapeError(
-                    f"the adapter's {name} is {tensor.shape} {tensor.dtype}, the model's {self.tensors[name].shape} "
-                    f"{self.dtype}. Was it made for another model?"
-                )
-        linears = set(self.linear_modules(self.config))
-        for name, A in adapter.A.items():
-            if name not in linears:
-                raise ConfigError(f'the adapter adapts "{name}", which is no linear module of this model')
-            if name not in adapter.B or name not in adapter.scale:
-                raise ConfigError(f"adapter of {name}: it has A but no {'scale' if name in adapter.B else 'B'}")
-            d_out, d_in = self.weight(name).shape
-            B = adapter.B[name]
-            if A.shape[1:] != (d_in,) or B.shape != (d_out, A.shape[0]):
-                raise ShapeError(
-                    f"adapter of {name}: A is {A.shape} and B {B.shape}, but W is {(d_out, d_in)}: expected A "
-                    f"(r, {d_in}) and B ({d_out}, r). Was it made for another model?"
-                )
-            if A.dtype != self.dtype or B.dtype != self.dtype:
-                raise ShapeError(
-                    f"adapter of {name} is {A.dtype}/{B.dtype}, the model {self.dtype}: load both with the same dtype"
-                )
 
     def detach(self) -> None:
         """Take the adapter off: the model computes what it did before `attach`, bit for bit."""
@@ -243,13 +230,22 @@ class Model:
     def merge(self, adapter: AttachedAdapter) -> Self:
         """A new model with W' = W + s B A in every module of `adapter` (Eq. 1). This one is unchanged.
 
-        Raises as `attach` does.
+        Where the adapter changes one use of a tied table and not the other, the new model has two tables, and its
+        configuration says so. Raises as `attach` does.
         """
-        self.check_adapter(adapter)
-        tensors = {**self.tensors, **adapter.saved}
-        for name in adapter.A:
-            tensors[f"{name}.weight"] = adapter.merged_weight(name, self.weight(name))
-        return type(self)(self.config, tensors)
+        check_adapter(self, adapter)
+        tensors, apart = merged(self, adapter)
+        config = self.config
+        if apart:
+            config, tensors = self.untied(config, tensors, apart)
+        return type(self)(config, tensors)
+
+    @classmethod
+    def untied(cls, config: Any, tensors: dict[str, Array], apart: dict[str, Array]) -> tuple[Any, dict[str, Array]]:
+        """Configuration and tensors of a model whose uses `apart` of a tied table have tables of their own."""
+        raise ConfigError(
+            f"a {config.model_type} model has no place for {', '.join(apart)} of its own: keep the adapter"
+        )
 
     # ------------------------------------------------------------------ what the families call
     def refuse(self, **inputs: Any) -> None:
@@ -260,8 +256,21 @@ class Model:
 
     def parameter(self, name: str) -> Tensor:
         """The tensor called `name`: a leaf if it is watched, a constant if not."""
-        tensors = self.tensors if self.adapter is None or name not in self.adapter.saved else self.adapter.saved
-        return self._placed(name, tensors[name])
+        trained_by, data = read_by(name, self.tensors, self.ties(self.config), self.adapter)
+        return Tensor(data) if trained_by is None else self._placed(trained_by, data)
+
+    def embedded(self, module: str, ids: Array) -> Tensor:
+        """Rows of the embedding table at path `module`, with its adapter if it has one.
+
+        ids : host integers of any shape; the result is (*ids.shape, d_model)
+        """
+        where = self.device.put(ids)
+        rows = embedding(self.parameter(f"{module}.weight"), where)
+        if self.adapter is None or module not in self.adapter.A:
+            return rows
+        # Eq. 1 for inputs that are 0 but for a 1 at the token: x A^T is a column of A.
+        A, B, s = self._low_rank(module)
+        return add(rows, scale(linear(embedding(transpose(A), where), B), s))
 
     def linear(self, module: str, x: Tensor) -> Tensor:
         """The linear module at path `module` applied to x (..., d_in), with its bias and adapter if it has them."""
@@ -283,10 +292,15 @@ class Model:
         b = self.parameter(bias) if bias in self.tensors else None
         if self.adapter is None or module not in self.adapter.A:
             return lambda x: linear(x, W, b)
+        A, B, s = self._low_rank(module)
+        return lambda x: low_rank_linear(x, W, b, A, B, s)
+
+    def _low_rank(self, module: str) -> tuple[Tensor, Tensor, float]:
+        """A, B and the scale of the attached adapter."""
+        assert self.adapter is not None
         A = self._placed(f"{module}.lora_A.weight", self.adapter.A[module])
         B = self._placed(f"{module}.lora_B.weight", self.adapter.B[module])
-        s = self.adapter.scale[module]
-        return lambda x: low_rank_linear(x, W, b, A, B, s)
+        return A, B, self.adapter.scale[module]
 
     def _placed(self, name: str, data: Array) -> Tensor:
         watched = self._watched is None or name in self._watched

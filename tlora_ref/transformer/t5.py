@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,6 @@ from tlora_ref.autograd import (
     attention,
     bucket_bias,
     check_activation,
-    embedding,
     gated,
     reshape,
     rms_norm,
@@ -179,6 +178,7 @@ class T5(Seq2SeqLM):
     """T5ForConditionalGeneration."""
 
     config: T5Config
+    unread = ("shared",)
     default_targets = ("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo")
 
     # ------------------------------------------------------------------ names and shapes
@@ -209,6 +209,26 @@ class T5(Seq2SeqLM):
         output = [] if config.tie_word_embeddings else ["lm_head"]
         blocks = [f"{block}.{m}" for block, decoder in cls._blocks(config) for m in cls.layer_linears(config, decoder)]
         return [*blocks, *output]
+
+    @classmethod
+    def embedding_tables(cls, config: Any) -> list[str]:
+        return [name.removesuffix(".weight") for name in EMBEDDING_COPIES]
+
+    @classmethod
+    def ties(cls, config: Any) -> dict[str, str]:
+        return {**dict.fromkeys(EMBEDDING_COPIES, "shared.weight"), **super().ties(config)}
+
+    @classmethod
+    def untied(cls, config: Any, tensors: dict[str, Array], apart: dict[str, Array]) -> tuple[Any, dict[str, Array]]:
+        """An output matrix of its own comes without the scaling of the hidden states, which goes into it."""
+        tables = [name for name in EMBEDDING_COPIES if name in apart]
+        if tables:
+            raise ConfigError(
+                f"the adapter gives {' and '.join(tables)} values of their own, which a t5 checkpoint has no place "
+                "for: keep the adapter beside its model"
+            )
+        W = apart["lm_head.weight"] * config.d_model**-0.5
+        return replace(config, tie_word_embeddings=False, scale_decoder_outputs=False), {**tensors, "lm_head.weight": W}
 
     @classmethod
     def tensor_shapes(cls, config: Any) -> dict[str, tuple[int, ...]]:
@@ -251,7 +271,7 @@ class T5(Seq2SeqLM):
     def encode(self, ids: Array, keep: Array | None) -> Tensor:
         see = Visibility(keys=None if keep is None else self.device.put(keep))
         bias = self._bias("encoder", 0, ids.shape[1])
-        x = self._embedded(ids)
+        x = self.embedded("encoder.embed_tokens", ids)
         for i in range(self.config.num_layers):
             block = f"encoder.block.{i}"
             x = self._attended(f"{block}.layer.0", x, see, bias, None)
@@ -265,7 +285,7 @@ class T5(Seq2SeqLM):
         see = Visibility(causal=True, keys=None if keep is None else put(keep))
         see_memory = Visibility(keys=None if memory_keep is None else put(memory_keep))
         bias = self._bias("decoder", seen, ids.shape[1])
-        x = self._embedded(ids)
+        x = self.embedded("decoder.embed_tokens", ids)
         for i in range(self.config.num_decoder_layers):
             block = f"decoder.block.{i}"
             x = self._attended(f"{block}.layer.0", x, see, bias, cache)
@@ -273,9 +293,6 @@ class T5(Seq2SeqLM):
             x = self._mlp(f"{block}.layer.2", x)
         x = self._norm("decoder.final_layer_norm", x)
         return scale(x, self.config.d_model**-0.5) if self.config.scale_decoder_outputs else x
-
-    def _embedded(self, ids: Array) -> Tensor:
-        return embedding(self.parameter("shared.weight"), self.device.put(ids))
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         return rms_norm(x, self.parameter(f"{name}.weight"), self.config.layer_norm_epsilon)
