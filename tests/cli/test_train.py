@@ -108,7 +108,7 @@ def test_a_damaged_state_is_refused_and_kept(folder: Path, run: Run) -> None:
 @pytest.mark.parametrize(
     ("flags", "match"),
     [
-        (("--init", "svd"), "--init svd: expected one of wc-svd"),
+        (("--init", "svd"), "init is 'svd', expected one of wc-svd"),
         (("--profile", "published"), 'profile "published" is unknown'),
         (("--switch", "center=true"), "unknown switch(es) center"),
         (("--switch", "centre"), "expected a name, an equals sign and a value"),

@@ -46,8 +46,9 @@ class AdapterSettings:
 
     def __post_init__(self) -> None:
         if self.init not in INITS:
-            raise ConfigError(f"--init {self.init}: expected one of {', '.join(INITS)}")
-        self.allocate({"one": 1.0}, {"one": (self.rank, self.rank)})  # the settings, tried on a model of one module
+            raise ConfigError(f"init is {self.init!r}, expected one of {', '.join(INITS)}")
+        size = max(1, self.rank)
+        self.allocate({"one": 1.0}, {"one": (size, size)})  # the settings, tried on a model of one module
 
     def shapes(self, model: Model) -> dict[str, tuple[int, int]]:
         """{target module: (d_out, d_in)} in a model."""

@@ -52,7 +52,7 @@ class DataSource:
         check_template(self.template)
         if self.task is not None and (self.fields or self.template not in ("plain", CHAT)):
             raise ConfigError(
-                "--task says how rows are read and prompts made: leave --field and --template (but chat) out"
+                "a task says how rows are read and prompts made: leave --field and --template (but chat) out"
             )
 
     def rows(self, split: str = "train") -> list[Row]:
