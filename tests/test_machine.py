@@ -156,7 +156,7 @@ def test_every_artefact_names_the_kernel(tmp_path: Path) -> None:
     header = (tmp_path / "stats.safetensors").read_bytes()[8:]
     metadata = json.JSONDecoder().raw_decode(header.decode("utf-8", "ignore"))[0]["__metadata__"]
     found = [
-        json.loads(metadata["provenance"]),
+        json.loads(metadata["tlora_ref.calibration"])["provenance"],
         json.loads((tmp_path / "adapter" / "tlora.json").read_text())["versions"],
         json.loads((tmp_path / "trace" / "manifest.json").read_text())["versions"],
     ]

@@ -18,7 +18,7 @@ from tlora_ref.names import span, told_by_kind
 from tlora_ref.provenance import provenance
 
 FORMAT = "tlora_ref.calibration"
-VERSION = 2
+VERSION = 3
 
 
 class Means(Mapping[str, Array]):
@@ -138,8 +138,8 @@ class CalibrationStats:
         """Write everything to one safetensors file (written beside, then renamed)."""
         path = Path(path)
         facts = {name: getattr(self, name) for name in FACTS}
-        metadata = {"format": FORMAT, "version": str(VERSION), "facts": json.dumps(facts)}
-        metadata["provenance"] = json.dumps(provenance())
+        # One entry: safetensors writes several in an order that differs every time.
+        metadata = {FORMAT: json.dumps({"version": VERSION, "provenance": provenance(), "facts": facts})}
         tensors = {f"covariance/{m}": to_numpy(C) for m, C in self.covariance_sums.items()}
         beside = path.with_name(path.name + ".partial")
         try:
@@ -164,12 +164,13 @@ class CalibrationStats:
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT or metadata.get("version") != str(VERSION):
-                    found = f"{metadata.get('format')!r} version {metadata.get('version')!r}"
+                header = json.loads(metadata.get(FORMAT, "{}"))
+                if not isinstance(header, dict) or header.get("version") != VERSION:
                     raise CheckpointError(
-                        f"{path}: expected calibration statistics ({FORMAT} version {VERSION}), found {found}"
+                        f"{path}: expected calibration statistics ({FORMAT} version {VERSION}), found "
+                        f"{header.get('version') if isinstance(header, dict) else None!r} in {sorted(metadata)}"
                     )
-                facts: dict[str, Any] = json.loads(metadata["facts"])
+                facts: dict[str, Any] = header["facts"]
                 sums = {name.partition("/")[2]: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             facts["shapes"] = {m: (int(s[0]), int(s[1])) for m, s in facts["shapes"].items()}
             stats = cls(covariance_sums=sums, **facts)

@@ -14,7 +14,7 @@ from tlora_ref.backend import Array, array_module, asarray, to_numpy
 from tlora_ref.errors import CheckpointError, ConfigError, OutputError
 
 FORMAT = "tlora_ref.training"
-VERSION = 1
+VERSION = 2
 STATE_FILE = "training_state.safetensors"
 
 
@@ -46,8 +46,8 @@ def save_state(state: TrainState, identity: dict[str, Any], folder: Path) -> Non
     tensors: dict[str, Array] = {}
     for kind in ("arrays", "exp_avg", "exp_avg_sq"):
         tensors |= {f"{kind}/{name}": to_numpy(x) for name, x in getattr(state, kind).items()}
-    facts = {"step": state.step, "history": state.history, "identity": identity}
-    metadata = {"format": FORMAT, "version": str(VERSION), "facts": json.dumps(facts)}
+    facts = {"version": VERSION, "step": state.step, "history": state.history, "identity": identity}
+    metadata = {FORMAT: json.dumps(facts)}  # one entry: safetensors writes several in an order that differs every time
     path = folder / STATE_FILE
     beside = path.with_name(path.name + ".partial")
     try:
@@ -73,16 +73,16 @@ def load_state(folder: Path, identity: dict[str, Any], like: dict[str, Array]) -
         raise CheckpointError(f"{path}: no training state to resume from. Start the run without resuming")
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT or metadata.get("version") != str(VERSION):
+            facts = json.loads((file.metadata() or {}).get(FORMAT, "{}"))
+            if not isinstance(facts, dict) or facts.get("version") != VERSION:
                 raise CheckpointError(f"{path}: not a training state of version {VERSION} of this library")
-            facts = json.loads(metadata["facts"])
+            step, history, then = int(facts["step"]), list(facts["history"]), dict(facts["identity"])
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{path}: damaged training state ({error}). Start the run again") from error
-    differing = [k for k in identity if facts["identity"].get(k) != identity[k]]
+    differing = [k for k in identity if then.get(k) != identity[k]]
     if differing:
-        shown = "; ".join(f"{k}: then {facts['identity'].get(k)!r}, now {identity[k]!r}" for k in differing[:4])
+        shown = "; ".join(f"{k}: then {then.get(k)!r}, now {identity[k]!r}" for k in differing[:4])
         raise ConfigError(f"{path} is of another run and cannot be resumed ({shown})")
     kinds: dict[str, dict[str, Array]] = {"arrays": {}, "exp_avg": {}, "exp_avg_sq": {}}
     for kind, placed in kinds.items():
@@ -91,4 +91,4 @@ def load_state(folder: Path, identity: dict[str, Any], like: dict[str, Array]) -
             if x is None or x.shape != reference.shape or x.dtype != reference.dtype:
                 raise CheckpointError(f"{path}: damaged training state: {kind} of {name} is missing or misshaped")
             placed[name] = asarray(x, like=reference)
-    return TrainState(facts["step"], kinds["arrays"], kinds["exp_avg"], kinds["exp_avg_sq"], facts["history"])
+    return TrainState(step, kinds["arrays"], kinds["exp_avg"], kinds["exp_avg_sq"], history)
