@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tlora_ref.names import kinds, place
 from tlora_ref.reports.summary import ModuleFacts
 
 #: Columns, and rows of as many cells.
 Table = tuple[list[str], list[list[str]]]
-
-
-def place(module: str) -> tuple[str, str]:
-    """A module's layer and its name in it, without numbers: `model.layers.3`, `self_attn.q_proj`; no layer is ""."""
-    match = re.match(r"(.*?\.\d+)\.(.+)", module)
-    if match is None:
-        return "", module
-    return match[1], ".".join(part for part in match[2].split(".") if not part.isdigit())
-
-
-def kinds(modules: Sequence[str]) -> dict[str, str]:
-    """{name in a layer: the shortest end of it that no other has}."""
-    names = list(dict.fromkeys(place(m)[1] for m in modules))
-
-    def end(name: str, parts: int) -> str:
-        return ".".join(name.split(".")[-parts:])
-
-    shortest = {}
-    for name in names:
-        depth = range(1, name.count(".") + 2)
-        alone = (n for n in depth if sum(end(other, n) == end(name, n) for other in names) == 1)
-        shortest[name] = end(name, next(alone, depth[-1]))
-    return shortest
 
 
 def by_layer(cells: Mapping[str, str]) -> Table:
