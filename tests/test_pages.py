@@ -32,7 +32,7 @@ PAGES = sorted(
     ]
 )
 #: What stands for what: a name that has one meaning on all pages.
-PLACES = {"MODEL": str(MODEL), "CANDIDATE": "GOLDEN"}
+PLACES = {"MODEL": str(MODEL), "CANDIDATE": "GOLDEN", "FILE": "reviews.jsonl"}
 
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*) -->\n+)?^```(?P<kind>\w*)\n(?P<text>.*?)\n```$", flags=re.MULTILINE | re.DOTALL
@@ -57,7 +57,7 @@ def blocks(page: str) -> Iterator[Block]:
 
 
 def placed(text: str) -> str:
-    return re.sub(r"\b(" + "|".join(PLACES) + r")\b", lambda name: PLACES[name[0]], text)
+    return re.sub(r"\b(" + "|".join(PLACES) + r")\b(?!\.)", lambda name: PLACES[name[0]], text)
 
 
 def command_lines(text: str) -> list[list[str]]:
@@ -121,10 +121,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mine.py").write_text(
         "def covariance(inputs):\n    return sum(X.T @ X for X in inputs) / len(inputs)\n"
     )
-    rows = ('{"sentence": "a fine film", "label": 1}', '{"sentence": "a dull film", "label": 0}')
-    for split in ("train", "test"):
-        (tmp_path / f"{split}.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    shutil.copy(tmp_path / "test.jsonl", tmp_path / "FILE")
+    reviews = ['{"sentence": "a fine film", "label": 1}', '{"sentence": "a dull film", "label": 0}'] * 16
+    (tmp_path / "reviews.jsonl").write_text("\n".join(reviews), encoding="utf-8")
     shutil.copytree(MODEL, tmp_path / "models" / MODEL.name)  # pages beside the models are read in the project's folder
     monkeypatch.chdir(tmp_path)
     return tmp_path
