@@ -58,9 +58,12 @@ def test_norms() -> None:
     gradcheck(lambda x, w, b: ag.layer_norm(x, w, b, 1e-5), [x, w, b])
     gradcheck(lambda x, w: ag.layer_norm(x, w, None, 1e-5), [x, w])
     gradcheck(lambda x, w: ag.rms_norm(x, w, 1e-2), [normal(3, 1), normal(1)])
+    gradcheck(lambda x, w: ag.rms_norm(x, w, 1e-5, offset=1.0), [x, w])
     row = x[1, 2]
     rms = math.sqrt(math.fsum(v * v for v in row) / 5 + 1e-5)
     np.testing.assert_allclose(ag.rms_norm(ag.Tensor(x), ag.Tensor(w), 1e-5).data[1, 2], row / rms * w, rtol=1e-13)
+    shifted = ag.rms_norm(ag.Tensor(x), ag.Tensor(w), 1e-5, offset=1.0).data[1, 2]
+    np.testing.assert_allclose(shifted, row / rms * (1 + w), rtol=1e-13)
     expected = (row - row.mean()) / math.sqrt(row.var() + 1e-5) * w + b
     got = ag.layer_norm(ag.Tensor(x), ag.Tensor(w), ag.Tensor(b), 1e-5).data[1, 2]
     np.testing.assert_allclose(got, expected, rtol=1e-13)
@@ -88,6 +91,14 @@ def test_activations(kind: str) -> None:
         ag.check_activation("gelu_10")
 
 
+def test_soft_cap() -> None:
+    x = normal(3, 4)
+    gradcheck(lambda x: ag.soft_cap(x, 0.7), [x])
+    np.testing.assert_allclose(ag.soft_cap(ag.Tensor(x), 0.7).data, 0.7 * np.tanh(x / 0.7), rtol=1e-14)
+    far = ag.soft_cap(ag.Tensor(np.array([-1e30, 1e-9, 1e30])), 30.0).data
+    np.testing.assert_allclose(far, [-30.0, 1e-9, 30.0], rtol=1e-15)
+
+
 def test_rotary_turns_pairs_by_their_angle() -> None:
     angle = normal(1, 5, 1, 2)
     x = normal(2, 5, 3, 5)
@@ -98,7 +109,7 @@ def test_rotary_turns_pairs_by_their_angle() -> None:
     assert np.array_equal(y[..., 4], x[..., 4])  # beyond the rotary channels
 
 
-def dense_attention(q, k, v, scale, causal, window, keys, bias):  # type: ignore[no-untyped-def]
+def dense_attention(q, k, v, scale, causal, window, keys, bias, cap=None):  # type: ignore[no-untyped-def]
     """Softmax attention by loops over batch, head and query."""
     (batch, queries, heads, _), (S, groups) = q.shape, k.shape[1:3]
     y = np.zeros((batch, queries, heads, v.shape[3]))
@@ -113,6 +124,7 @@ def dense_attention(q, k, v, scale, causal, window, keys, bias):  # type: ignore
         ]
         if seen:
             scores = np.array([q[b, t, h] @ k[b, s, g] * scale + (0 if bias is None else bias[h, t, s]) for s in seen])
+            scores = scores if cap is None else cap * np.tanh(scores / cap)
             y[b, t, h] = scipy.special.softmax(scores) @ v[b, seen, g]
     return y
 
@@ -138,12 +150,31 @@ def test_attention(monkeypatch, block, with_bias, keys, causal, window, queries)
         gradcheck(f, inputs)
 
 
+@pytest.mark.parametrize("block", [2, 128])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_capped_attention(monkeypatch, block: int, with_bias: bool) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(sys.modules["tlora_ref.autograd.attention"], "BLOCK", block)
+    see = ag.Visibility(causal=True, window=3, keys=KEYS)
+    inputs = [normal(3, 5, 4, 3), normal(3, 5, 2, 3), normal(3, 5, 2, 2), *([normal(4, 5, 5)] if with_bias else [])]
+
+    def f(q, k, v, *bias):  # type: ignore[no-untyped-def]
+        return ag.attention(q, k, v, scale=2.0, see=see, bias=bias[0] if bias else None, cap=1.5)
+
+    expected = dense_attention(*inputs[:3], 2.0, True, 3, KEYS, inputs[3] if with_bias else None, cap=1.5)
+    np.testing.assert_allclose(f(*(ag.Tensor(x) for x in inputs)).data, expected, rtol=1e-12, atol=1e-13)
+    gradcheck(f, inputs)
+
+
 @pytest.mark.parametrize("chunk", [2, 256])
 def test_cross_entropy(monkeypatch, chunk: int) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(loss_module, "MOST", chunk)
     h, W, targets = normal(5, 3), normal(6, 3), np.array([1, 0, 3, 3, 5])
     gradcheck(lambda h, W: ag.linear_cross_entropy(h, W, targets, 3.0), [h, W])
+    gradcheck(lambda h, W: ag.linear_cross_entropy(h, W, targets, 3.0, cap=1.5), [h, W])
     gradcheck(lambda x: ag.cross_entropy(x, targets, 3.0), [normal(5, 6)])
+    capped = ag.linear_cross_entropy(ag.Tensor(h), ag.Tensor(W), targets, 3.0, cap=1.5).item()
+    by_parts = ag.cross_entropy(ag.soft_cap(ag.Tensor(h @ W.T), 1.5), targets, 3.0).item()
+    assert capped == pytest.approx(by_parts, rel=1e-14)
     log_p = scipy.special.log_softmax(h @ W.T, axis=1)
     expected = -log_p[np.arange(5), targets].sum() / 3
     assert ag.linear_cross_entropy(ag.Tensor(h), ag.Tensor(W), targets, 3.0).item() == pytest.approx(

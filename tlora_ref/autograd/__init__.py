@@ -15,7 +15,7 @@ from tlora_ref.autograd.basic import (
     take_rows,
     transpose,
 )
-from tlora_ref.autograd.fused import activation, check_activation, gated, layer_norm, rms_norm, rotary
+from tlora_ref.autograd.fused import activation, check_activation, gated, layer_norm, rms_norm, rotary, soft_cap
 from tlora_ref.autograd.gradcheck import gradcheck
 from tlora_ref.autograd.loss import cross_entropy, linear_cross_entropy
 from tlora_ref.autograd.tape import Tensor, backward, grad, leaf, record
@@ -45,6 +45,7 @@ __all__ = [
     "rms_norm",
     "rotary",
     "scale",
+    "soft_cap",
     "split",
     "take_rows",
     "transpose",

@@ -76,14 +76,6 @@ def _heads(x: Array, groups: int) -> Array:
     return x.reshape(B, T, groups, H // groups, D).transpose(0, 2, 3, 1, 4)
 
 
-def _scores(q: Array, k: Array, bias: Array | None, block: Block) -> Array:
-    """q k^T + bias for one block, q scaled already: (B, G, R, queries, keys)."""
-    scores = q[..., block.rows, :] @ k[..., block.keys, :].swapaxes(-1, -2)
-    if bias is not None:
-        scores += bias[..., block.rows, block.keys]
-    return scores
-
-
 def _softmax(scores: Array, allowed: Array | None, log_sum: Array | None = None) -> tuple[Array, Array]:
     """In place: probabilities over the last axis, and the log-sum-exp (..., 1) (computed unless it is given).
 
@@ -130,10 +122,32 @@ class _Saved:
     bias: Array | None
     log_sum: Array
     scale: float
+    cap: float | None
     see: Visibility
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, see: Visibility, bias: Tensor | None = None) -> Tensor:
+def _scores(saved: _Saved, block: Block) -> Array:
+    """q k^T + bias for one block, q scaled already, and capped where a cap is set: (B, G, R, queries, keys)."""
+    scores = saved.q[..., block.rows, :] @ saved.k[..., block.keys, :].swapaxes(-1, -2)
+    if saved.bias is not None:
+        scores += saved.bias[..., block.rows, block.keys]
+    if saved.cap is not None:
+        scores *= 1.0 / saved.cap
+        array_module(scores).tanh(scores, out=scores)
+        scores *= saved.cap
+    return scores
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    see: Visibility,
+    bias: Tensor | None = None,
+    cap: float | None = None,
+) -> Tensor:
     """softmax(scale * q k^T + bias) v (Vaswani et al., arXiv 1706.03762, Eq. 1), grouped-query.
 
     Parameters
@@ -143,6 +157,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, see: Visibility,
     scale : 1/sqrt(D), or 1 for T5
     see : which keys a query sees
     bias : (heads, T, S), added to the scores (T5's relative position bias)
+    cap : scores s become cap tanh(s / cap) before the softmax (Gemma 2, arXiv 2408.00118, section 2)
 
     Returns
     -------
@@ -159,11 +174,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, see: Visibility,
         bias=None if bias is None else bias.data.reshape(G, H // G, T, S),
         log_sum=xp.empty((B, G, H // G, T, 1), dtype=q.dtype),
         scale=scale,
+        cap=cap,
         see=see,
     )
 
     for block in _blocks(xp, T, S, see):
-        scores = _scores(saved.q, saved.k, saved.bias, block)
+        scores = _scores(saved, block)
         p, saved.log_sum[..., block.rows, :] = _softmax(scores, block.allowed)
         _heads(y, G)[..., block.rows, :] = p @ saved.v[..., block.keys, :]
     parents = (q, k, v) if bias is None else (q, k, v, bias)
@@ -181,6 +197,8 @@ def _attention_vjp(saved: _Saved, dy: Array, shapes: list[tuple[int, ...]]) -> l
     """Cotangents of q, k, v (and the bias). With P the probabilities, again from the saved log-sum-exp:
 
     dV = P^T dY,   dP = dY V^T,   dscores = P * (dP - rowsum(P * dP)),   dQ = scale dscores K,   dK = scale dscores^T Q
+
+    A cap's own slope, 1 - tanh^2, is a factor of dscores.
     """
     xp, (T, S) = array_module(dy), (saved.q.shape[-2], saved.k.shape[-2])
     G, scale = saved.k.shape[1], saved.scale  # saved.q holds the factor already: dK has it, dQ does not
@@ -189,11 +207,15 @@ def _attention_vjp(saved: _Saved, dy: Array, shapes: list[tuple[int, ...]]) -> l
     dy = _heads(dy, G)
     for block in _blocks(xp, T, S, saved.see):
         rows, keys = block.rows, block.keys
-        p, _ = _softmax(_scores(saved.q, saved.k, saved.bias, block), block.allowed, saved.log_sum[..., rows, :])
+        scores = _scores(saved, block)
+        cap_slope = None if saved.cap is None else 1.0 - (scores * (1.0 / saved.cap)) ** 2
+        p, _ = _softmax(scores, block.allowed, saved.log_sum[..., rows, :])
         ds = dy[..., rows, :] @ saved.v[..., keys, :].swapaxes(-1, -2)  # dP (B, G, R, queries, keys)
         dv[..., keys, :] += (p.swapaxes(-1, -2) @ dy[..., rows, :]).sum(axis=2, keepdims=True)
         ds -= row_dot(p, ds)
         ds *= p
+        if cap_slope is not None:
+            ds *= cap_slope
         if saved.bias is not None:
             slopes[3][:, rows, keys] += ds.sum(axis=0).reshape(shapes[3][0], *ds.shape[-2:])
         dq[..., rows, :] = (ds @ saved.k[..., keys, :]) * scale

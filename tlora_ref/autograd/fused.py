@@ -16,13 +16,13 @@ from tlora_ref.errors import ConfigError
 
 
 # ---------------------------------------------------------------------------------------------- norms
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """y = weight * x / sqrt(mean(x^2) + eps) over the last axis (Zhang & Sennrich, arXiv 1910.07467, Eq. 4).
+def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
+    """y = (offset + weight) * x / sqrt(mean(x^2) + eps) over the last axis (Zhang & Sennrich, arXiv 1910.07467, Eq. 4).
 
-    x (..., d), weight (d,): y (..., d). With n = x / rms and g = weight * dy:
+    x (..., d), weight (d,): y (..., d); offset 1 for Gemma. With n = x / rms and g = (offset + weight) * dy:
     dx = (g - n * mean(n * g)) / rms and dweight = sum(dy * n).
     """
-    xp, w = array_module(x.data), weight.data
+    xp, w = array_module(x.data), weight.data + offset if offset else weight.data
     inverse_rms = 1.0 / xp.sqrt(row_dot(x.data, x.data) * (1.0 / w.size) + eps)  # (..., 1)
     normed = x.data * inverse_rms
     need_x, need_w = x.watched, weight.watched
@@ -133,6 +133,16 @@ def check_activation(kind: str) -> str:
     if kind not in ACTIVATIONS:
         raise ConfigError(f'activation "{kind}" is not implemented: expected one of {", ".join(sorted(ACTIVATIONS))}')
     return kind
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """y = cap tanh(x / cap): between -cap and cap, and x where that is small (Gemma 2, arXiv 2408.00118, section 2)."""
+    t = array_module(x.data).tanh(x.data * (1.0 / cap))
+
+    def vjp(dy: Array) -> tuple[Array]:
+        return (dy * (1.0 - t * t),)
+
+    return record(t * cap, (x,), vjp)
 
 
 def activation(x: Tensor, kind: str) -> Tensor:

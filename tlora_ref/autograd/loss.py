@@ -31,6 +31,20 @@ def _loss_and_slope(logits: Array, targets: Array) -> tuple[Array, Callable[[], 
     return xp.log(total).sum() - at_target.sum(), slope
 
 
+def _capped(logits: Array, targets: Array, cap: float) -> tuple[Array, Callable[[], Array]]:
+    """`_loss_and_slope` of cap tanh(logits / cap), the slope with respect to the logits before the cap."""
+    t = array_module(logits).tanh(logits * (1.0 / cap))
+    loss, slope = _loss_and_slope(t * cap, targets)
+
+    @cache
+    def through() -> Array:
+        before = slope()
+        before *= 1.0 - t * t
+        return before
+
+    return loss, through
+
+
 def cross_entropy(logits: Tensor, targets: Array, divisor: float) -> Tensor:
     """sum_i -log softmax(logits_i)[targets_i] / divisor, for logits (n, classes) and integer targets (n,)."""
     loss, slope = _loss_and_slope(logits.data.copy(), targets)
@@ -48,8 +62,8 @@ def row_chunks(rows: int, vocab: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, rows, size)]
 
 
-def linear_cross_entropy(h: Tensor, W: Tensor, targets: Array, divisor: float) -> Tensor:
-    """cross_entropy(h W^T, targets, divisor), the rows in chunks.
+def linear_cross_entropy(h: Tensor, W: Tensor, targets: Array, divisor: float, cap: float | None = None) -> Tensor:
+    """cross_entropy(h W^T, targets, divisor), the rows in chunks; with a cap, logits z become cap tanh(z / cap).
 
     h (n, d), W (vocab, d), targets (n,). The slopes are known as soon as a chunk's logits are, so the gradients are
     formed on the way forward and the VJP only scales them: no logits are saved and none are computed twice.
@@ -59,7 +73,8 @@ def linear_cross_entropy(h: Tensor, W: Tensor, targets: Array, divisor: float) -
     dW = xp.zeros_like(weight) if W.watched else None
 
     def chunk_loss(chunk: slice) -> Array:  # a function, so that a chunk's logits go before the next one's come
-        loss, slope = _loss_and_slope(h.data[chunk] @ weight.T, targets[chunk])  # (chunk, vocab)
+        logits = h.data[chunk] @ weight.T  # (chunk, vocab)
+        loss, slope = _loss_and_slope(logits, targets[chunk]) if cap is None else _capped(logits, targets[chunk], cap)
         if dh is not None:
             xp.matmul(slope(), weight, out=dh[chunk])
         if dW is not None:

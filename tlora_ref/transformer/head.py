@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from tlora_ref.autograd import Tensor, cross_entropy, linear_cross_entropy, reshape, take_rows
+from tlora_ref.autograd import Tensor, cross_entropy, linear_cross_entropy, reshape, scale, soft_cap, take_rows
 from tlora_ref.backend import Array
 from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.model import Model
@@ -45,7 +45,25 @@ class VocabularyHead(Model):
 
     def head(self) -> Callable[[Tensor], Tensor]:
         """The map (..., d_model) -> logits (..., vocab), with the weights and the adapter of this moment."""
-        return self.bound(self.output_name.removesuffix(".weight"))
+        output = self.bound(self.output_name.removesuffix(".weight"))
+        cap = self.logit_cap
+        if cap is not None:
+            return lambda x: soft_cap(output(self._divided(x)), cap)
+        return lambda x: output(self._divided(x))
+
+    @property
+    def logit_cap(self) -> float | None:
+        """The soft cap of the logits, None for none."""
+        return None
+
+    @property
+    def logit_divisor(self) -> float:
+        """What the logits are divided by, before a cap."""
+        return 1.0
+
+    def _divided(self, hidden: Tensor) -> Tensor:
+        """`hidden` over the divisor of the logits: the same logits, by fewer divisions (d_model numbers, not vocab)."""
+        return hidden if self.logit_divisor == 1.0 else scale(hidden, 1.0 / self.logit_divisor)
 
     def observe_head(self, hidden: Tensor) -> None:
         """Show the observer what the output layer is given: every token, scored or not."""
@@ -61,7 +79,7 @@ class VocabularyHead(Model):
         rows = take_rows(reshape(hidden, (-1, hidden.shape[-1])), at)  # (scored, d_model)
         if self.adapts(self.output_name.removesuffix(".weight")):
             return cross_entropy(self.head()(rows), targets, divisor)
-        return linear_cross_entropy(rows, self.output_matrix(), targets, divisor)
+        return linear_cross_entropy(self._divided(rows), self.output_matrix(), targets, divisor, self.logit_cap)
 
     def logits_of(self, hidden: Tensor) -> Callable[[], Array]:
         """The logits of `hidden`, computed when called."""

@@ -69,49 +69,54 @@ class LlamaLikeConfig:
         settings = Settings({**cls.defaults, **values}, cls.model_type)
         settings.expect("is_decoder", [False, True], "a decoder either way")
         head = read_head(settings, f"{cls.prefix}ForCausalLM")
-        config = cls(**_read_common(settings), **head, **cls.own_fields(settings))
+        config = cls(**cls._read_common(settings), **head, **cls.own_fields(settings))
         settings.finish()
         return config
 
     @classmethod
+    def read_rope(cls, settings: Settings, head_dim: int) -> dict[str, Any]:
+        """The fields of the rotary embedding."""
+        return {"rope": Rope.read(settings, head_dim)}
+
+    @classmethod
+    def _read_common(cls, settings: Settings) -> dict[str, Any]:
+        """The common fields, checked against each other."""
+        hidden, heads = settings.count("hidden_size"), settings.count("num_attention_heads")
+        groups = settings.count("num_key_value_heads", heads)
+        head_dim = settings.count("head_dim", max(1, hidden // heads))
+        if heads % groups:
+            raise ConfigError(
+                f'config.json: "num_attention_heads" {heads} is not a multiple of "num_key_value_heads" {groups}'
+            )
+        if head_dim % 2:
+            raise ConfigError(f'config.json: "head_dim" is {head_dim}: rotary embedding needs an even number')
+        return {
+            "vocab_size": settings.count("vocab_size"),
+            "hidden_size": hidden,
+            "intermediate_size": settings.count("intermediate_size"),
+            "num_hidden_layers": settings.count("num_hidden_layers"),
+            "num_attention_heads": heads,
+            "num_key_value_heads": groups,
+            "head_dim": head_dim,
+            **cls.read_rope(settings, head_dim),
+            "hidden_act": check_activation(settings.take("hidden_act", str, "silu")),
+            "max_position_embeddings": settings.count("max_position_embeddings", 2048),
+            "rms_norm_eps": settings.take("rms_norm_eps", float, 1e-6),
+            "tie_word_embeddings": settings.take("tie_word_embeddings", bool, False),
+            "bos_token_id": settings.token_id("bos_token_id"),
+            "eos_token_id": settings.token_ids("eos_token_id"),
+            "pad_token_id": settings.token_id("pad_token_id"),
+        }
+
+    @classmethod
     def own_fields(cls, settings: Settings) -> dict[str, Any]:
         """The fields that this family has beside the common ones."""
-        raise NotImplementedError
+        return {}
 
     def to_dict(self) -> dict[str, Any]:
         """A config.json that transformers reads."""
         values = {k: v for k, v in self.__dict__.items() if k not in ("rope", "architecture", "labels")}
         return {**head_dict(self), **values, **self.rope.to_dict()}
-
-
-def _read_common(settings: Settings) -> dict[str, Any]:
-    """The common fields, checked against each other."""
-    hidden, heads = settings.count("hidden_size"), settings.count("num_attention_heads")
-    groups = settings.count("num_key_value_heads", heads)
-    head_dim = settings.count("head_dim", max(1, hidden // heads))
-    if heads % groups:
-        raise ConfigError(
-            f'config.json: "num_attention_heads" {heads} is not a multiple of "num_key_value_heads" {groups}'
-        )
-    if head_dim % 2:
-        raise ConfigError(f'config.json: "head_dim" is {head_dim}: rotary embedding needs an even number')
-    return {
-        "vocab_size": settings.count("vocab_size"),
-        "hidden_size": hidden,
-        "intermediate_size": settings.count("intermediate_size"),
-        "num_hidden_layers": settings.count("num_hidden_layers"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": groups,
-        "head_dim": head_dim,
-        "rope": Rope.read(settings, head_dim),
-        "hidden_act": check_activation(settings.take("hidden_act", str, "silu")),
-        "max_position_embeddings": settings.count("max_position_embeddings", 2048),
-        "rms_norm_eps": settings.take("rms_norm_eps", float, 1e-6),
-        "tie_word_embeddings": settings.take("tie_word_embeddings", bool, False),
-        "bos_token_id": settings.token_id("bos_token_id"),
-        "eos_token_id": settings.token_ids("eos_token_id"),
-        "pad_token_id": settings.token_id("pad_token_id"),
-    }
 
 
 @dataclass(frozen=True)
@@ -128,8 +133,28 @@ class LlamaConfig(LlamaLikeConfig):
         return {key: settings.take(key, bool, False) for key in ("attention_bias", "mlp_bias")}
 
 
+#: cos and sin, as `rope.rotary_tables` makes them.
+Angles = tuple[Array, Array]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the attention of a layer needs to know beside its input.
+
+    positions : host integers (1 or batch, tokens)
+    angles : cos and sin by which queries and keys turn, None for none
+    see : which keys a query may see
+    cache : where earlier tokens' keys and values are, or None
+    """
+
+    positions: Array
+    angles: Angles | None
+    see: Visibility
+    cache: KeyValueCache | None
+
+
 class LlamaDecoder(Decoder):
-    """The layers of Llama; relatives override `biases`, `layer_norms`, `window` and `queries_and_keys`."""
+    """The layers of Llama; its relatives override what differs."""
 
     config: Any
     default_targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -185,46 +210,69 @@ class LlamaDecoder(Decoder):
 
     # ------------------------------------------------------------------ forward
     def hidden_states(self, ids: Array, positions: Array, keep: Array | None, cache: KeyValueCache | None) -> Tensor:
-        x = self.embedded(self.embedding_name.removesuffix(".weight"), ids)  # (batch, tokens, d_model)
-        angles = rotary_tables(self.config.rope, self.config.head_dim, positions, like=x.data)
+        x = self.embed(ids)
+        angles = self.angles(positions, like=x.data)
         all_before = self.causal(keep)
         for i in range(self.config.num_hidden_layers):
-            layer, window = f"model.layers.{i}", self.window(i)
+            window = self.window(i)
             see = all_before if window is None else replace(all_before, window=window)
-            normed = self._norm(f"{layer}.input_layernorm", x)
-            x = add(x, self._attention(f"{layer}.self_attn", normed, angles, see, cache))
-            normed = self._norm(f"{layer}.post_attention_layernorm", x)
-            x = add(x, self._mlp(f"{layer}.mlp", normed))
-        return self._norm("model.norm", x)
+            x = self.layer(f"model.layers.{i}", x, Surroundings(positions, angles[i], see, cache))
+        return self.norm("model.norm", x)
+
+    def embed(self, ids: Array) -> Tensor:
+        """(batch, tokens) ids -> (batch, tokens, d_model)."""
+        return self.embedded(self.embedding_name.removesuffix(".weight"), ids)
+
+    def angles(self, positions: Array, like: Array) -> list[Angles | None]:
+        """cos and sin by which each layer's queries and keys turn; None in a layer without rotation."""
+        tables = rotary_tables(self.config.rope, self.config.head_dim, positions, like)
+        return [tables] * self.config.num_hidden_layers
 
     def window(self, layer: int) -> int | None:
         """How many of the latest tokens a token sees in a layer, itself included; None for all."""
         return None
 
-    def queries_and_keys(self, name: str, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """q and k (batch, tokens, heads or groups, d_head) as they enter the rotary embedding."""
-        return q, k
+    def layer(self, name: str, x: Tensor, around: Surroundings) -> Tensor:
+        """(batch, tokens, d_model), the same again."""
+        x = add(x, self.attention(f"{name}.self_attn", self.norm(f"{name}.input_layernorm", x), around))
+        return add(x, self.mlp(f"{name}.mlp", self.norm(f"{name}.post_attention_layernorm", x)))
 
-    def _norm(self, name: str, x: Tensor) -> Tensor:
+    def norm(self, name: str, x: Tensor) -> Tensor:
         return rms_norm(x, self.parameter(f"{name}.weight"), self.config.rms_norm_eps)
 
-    def _attention(
-        self, name: str, x: Tensor, angles: tuple[Array, Array], see: Visibility, cache: KeyValueCache | None
-    ) -> Tensor:
-        batch, tokens = x.shape[:2]
-        d_head = self.config.head_dim
+    def attention(self, name: str, x: Tensor, around: Surroundings) -> Tensor:
+        q, k, v = self.queries_keys_values(name, x)
+        q, k = self.placed(q, k, around)
+        if around.cache is not None:
+            k, v = around.cache.extend(name, k, v)
+        scale, cap = self.score_scale, self.score_cap
+        y = attention(q, k, v, scale=scale, see=around.see, cap=cap)  # (batch, tokens, heads, d_head)
+        return self.linear(f"{name}.o_proj", reshape(y, (*x.shape[:2], -1)))
 
-        def heads(projection: str) -> Tensor:  # (batch, tokens, d_model) -> (batch, tokens, heads or groups, d_head)
-            return reshape(self.linear(f"{name}.{projection}", x), (batch, tokens, -1, d_head))
+    def queries_keys_values(self, name: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q (batch, tokens, heads, d_head), k and v (batch, tokens, groups, d_head)."""
+        q, k, v = (self.in_heads(self.linear(f"{name}.{p}_proj", x)) for p in "qkv")
+        return q, k, v
 
-        q, k = self.queries_and_keys(name, heads("q_proj"), heads("k_proj"))
-        q, k, v = rotary(q, *angles), rotary(k, *angles), heads("v_proj")
-        if cache is not None:
-            k, v = cache.extend(name, k, v)
-        y = attention(q, k, v, scale=d_head**-0.5, see=see)  # (batch, tokens, heads, d_head)
-        return self.linear(f"{name}.o_proj", reshape(y, (batch, tokens, -1)))
+    def in_heads(self, x: Tensor) -> Tensor:
+        """(batch, tokens, n * d_head) -> (batch, tokens, n, d_head)."""
+        return reshape(x, (*x.shape[:2], -1, self.config.head_dim))
 
-    def _mlp(self, name: str, x: Tensor) -> Tensor:
+    def placed(self, q: Tensor, k: Tensor, around: Surroundings) -> tuple[Tensor, Tensor]:
+        """q and k with their positions in them."""
+        return (q, k) if around.angles is None else (rotary(q, *around.angles), rotary(k, *around.angles))
+
+    @property
+    def score_scale(self) -> float:
+        """What q k^T is multiplied by."""
+        return float(self.config.head_dim**-0.5)
+
+    @property
+    def score_cap(self) -> float | None:
+        """The soft cap of the scores, None for none."""
+        return None
+
+    def mlp(self, name: str, x: Tensor) -> Tensor:
         gate, up = self.linear(f"{name}.gate_proj", x), self.linear(f"{name}.up_proj", x)  # (batch, tokens, d_ff)
         return self.linear(f"{name}.down_proj", gated(gate, up, self.config.hidden_act))
 

@@ -39,8 +39,9 @@ class Qwen3Decoder(QwenDecoder):
     def layer_norms(cls, config: Any) -> dict[str, int]:
         return {**super().layer_norms(config), "self_attn.q_norm": config.head_dim, "self_attn.k_norm": config.head_dim}
 
-    def queries_and_keys(self, name: str, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        return self._norm(f"{name}.q_norm", q), self._norm(f"{name}.k_norm", k)
+    def queries_keys_values(self, name: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().queries_keys_values(name, x)
+        return self.norm(f"{name}.q_norm", q), self.norm(f"{name}.k_norm", k), v
 
 
 class Qwen3(Qwen3Decoder, CausalLM):
