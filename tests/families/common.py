@@ -19,6 +19,8 @@ LLAMA_LIKE = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
 }
+#: For families whose own special tokens are beyond this vocabulary.
+SPECIALS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {**LLAMA_LIKE, "model_type": "llama"},
     "mistral": {**LLAMA_LIKE, "model_type": "mistral", "sliding_window": 4},
@@ -28,6 +30,35 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **{"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
     },
     "qwen3": {**LLAMA_LIKE, "model_type": "qwen3", "head_dim": 6},
+    "gemma": {**LLAMA_LIKE, "model_type": "gemma", "head_dim": 6},
+    "gemma2": {
+        **LLAMA_LIKE,
+        **{"model_type": "gemma2", "head_dim": 6, "sliding_window": 3, "query_pre_attn_scalar": 5},
+        **{"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    },
+    "gemma3_text": {
+        **LLAMA_LIKE,
+        **{"model_type": "gemma3_text", "head_dim": 6, "sliding_window": 3, "query_pre_attn_scalar": 5},
+        **{"num_hidden_layers": 3, "sliding_window_pattern": 2, "rope_theta": 1e5, "rope_local_base_freq": 50.0},
+    },
+    "granite": {
+        **{**LLAMA_LIKE, "model_type": "granite", "tie_word_embeddings": True},
+        **{"embedding_multiplier": 1.7, "attention_multiplier": 0.4, "residual_multiplier": 0.6, "logits_scaling": 1.3},
+    },
+    "ministral3": {
+        **{**LLAMA_LIKE, "model_type": "ministral3", "head_dim": 6},
+        "rope_parameters": {
+            **{"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 4},
+            **{"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.3},
+        },
+    },
+    "olmo2": {**LLAMA_LIKE, "model_type": "olmo2", **SPECIALS},
+    "phi3": {
+        **{**LLAMA_LIKE, "model_type": "phi3", **SPECIALS, "hidden_size": 24, "partial_rotary_factor": 0.7},
+        **{"sliding_window": 6, "original_max_position_embeddings": 16},
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [2.0, 5.0]},
+    },
+    "smollm3": {**LLAMA_LIKE, "model_type": "smollm3", **SPECIALS, "no_rope_layer_interval": 2},
     "gpt2": {
         "model_type": "gpt2",
         "vocab_size": 31,
@@ -53,6 +84,13 @@ CLASSIFIERS = {
     "mistral": "MistralForSequenceClassification",
     "qwen2": "Qwen2ForSequenceClassification",
     "qwen3": "Qwen3ForSequenceClassification",
+    "gemma": "GemmaForSequenceClassification",
+    "gemma2": "Gemma2ForSequenceClassification",
+    "gemma3_text": "Gemma3TextForSequenceClassification",
+    "ministral3": "Ministral3ForSequenceClassification",
+    "olmo2": "Olmo2ForSequenceClassification",
+    "phi3": "Phi3ForSequenceClassification",
+    "smollm3": "SmolLM3ForSequenceClassification",
     "gpt2": "GPT2ForSequenceClassification",
     "gpt_neox": "GPTNeoXForSequenceClassification",
     "opt": "OPTForSequenceClassification",

@@ -5,16 +5,24 @@ from typing import Any
 from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.bert import Bert, BertClassifier, BertConfig
 from tlora_ref.transformer.distilbert import DistilBert, DistilBertClassifier, DistilBertConfig
+from tlora_ref.transformer.gemma import Gemma, GemmaClassifier, GemmaConfig
+from tlora_ref.transformer.gemma2 import Gemma2, Gemma2Classifier, Gemma2Config
+from tlora_ref.transformer.gemma3_text import Gemma3, Gemma3Classifier, Gemma3Config
 from tlora_ref.transformer.gpt2 import GPT2, GPT2Classifier, GPT2Config
 from tlora_ref.transformer.gpt_neox import GPTNeoX, GPTNeoXClassifier, GPTNeoXConfig
+from tlora_ref.transformer.granite import Granite, GraniteConfig
 from tlora_ref.transformer.llama import Llama, LlamaClassifier, LlamaConfig
+from tlora_ref.transformer.ministral3 import Ministral3, Ministral3Classifier, Ministral3Config
 from tlora_ref.transformer.mistral import Mistral, MistralClassifier, MistralConfig
 from tlora_ref.transformer.model import Model
+from tlora_ref.transformer.olmo2 import Olmo2, Olmo2Classifier, Olmo2Config
 from tlora_ref.transformer.opt import OPT, OPTClassifier, OPTConfig
 from tlora_ref.transformer.output import Output
+from tlora_ref.transformer.phi3 import Phi3, Phi3Classifier, Phi3Config
 from tlora_ref.transformer.qwen2 import Qwen2, Qwen2Classifier, Qwen2Config
 from tlora_ref.transformer.qwen3 import Qwen3, Qwen3Classifier, Qwen3Config
 from tlora_ref.transformer.roberta import Roberta, RobertaClassifier, RobertaConfig
+from tlora_ref.transformer.smollm3 import SmolLM3, SmolLM3Classifier, SmolLM3Config
 from tlora_ref.transformer.t5 import T5, T5Config
 
 #: model_type of a config.json -> (configuration class, {architecture: model class}), the default architecture first.
@@ -24,22 +32,39 @@ FAMILIES: dict[str, tuple[Any, dict[str, type[Model]]]] = {
         DistilBertConfig,
         {"DistilBertModel": DistilBert, "DistilBertForSequenceClassification": DistilBertClassifier},
     ),
+    "gemma": (GemmaConfig, {"GemmaForCausalLM": Gemma, "GemmaForSequenceClassification": GemmaClassifier}),
+    "gemma2": (Gemma2Config, {"Gemma2ForCausalLM": Gemma2, "Gemma2ForSequenceClassification": Gemma2Classifier}),
+    "gemma3_text": (
+        Gemma3Config,
+        {"Gemma3ForCausalLM": Gemma3, "Gemma3TextForSequenceClassification": Gemma3Classifier},
+    ),
     "gpt2": (GPT2Config, {"GPT2LMHeadModel": GPT2, "GPT2ForSequenceClassification": GPT2Classifier}),
     "gpt_neox": (
         GPTNeoXConfig,
         {"GPTNeoXForCausalLM": GPTNeoX, "GPTNeoXForSequenceClassification": GPTNeoXClassifier},
     ),
+    "granite": (GraniteConfig, {"GraniteForCausalLM": Granite}),
     "llama": (LlamaConfig, {"LlamaForCausalLM": Llama, "LlamaForSequenceClassification": LlamaClassifier}),
+    "ministral3": (
+        Ministral3Config,
+        {"Ministral3ForCausalLM": Ministral3, "Ministral3ForSequenceClassification": Ministral3Classifier},
+    ),
     "mistral": (
         MistralConfig,
         {"MistralForCausalLM": Mistral, "MistralForSequenceClassification": MistralClassifier},
     ),
+    "olmo2": (Olmo2Config, {"Olmo2ForCausalLM": Olmo2, "Olmo2ForSequenceClassification": Olmo2Classifier}),
     "opt": (OPTConfig, {"OPTForCausalLM": OPT, "OPTForSequenceClassification": OPTClassifier}),
+    "phi3": (Phi3Config, {"Phi3ForCausalLM": Phi3, "Phi3ForSequenceClassification": Phi3Classifier}),
     "qwen2": (Qwen2Config, {"Qwen2ForCausalLM": Qwen2, "Qwen2ForSequenceClassification": Qwen2Classifier}),
     "qwen3": (Qwen3Config, {"Qwen3ForCausalLM": Qwen3, "Qwen3ForSequenceClassification": Qwen3Classifier}),
     "roberta": (
         RobertaConfig,
         {"RobertaModel": Roberta, "RobertaForSequenceClassification": RobertaClassifier},
+    ),
+    "smollm3": (
+        SmolLM3Config,
+        {"SmolLM3ForCausalLM": SmolLM3, "SmolLM3ForSequenceClassification": SmolLM3Classifier},
     ),
     "t5": (T5Config, {"T5ForConditionalGeneration": T5, "T5WithLMHeadModel": T5}),  # the latter is its old name
 }

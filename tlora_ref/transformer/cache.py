@@ -35,6 +35,10 @@ class KeyValueCache:
             self._fixed[layer] = make()
         return self._fixed[layer]
 
+    def restart(self) -> None:
+        """Forget all tokens: the next pass brings them again."""
+        self.length = 0
+
     def advance(self, tokens: int) -> None:
         """A pass over `tokens` tokens is complete in all layers."""
         self.length += tokens

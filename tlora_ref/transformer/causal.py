@@ -45,6 +45,11 @@ class Decoder(Model):
         """
         raise NotImplementedError
 
+    @property
+    def horizon(self) -> int | None:
+        """The length beyond which keys and values of shorter sequences are others, None where they never change."""
+        return None
+
     def causal(self, keep: Array | None) -> Visibility:
         """Each token sees itself and those before it, padding excepted."""
         return Visibility(causal=True, keys=None if keep is None else self.device.put(keep))

@@ -153,8 +153,13 @@ def _next_logits(model: Continues, ids: Array, prompt: Array | None, cache: KeyV
     keep = None
     if prompt is not None:
         keep = np.pad(prompt, ((0, 0), (0, ids.shape[1] - prompt.shape[1])), constant_values=True)
+    positions = positions_of(keep, ids.shape[1])
+    longest = int(positions.max()) + 1
     seen = 0 if cache is None else cache.length
-    positions = positions_of(keep, ids.shape[1])[:, seen:]
+    if cache is not None and model.horizon is not None and longest - ids.shape[1] + seen <= model.horizon < longest:
+        cache.restart()
+        seen = 0
+    positions = positions[:, seen:]
     hidden = model.hidden_states(ids[:, seen:], positions, keep, cache)
     if cache is not None:
         cache.advance(ids.shape[1] - seen)

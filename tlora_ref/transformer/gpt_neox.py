@@ -33,7 +33,7 @@ from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.cache import KeyValueCache
 from tlora_ref.transformer.causal import CausalLM, Decoder
 from tlora_ref.transformer.classification import DecoderClassifier, head_dict, read_head
-from tlora_ref.transformer.rope import Rope, rotary_tables
+from tlora_ref.transformer.rope import Rope, read_partial_rope, rotary_tables
 from tlora_ref.transformer.settings import Settings
 
 #: What older checkpoints store among the weights: causal masks and rotary frequencies.
@@ -80,7 +80,7 @@ class GPTNeoXConfig:
             intermediate_size=settings.count("intermediate_size"),
             num_hidden_layers=settings.count("num_hidden_layers"),
             num_attention_heads=heads,
-            **_read_rotary(settings, hidden // heads),
+            **_rotary_fields(settings, hidden // heads),
             hidden_act=check_activation(settings.take("hidden_act", str, "gelu")),
             max_position_embeddings=settings.count("max_position_embeddings", 2048),
             layer_norm_eps=settings.take("layer_norm_eps", float, 1e-5),
@@ -107,32 +107,9 @@ class GPTNeoXConfig:
         }
 
 
-def _read_rotary(settings: Settings, d_head: int) -> dict[str, Any]:
-    """The rotary fields. Their two spellings (`rotary_pct`, `rotary_emb_base`; transformers 5's `rope_parameters`)
-    must agree where both are given."""
-    new = dict(settings.take("rope_parameters", dict, None) or settings.take("rope_scaling", dict, None) or {})
-    parts = [settings.take("rotary_pct", float, None), settings.take("partial_rotary_factor", float, None)]
-    bases = [settings.take("rotary_emb_base", float, None), settings.take("rope_theta", float, None)]
-    part = _agreed("rotary_pct", [*parts, new.pop("partial_rotary_factor", None)], 0.25)
-    base = _agreed("rotary_emb_base", [*bases, new.get("rope_theta")], 10000.0)
-    d_rotary = int(d_head * part)
-    if not 0 < d_rotary <= d_head or d_rotary % 2:
-        raise ConfigError(
-            f'config.json: "rotary_pct" {part} of {d_head} channels a head is {d_rotary}: an even number from 2 to '
-            f"{d_head} is needed"
-        )
-    apart = {"rope_parameters": new, "rope_scaling": None, "rope_theta": base}
-    rope = Rope.read(Settings({**settings.values, **apart}, "gpt_neox"), d_rotary)
-    settings.seen.update(("rope_scaling", "original_max_position_embeddings"))
+def _rotary_fields(settings: Settings, d_head: int) -> dict[str, Any]:
+    rope, d_rotary, part = read_partial_rope(settings, d_head, "rotary_pct", "rotary_emb_base", 0.25)
     return {"d_rotary": d_rotary, "rope": rope, "rotary_pct": part}
-
-
-def _agreed(name: str, values: list[Any], default: float) -> float:
-    """The one number among `values` that are given, or the default."""
-    given = {float(value) for value in values if value is not None}
-    if len(given) > 1:
-        raise ConfigError(f'config.json: "{name}" is given more than once, and differently: {sorted(given)}')
-    return given.pop() if given else default
 
 
 class GPTNeoXDecoder(Decoder):

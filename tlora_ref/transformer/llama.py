@@ -66,12 +66,17 @@ class LlamaLikeConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """From the contents of a config.json; ConfigError for a key that is missing, wrong or unknown."""
-        settings = Settings({**cls.defaults, **values}, cls.model_type)
+        settings = Settings(cls.respelled({**cls.defaults, **values}), cls.model_type)
         settings.expect("is_decoder", [False, True], "a decoder either way")
         head = read_head(settings, f"{cls.prefix}ForCausalLM")
         config = cls(**cls._read_common(settings), **head, **cls.own_fields(settings))
         settings.finish()
         return config
+
+    @classmethod
+    def respelled(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """`values` with the family's own names of common keys replaced by the common ones."""
+        return values
 
     @classmethod
     def read_rope(cls, settings: Settings, head_dim: int) -> dict[str, Any]:
@@ -115,7 +120,8 @@ class LlamaLikeConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """A config.json that transformers reads."""
-        values = {k: v for k, v in self.__dict__.items() if k not in ("rope", "architecture", "labels")}
+        apart = ("rope", "architecture", "labels")
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in self.__dict__.items() if k not in apart}
         return {**head_dict(self), **values, **self.rope.to_dict()}
 
 

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.causal import CausalLM
 from tlora_ref.transformer.classification import DecoderClassifier
+from tlora_ref.transformer.layer_types import FULL, SLIDING, read_layer_types, window_of
 from tlora_ref.transformer.llama import LlamaDecoder, LlamaLikeConfig
 from tlora_ref.transformer.settings import Settings
-
-LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 @dataclass(frozen=True)
@@ -35,29 +33,15 @@ class QwenConfig(LlamaLikeConfig):
         use = settings.take("use_sliding_window", bool, False)
         window = settings.count_or_none("sliding_window") if use else None
         first = settings.take("max_window_layers", int, 28)
-        layers = settings.count("num_hidden_layers")
-        implied = [LAYER_TYPES[window is not None and i >= first] for i in range(layers)]
-        types = settings.take("layer_types", list, implied)
-        if len(types) != layers or not set(types) <= set(LAYER_TYPES):
-            raise ConfigError(
-                f'config.json: "layer_types" is {types}: expected {layers} entries, each one of {LAYER_TYPES}'
-            )
-        if window is None and LAYER_TYPES[1] in types:
-            raise ConfigError(
-                'config.json: "layer_types" has "sliding_attention", but "use_sliding_window" and "sliding_window" '
-                "set no window"
-            )
+        layers = range(settings.count("num_hidden_layers"))
+        implied = [SLIDING if window is not None and i >= first else FULL for i in layers]
         settings.seen.add("sliding_window")
         return {
             "use_sliding_window": use,
             "sliding_window": window,
             "max_window_layers": first,
-            "layer_types": tuple(types),
+            "layer_types": read_layer_types(settings, implied, window),
         }
-
-    def to_dict(self) -> dict[str, Any]:
-        """A config.json that transformers reads."""
-        return {**super().to_dict(), "layer_types": list(self.layer_types)}
 
 
 @dataclass(frozen=True)
@@ -79,7 +63,7 @@ class QwenDecoder(LlamaDecoder):
     """What the layers of Qwen2 and Qwen3 share."""
 
     def window(self, layer: int) -> int | None:
-        return self.config.sliding_window if self.config.layer_types[layer] == "sliding_attention" else None
+        return window_of(self.config, layer)
 
 
 class Qwen2Decoder(QwenDecoder):

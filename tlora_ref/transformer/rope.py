@@ -213,6 +213,41 @@ TYPES: dict[str, RopeType] = {
 }
 
 
+def read_partial_rope(
+    settings: Settings, d_head: int, part_name: str, base_name: str, usual: float
+) -> tuple[Rope, int, float]:
+    """A rotation of the first channels of a head: (rope, rotary channels, their share of a head's `d_head`).
+
+    part_name, base_name : the family's own names of `partial_rotary_factor` and `rope_theta`. All spellings, those in
+        transformers 5's `rope_parameters` too, must agree where several are given
+    usual : the share where none is given
+    """
+    new = dict(settings.take("rope_scaling", dict, None) or settings.take("rope_parameters", dict, None) or {})
+    part_names, base_names = {part_name, "partial_rotary_factor"}, {base_name, "rope_theta"}
+    parts = [settings.take(name, float, None) for name in sorted(part_names)]
+    bases = [settings.take(name, float, None) for name in sorted(base_names)]
+    part = _agreed(part_name, [*parts, new.pop("partial_rotary_factor", None)], usual)
+    base = _agreed(base_name, [*bases, new.get("rope_theta")], 10000.0)
+    d_rotary = int(d_head * part)
+    if not 0 < d_rotary <= d_head or d_rotary % 2:
+        raise ConfigError(
+            f'config.json: "{part_name}" {part} of {d_head} channels a head is {d_rotary}: an even number from 2 to '
+            f"{d_head} is needed"
+        )
+    apart = {"rope_parameters": new, "rope_scaling": None, "rope_theta": base}
+    rope = Rope.read(Settings({**settings.values, **apart}, settings.model_type), d_rotary)
+    settings.seen.update(("rope_scaling", "rope_parameters", TRAINED))
+    return rope, d_rotary, part
+
+
+def _agreed(name: str, values: list[Any], usual: float) -> float:
+    """The one number among `values` that are given, or the usual one."""
+    given = {float(value) for value in values if value is not None}
+    if len(given) > 1:
+        raise ConfigError(f'config.json: "{name}" is given more than once, and differently: {sorted(given)}')
+    return given.pop() if given else usual
+
+
 def rotary_tables(rope: Rope, d_rotary: int, positions: Array, like: Array) -> tuple[Array, Array]:
     """cos and sin of every angle, computed in float64.
 

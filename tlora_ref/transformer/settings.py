@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -70,6 +71,18 @@ class Settings:
         """A positive integer, or None if absent or null."""
         self.seen.add(key)
         return None if self.values.get(key) is None else self.count(key)
+
+    def number_or_none(self, key: str) -> float | None:
+        """A number above 0, or None if absent or null."""
+        value = self.take(key, float, None)
+        if value is not None and not 0.0 < value < math.inf:
+            raise ConfigError(f'config.json: "{key}" is {value}, expected a number above 0, or null')
+        return None if value is None else float(value)
+
+    def number(self, key: str) -> float:
+        """A number above 0."""
+        self.take(key, float)
+        return float(self.number_or_none(key) or 0.0)
 
     def expect(self, key: str, allowed: Sequence[Any], why: str) -> None:
         """`key` is absent, null or one of `allowed`: any other value asks for something that is not implemented."""

@@ -1,0 +1,98 @@
+"""Gemma 3 (Gemma Team, arXiv 2503.19786), its language model: Gemma 2 with the queries and keys normalised head by head
+in place of soft caps, and five layers in a window for each that sees everything, the two kinds with a rotary base each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from tlora_ref.autograd import Tensor
+from tlora_ref.backend import Array
+from tlora_ref.errors import ConfigError
+from tlora_ref.transformer.classification import DecoderClassifier
+from tlora_ref.transformer.gemma2 import CappedLM, Gemma2Config, Gemma2Decoder
+from tlora_ref.transformer.layer_types import FULL, LAYER_TYPES, SLIDING
+from tlora_ref.transformer.llama import Angles
+from tlora_ref.transformer.rope import Rope, rotary_tables
+from tlora_ref.transformer.settings import Settings
+
+
+@dataclass(frozen=True)
+class Gemma3Config(Gemma2Config):
+    """What defines a Gemma 3: `rope` turns the layers that see everything, `local_rope` those in a window."""
+
+    local_rope: Rope = field(default_factory=Rope)
+    final_logit_softcapping: float | None = None
+    attn_logit_softcapping: float | None = None
+    model_type: str = "gemma3_text"
+
+    prefix = "Gemma3"
+    defaults: ClassVar[Mapping[str, Any]] = {
+        **{k: v for k, v in Gemma2Config.defaults.items() if not k.endswith("softcapping")},
+        "max_position_embeddings": 131072,
+    }
+
+    @classmethod
+    def read_rope(cls, settings: Settings, head_dim: int) -> dict[str, Any]:
+        """Both bases: `rope_theta` and `rope_local_base_freq` (transformers 4), or two `rope_parameters` (5)."""
+        by_kind = settings.take("rope_parameters", dict, None) or {}
+        if not set(by_kind) <= set(LAYER_TYPES):
+            raise ConfigError(
+                f'config.json: "rope_parameters" has {", ".join(by_kind)}: expected {", ".join(LAYER_TYPES)}'
+            )
+        bases = (("rope", FULL, "rope_theta", 1e6), ("local_rope", SLIDING, "rope_local_base_freq", 1e4))
+        ropes: dict[str, Any] = {}
+        for name, kind, key, usual in bases:
+            base = settings.take(key, float, usual)
+            scaling = settings.take("rope_scaling", dict, None) if kind == FULL else None
+            both = {**(by_kind.get(kind) or {}), **(scaling or {})}
+            own = {"rope_theta": base, "rope_scaling": None, "rope_parameters": both or None}
+            ropes[name] = Rope.read(Settings({**settings.values, **own}, cls.model_type), head_dim)
+        settings.seen.add("original_max_position_embeddings")
+        return ropes
+
+    @classmethod
+    def own_fields(cls, settings: Settings) -> dict[str, Any]:
+        settings.expect("attn_logit_softcapping", [], "Gemma 3 caps no scores")
+        return super().own_fields(settings)
+
+    @classmethod
+    def implied_layer_types(cls, settings: Settings) -> list[str]:
+        settings.values.setdefault("sliding_window_pattern", 6)
+        pattern = settings.count("sliding_window_pattern")
+        return [SLIDING if (i + 1) % pattern else FULL for i in range(settings.count("num_hidden_layers"))]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A config.json that transformers reads."""
+        values = super().to_dict()
+        del values["local_rope"]
+        ropes = {FULL: self.rope, SLIDING: self.local_rope}
+        new = {kind: {"rope_type": r.kind, "rope_theta": r.theta, **r.parameters} for kind, r in ropes.items()}
+        return {**values, "rope_local_base_freq": self.local_rope.theta, "rope_parameters": new}
+
+
+class Gemma3Decoder(Gemma2Decoder):
+    """The layers of Gemma 3."""
+
+    @classmethod
+    def layer_norms(cls, config: Any) -> dict[str, int]:
+        return {**super().layer_norms(config), "self_attn.q_norm": config.head_dim, "self_attn.k_norm": config.head_dim}
+
+    def angles(self, positions: Array, like: Array) -> list[Angles | None]:
+        ropes = {FULL: self.config.rope, SLIDING: self.config.local_rope}
+        tables = {kind: rotary_tables(rope, self.config.head_dim, positions, like) for kind, rope in ropes.items()}
+        return [tables[kind] for kind in self.config.layer_types]
+
+    def queries_keys_values(self, name: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().queries_keys_values(name, x)
+        return self.norm(f"{name}.q_norm", q), self.norm(f"{name}.k_norm", k), v
+
+
+class Gemma3(Gemma3Decoder, CappedLM):
+    """Gemma3ForCausalLM."""
+
+
+class Gemma3Classifier(Gemma3Decoder, DecoderClassifier):
+    """Gemma3TextForSequenceClassification."""
