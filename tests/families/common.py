@@ -126,6 +126,12 @@ def tiny_classifier(model_type: str, seed: int = 0, **changes: Any) -> Model:
     return tiny(model_type, seed, **head, pad_token_id=PAD, **changes)
 
 
+def every_task(model_type: str, seed: int = 0) -> list[Model]:
+    """A language model and, where transformers has one, a classifier."""
+    classifiers = [tiny_classifier(model_type, seed)] if model_type in CLASSIFIERS else []
+    return [tiny(model_type, seed), *classifiers]
+
+
 def padded_batch(side: str, rows: tuple[int, ...] = (9, 6, 1), seed: int = 1) -> dict[str, np.ndarray]:
     """Rows of the given lengths, padded on one side; the first two tokens of each are not scored."""
     rng = np.random.default_rng(seed)

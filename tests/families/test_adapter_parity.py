@@ -21,7 +21,7 @@ from tlora_ref.transformer import Model  # noqa: E402
 
 pytestmark = pytest.mark.parity
 IDS = np.random.default_rng(0).integers(1, 31, (2, 9))
-KINDS = [(kind, classifier) for kind in CONFIGS for classifier in (False, True)]
+KINDS = [*((kind, False) for kind in CONFIGS), *((kind, True) for kind in CLASSIFIERS)]
 
 
 def tlora(model: Model, classifier: bool, profile: str) -> Adapter:

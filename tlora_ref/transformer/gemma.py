@@ -59,8 +59,8 @@ class GemmaDecoder(LlamaDecoder):
     def biases(cls, config: Any) -> frozenset[str]:
         return frozenset(f"self_attn.{p}_proj" for p in "qkvo") if config.attention_bias else frozenset()
 
-    def embedded(self, ids: Array) -> Tensor:
-        return scale(super().embedded(ids), self.config.hidden_size**0.5)
+    def embed(self, ids: Array) -> Tensor:
+        return scale(super().embed(ids), self.config.hidden_size**0.5)
 
     def norm(self, name: str, x: Tensor) -> Tensor:
         return rms_norm(x, self.parameter(f"{name}.weight"), self.config.rms_norm_eps, offset=1.0)

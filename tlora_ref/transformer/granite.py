@@ -46,8 +46,8 @@ class GraniteConfig(LlamaLikeConfig):
 class GraniteDecoder(LlamaDecoder):
     """The layers of Granite."""
 
-    def embedded(self, ids: Array) -> Tensor:
-        return scale(super().embedded(ids), self.config.embedding_multiplier)
+    def embed(self, ids: Array) -> Tensor:
+        return scale(super().embed(ids), self.config.embedding_multiplier)
 
     def layer(self, name: str, x: Tensor, around: Surroundings) -> Tensor:
         y = self.attention(f"{name}.self_attn", self.norm(f"{name}.input_layernorm", x), around)
