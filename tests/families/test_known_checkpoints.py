@@ -39,6 +39,16 @@ def opt(width: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
 
 
 QWEN = {"bos_token_id": 151643, "eos_token_id": 151645, "rope_theta": 1e6, "tie_word_embeddings": True}
+GEMMA = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "head_dim": 256, "attention_bias": False}
+GEMMA_3 = {
+    **{**GEMMA, "hidden_activation": "gelu_pytorch_tanh", "hidden_act": None, "sliding_window": 512},
+    **{"attn_logit_softcapping": None, "final_logit_softcapping": None, "query_pre_attn_scalar": 256},
+    **{"rope_local_base_freq": 10000, "rope_scaling": None, "rope_theta": 1000000},
+}
+PHI_3 = {
+    **{"attention_bias": False, "bos_token_id": 1, "pad_token_id": 32000, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
+    **{"original_max_position_embeddings": 4096, "rope_theta": 10000.0, "auto_map": {"AutoConfig": "x.Phi3Config"}},
+}
 KNOWN: dict[str, tuple[int, dict[str, Any]]] = {
     "Llama-2-7b": (
         6_738_415_616,
@@ -85,6 +95,83 @@ KNOWN: dict[str, tuple[int, dict[str, Any]]] = {
             **{"sliding_window": None, "max_window_layers": 28, "use_sliding_window": False},
         ),
     ),
+    "gemma-2b": (
+        2_506_172_416,
+        llama_like(
+            *("gemma", "Gemma", (256000, 2048, 16384, 18, 8, 1, 8192)),
+            **{**GEMMA, "hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh", "rope_scaling": None},
+            rope_theta=10000.0,
+        ),
+    ),
+    "gemma-2-2b": (
+        2_614_341_888,
+        llama_like(
+            *("gemma2", "Gemma2", (256000, 2304, 9216, 26, 8, 4, 8192)),
+            **{**GEMMA, "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh"},
+            **{"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 256},
+            **{"cache_implementation": "hybrid", "sliding_window": 4096, "rope_theta": 10000.0},
+        ),
+    ),
+    "gemma-3-270m": (
+        268_098_176,
+        llama_like(
+            *("gemma3_text", "Gemma3", (262144, 640, 2048, 18, 4, 1, 32768)),
+            **{**GEMMA_3, "_sliding_window_pattern": 6, "use_bidirectional_attention": False},
+            layer_types=[f"{'sliding' if (i + 1) % 6 else 'full'}_attention" for i in range(18)],
+        ),
+    ),
+    "gemma-3-1b": (
+        999_885_952,
+        llama_like(
+            *("gemma3_text", "Gemma3", (262144, 1152, 6912, 26, 4, 1, 32768)),
+            **{**GEMMA_3, "cache_implementation": "hybrid", "sliding_window_pattern": 6},
+        ),
+    ),
+    "Phi-3-mini-4k-instruct": (
+        3_821_079_552,
+        llama_like(
+            *("phi3", "Phi3", (32064, 3072, 8192, 32, 32, 32, 4096)),
+            **{**PHI_3, "rope_scaling": None, "sliding_window": 2047, "tie_word_embeddings": False},
+            eos_token_id=32000,
+        ),
+    ),
+    "Phi-4-mini-instruct": (
+        3_836_021_760,
+        llama_like(
+            *("phi3", "Phi3", (200064, 3072, 8192, 32, 24, 8, 131072)),
+            **{**PHI_3, "bos_token_id": 199999, "eos_token_id": 199999, "pad_token_id": 199999, "mlp_bias": False},
+            **{"full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": False, "partial_rotary_factor": 0.75},
+            **{"sliding_window": 262144, "tie_word_embeddings": True},
+            rope_scaling={"type": "longrope", "short_factor": [1.0] * 48, "long_factor": [1.0 + i for i in range(48)]},
+        ),
+    ),
+    "OLMo-2-0425-1B": (
+        1_484_916_736,
+        llama_like(
+            *("olmo2", "Olmo2", (100352, 2048, 8192, 16, 16, 16, 4096)),
+            **{"attention_bias": False, "eos_token_id": 100257, "pad_token_id": 100277, "rope_scaling": None},
+            **{"rope_theta": 500000, "tie_word_embeddings": False},
+        ),
+    ),
+    "SmolLM3-3B": (
+        3_075_098_624,
+        llama_like(
+            *("smollm3", "SmolLM3", (128256, 2048, 11008, 36, 16, 4, 65536)),
+            **{"attention_bias": False, "mlp_bias": False, "eos_token_id": 128012, "pad_token_id": 128004},
+            **{"no_rope_layer_interval": 4, "no_rope_layers": [int((i + 1) % 4 > 0) for i in range(36)]},
+            **{"layer_types": ["full_attention"] * 36, "max_window_layers": 28, "pretraining_tp": 2},
+            **{"rope_scaling": None, "rope_theta": 5000000.0, "sliding_window": None, "use_sliding_window": False},
+        ),
+    ),
+    "granite-3.1-2b-instruct": (
+        2_533_531_648,
+        llama_like(
+            *("granite", "Granite", (49155, 2048, 8192, 40, 32, 8, 131072)),
+            **{"attention_bias": False, "mlp_bias": False, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0},
+            **{"attention_multiplier": 0.015625, "embedding_multiplier": 12.0, "residual_multiplier": 0.22},
+            **{"logits_scaling": 8.0, "rope_scaling": None, "rope_theta": 5000000.0, "tie_word_embeddings": True},
+        ),
+    ),
     "gpt2": (
         124_439_808,
         {
@@ -118,3 +205,19 @@ def test_published_size(name: str) -> None:
     config_class, model_class = family(values["model_type"], values["architectures"])
     shapes = model_class.tensor_shapes(config_class.from_dict(values))
     assert sum(prod(shape) for shape in shapes.values()) == published
+
+
+def test_ministral_3_3b_has_a_language_model_of_3_4_billion() -> None:
+    """Its folder holds a vision model too and gives no count of its own: the model card's "3.4B", to that precision."""
+    rope = {"rope_type": "yarn", "type": "yarn", "rope_theta": 1e6, "factor": 16.0, "beta_fast": 32.0, "beta_slow": 1.0}
+    values = llama_like(
+        *("ministral3", "Ministral3", (131072, 3072, 9216, 26, 32, 8, 262144)),
+        **{"head_dim": 128, "sliding_window": None, "tie_word_embeddings": True},
+        rope_parameters={
+            **{**rope, "original_max_position_embeddings": 16384, "mscale": 1.0, "mscale_all_dim": 1.0},
+            "llama_4_scaling_beta": 0.1,
+        },
+    )
+    config_class, model_class = family("ministral3", values["architectures"])
+    shapes = model_class.tensor_shapes(config_class.from_dict(values))
+    assert round(sum(prod(shape) for shape in shapes.values()) / 1e9, 1) == 3.4

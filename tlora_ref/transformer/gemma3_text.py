@@ -47,7 +47,7 @@ class Gemma3Config(Gemma2Config):
         for name, kind, key, usual in bases:
             base = settings.take(key, float, usual)
             scaling = settings.take("rope_scaling", dict, None) if kind == FULL else None
-            both = {**(by_kind.get(kind) or {}), **(scaling or {})}
+            both = {**Settings(by_kind, cls.model_type).take(kind, dict, {}), **(scaling or {})}
             own = {"rope_theta": base, "rope_scaling": None, "rope_parameters": both or None}
             ropes[name] = Rope.read(Settings({**settings.values, **own}, cls.model_type), head_dim)
         settings.seen.add("original_max_position_embeddings")
@@ -60,8 +60,7 @@ class Gemma3Config(Gemma2Config):
 
     @classmethod
     def implied_layer_types(cls, settings: Settings) -> list[str]:
-        settings.values.setdefault("sliding_window_pattern", 6)
-        pattern = settings.count("sliding_window_pattern")
+        pattern = settings.count_or_none("sliding_window_pattern") or 6
         return [SLIDING if (i + 1) % pattern else FULL for i in range(settings.count("num_hidden_layers"))]
 
     def to_dict(self) -> dict[str, Any]:

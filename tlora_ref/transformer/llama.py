@@ -163,7 +163,7 @@ class LlamaDecoder(Decoder):
     """The layers of Llama; its relatives override what differs."""
 
     config: Any
-    default_targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    default_targets: ClassVar[tuple[str, ...]] = tuple(f"{p}_proj" for p in ("q", "k", "v", "o", "gate", "up", "down"))
 
     @classmethod
     def biases(cls, config: Any) -> frozenset[str]:

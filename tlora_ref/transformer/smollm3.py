@@ -42,6 +42,7 @@ class SmolLM3Config(LlamaLikeConfig):
 
     @classmethod
     def own_fields(cls, settings: Settings) -> dict[str, Any]:
+        settings.seen.update(("max_window_layers", "pretraining_tp"))  # written by its makers, read by no model
         layers, interval = settings.count("num_hidden_layers"), settings.count("no_rope_layer_interval")
         turns = settings.take("no_rope_layers", list, [int((i + 1) % interval != 0) for i in range(layers)])
         if len(turns) < layers or not all(turn in (0, 1) for turn in turns):
