@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ TOLERANCE = 1e-10
 
 def theirs(values: dict[str, Any], architecture: str | None = None, seed: int = 0) -> Any:
     """transformers' model of a config.json with random weights, computing in float64."""
-    values = dict(values)
+    values = deepcopy(values)  # transformers writes into the rope settings that it is given
     kind = values.pop("model_type")
     config = transformers.AutoConfig.for_model(kind, **values)
     config._attn_implementation = "eager"
