@@ -100,9 +100,9 @@ UNSAFE_CALLS = {"eval", "exec"}
 UNSAFE_YAML = {"load", "load_all", "unsafe_load", "full_load", "unsafe_load_all", "full_load_all"}
 
 #: Files that still import each other in a circle. An entry that is no longer needed fails a test.
-CIRCLES_LEFT = {f"{PACKAGE}.oracle.{name}" for name in ("held", "samples", "trained")}
+CIRCLES_LEFT: set[str] = set()
 #: Rooms that have no door sign yet. An entry that is no longer needed fails a test.
-WITHOUT_README = {f"{PACKAGE}/{room}" for room in ("oracle", "oracle/judges", "oracle/kit")}
+WITHOUT_README: set[str] = set()
 
 MAX_FILE_LINES = 350
 MEDIAN_FILE_LINES = 130

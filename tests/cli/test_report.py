@@ -14,7 +14,7 @@ from tests.families.make_tiny import tiny_model
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.checkpoint import save_peft
 from tlora_ref.checkpoint.peft_config import FACTS
-from tlora_ref.oracle.format import Trace
+from tlora_ref.oracle.traces import Trace
 from tlora_ref.reports.tables import kinds
 
 SAMPLES = tiny_samples(3, seed=4)

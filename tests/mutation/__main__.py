@@ -40,14 +40,13 @@ TARGETS: dict[str, tuple[str, str]] = {
     "method": (
         "method/*.py algorithm.py calibration/blocked.py",
         "tests/method tests/calibration/test_blocked.py tests/training tests/calibration/test_calibrate.py "
-        "tests/oracle/test_kit.py",
+        "tests/oracle/kit/test_kit.py",
     ),
     "comparison": (
-        "oracle/judges/*.py oracle/compare.py oracle/judge.py oracle/precision.py oracle/verdict.py oracle/held.py "
-        "oracle/samples.py oracle/trained.py oracle/replay.py",
-        "tests/oracle/test_judges.py tests/oracle/test_bounds.py tests/oracle/test_gallery.py "
-        "tests/oracle/test_vectors.py tests/oracle/test_held.py tests/oracle/test_trace.py "
-        "tests/models/test_golden.py tests/oracle/test_kit.py",
+        "oracle/stages/*.py oracle/compare.py oracle/judge.py oracle/order.py oracle/precision.py oracle/verdict.py "
+        "oracle/traces/replay.py",
+        "tests/oracle/stages tests/oracle/test_compare.py tests/oracle/test_gallery.py tests/oracle/kit/test_vectors.py "
+        "tests/oracle/traces tests/models/test_golden.py tests/oracle/kit/test_kit.py",
     ),
 }
 #: Operators that say nothing here: they replace names at random, exceptions by ones of their own, or equality by
@@ -65,23 +64,23 @@ SILENT = (
 EQUIVALENT: dict[tuple[str, str], str] = {
     ("algorithm.py", r"total . N for i, total"): "S and C matter up to a positive factor alone",
     ("method/singular.py", r"elif d_out <= d_in"): "a square matrix reduced to its own triangle has the same vectors",
-    ("oracle/judges/allocation.py", r"dims = \[\(.*len\(S\)"): "no rank is near this cap, and no scale depends on it",
+    ("oracle/stages/scales.py", r"dims = \[\(.*len\(S\)"): "no rank is near this cap, and no scale depends on it",
     ("oracle/compare.py", r"precision\.name <= .float64."): "the other precisions only ask again, in a finer one",
-    ("oracle/compare.py", r"f\.against <= GOLDEN and"): "there are two texts, and the other one is greater",
-    ("oracle/judges/bounds.py", r"np\.where\(allowed > 0, allowed, "): "a quotient that is not used",
-    ("oracle/judges/initialization.py", r"found\.sharp_sine\(.\) <= BLUNT"): "a bound of exactly a quarter",
-    ("oracle/trained.py", r"ord=1\)\)"): "another norm of a matrix that is zero or far from it",
-    ("oracle/trained.py", r"\(moved \+ 6[35]\.0 \* unit\)"): "beside what the network's own noise allows",
-    ("oracle/samples.py", r"\.ndim < 2 or"): "logits have two axes, or one",
-    ("oracle/judges/allocation.py", r"- 1\) <= 0 and"): "a bitwise product is never negative",
-    ("oracle/judges/allocation.py", r"float\(distance\) < SAFETY"): "a distance that is the bound to the last bit",
-    ("oracle/judges/initialization.py", r"np\.zeros\(max\(0, r << "): "more zeros, and cut to r after it",
+    ("oracle/stages/walk.py", r"f\.against <= GOLDEN and"): "there are two texts, and the other one is greater",
+    ("oracle/stages/bounds.py", r"np\.where\(allowed > 0, allowed, "): "a quotient that is not used",
+    ("oracle/stages/spectrum.py", r"found\.sharp_sine\(.\) <= BLUNT"): "a bound of exactly a quarter",
+    ("oracle/stages/initialization.py", r"ord=1\)\)"): "another norm of a matrix that is zero or far from it",
+    ("oracle/stages/initialization.py", r"\(moved \+ 6[35]\.0 \* unit\)"): "beside what the network's own noise allows",
+    ("oracle/stages/loss.py", r"\.ndim < 2 or"): "logits have two axes, or one",
+    ("oracle/stages/ranks.py", r"- 1\) <= 0 and"): "a bitwise product is never negative",
+    ("oracle/stages/ranks.py", r"float\(distance\) < SAFETY"): "a distance that is the bound to the last bit",
+    ("oracle/stages/initialization.py", r"np\.zeros\(max\(0, r << "): "more zeros, and cut to r after it",
     (
-        "oracle/judges/initialization.py",
+        "oracle/stages/spectrum.py",
         r"range\(len\(found\.sigma\) \*\* 1\)",
     ): "every A of d_in rows spans the whole space",
-    ("oracle/judges/training.py", r"if t >= 0 else"): "what is not finite explains nothing, from either branch",
-    ("oracle/judges/initialization.py", r"ord=1\) <= 1e-3"): "another norm of a matrix that is zero or far from it",
+    ("oracle/stages/adamw.py", r"if t >= 0 else"): "what is not finite explains nothing, from either branch",
+    ("oracle/stages/initialization.py", r"ord=1\) <= 1e-3"): "another norm of a matrix that is zero or far from it",
 }
 
 Span = tuple[tuple[int, int], tuple[int, int]]

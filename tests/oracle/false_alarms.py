@@ -24,10 +24,10 @@ import tlora_ref as tr
 from tests.oracle.wrong_runs import record
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.method.adamw import adamw_step
-from tlora_ref.oracle.format import Trace, TraceWriter
 from tlora_ref.oracle.implementation import Reference
 from tlora_ref.oracle.precision import Precision
-from tlora_ref.oracle.report import Report
+from tlora_ref.oracle.reports.comparison import Report
+from tlora_ref.oracle.traces import Trace, TraceWriter
 from tlora_ref.training import TrainSettings
 
 Array = np.ndarray

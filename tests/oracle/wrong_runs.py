@@ -10,9 +10,9 @@ import numpy as np
 from tlora_ref.adapter import Adapter
 from tlora_ref.autograd import grad
 from tlora_ref.data import pad_batch
-from tlora_ref.oracle.format import Manifest, Trace, TraceWriter
 from tlora_ref.oracle.implementation import Reference
-from tlora_ref.oracle.record import module_inputs
+from tlora_ref.oracle.traces import Manifest, Trace, TraceWriter
+from tlora_ref.oracle.traces.replay import module_inputs
 from tlora_ref.transformer import Model
 
 BETAS, EPS, DECAY = (0.9, 0.999), 1e-8, 0.01

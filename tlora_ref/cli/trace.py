@@ -12,7 +12,7 @@ from tlora_ref.cli.output import check_folder, command_line, data_facts, write_b
 from tlora_ref.cli.screen import Screen, warn
 from tlora_ref.cli.settings import data_source, switches
 from tlora_ref.data import choose_samples
-from tlora_ref.oracle.record import EXTRAS, STAGES
+from tlora_ref.oracle.traces.record import EXTRAS, STAGES
 
 Stages = Annotated[
     list[str] | None,

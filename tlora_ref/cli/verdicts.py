@@ -6,8 +6,9 @@ import typer
 
 from tlora_ref.cli.screen import Screen
 from tlora_ref.errors import CheckpointError, ConfigError
-from tlora_ref.oracle.kit.results import EXPECTED, FAILED, SKIPPED, UNEXPECTED, KitReport
-from tlora_ref.oracle.report import CASCADE, FAIL, SKIP, Report
+from tlora_ref.oracle.reports.checks import EXPECTED, FAILED, SKIPPED, UNEXPECTED, KitReport
+from tlora_ref.oracle.reports.comparison import Report
+from tlora_ref.oracle.reports.finding import CASCADE, FAIL, SKIP
 
 #: Failing checks, and findings of a trace, that are printed before the rest is only counted.
 SHOWN_CHECKS, SHOWN_FINDINGS = 6, 12

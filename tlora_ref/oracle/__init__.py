@@ -2,6 +2,6 @@
 
 from tlora_ref.oracle.compare import compare
 from tlora_ref.oracle.kit.run import check_implementation
-from tlora_ref.oracle.record import trace
+from tlora_ref.oracle.traces.record import trace
 
 __all__ = ["check_implementation", "compare", "trace"]

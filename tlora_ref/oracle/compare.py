@@ -18,11 +18,15 @@ from tlora_ref.adapter import Adapter
 from tlora_ref.backend import Array
 from tlora_ref.checkpoint import load_model, load_peft
 from tlora_ref.errors import CheckpointError, ConfigError
-from tlora_ref.oracle.format import MANIFEST, SAMPLE_FIELDS, Manifest, Trace
-from tlora_ref.oracle.held import GOLDEN, STAGES, Held
+from tlora_ref.oracle.order import ORDER
 from tlora_ref.oracle.precision import Precision
-from tlora_ref.oracle.record import digest
-from tlora_ref.oracle.report import CASCADE, FAIL, ORDER, PASS, SKIP, Finding, Report
+from tlora_ref.oracle.reports.comparison import Report
+from tlora_ref.oracle.stages.sides import Sides
+from tlora_ref.oracle.stages.walk import walk
+from tlora_ref.oracle.traces.digests import weights_digest
+from tlora_ref.oracle.traces.manifest import Manifest
+from tlora_ref.oracle.traces.names import MANIFEST, SAMPLE_FIELDS, kind_of
+from tlora_ref.oracle.traces.reader import Trace
 from tlora_ref.transformer import Model
 
 PEFT_CONFIG = "adapter_config.json"
@@ -65,20 +69,12 @@ def compare(
     model = load_model(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
     if model is not None:
         _same_model(gold, model)
-    held = Held(gold, mine, model, precision, factors)
-    report = _judged(held)
+    sides = Sides(gold, mine, model, precision, factors)
+    report = Report(walk(sides), sides.said)
     report.unrecorded, report.unjudged = _left_out(gold, mine)
     if not report.passed and report.cause is None and precision.name == "float64":
-        report.right_as_float32 = _judged(Held(gold, mine, model, Precision.of("float32"), factors)).passed
+        report.right_as_float32 = Report(walk(Sides(gold, mine, model, Precision.of("float32"), factors))).passed
     return report
-
-
-def _judged(held: Held) -> Report:
-    """Every stage in the order of a run."""
-    findings: list[Finding] = []
-    for stage in ORDER:
-        findings += _settled(stage, STAGES[stage](held), findings)
-    return Report(findings, held.said)
 
 
 def _candidate(folder: Path, golden: Trace) -> Trace:
@@ -134,7 +130,7 @@ def _same_model(golden: Trace, model: Model) -> None:
         if model.weight(module).shape != shape:
             raise CheckpointError(f"{module} is {model.weight(module).shape} in the checkpoint, {shape} in the trace")
     recorded = golden.manifest.checkpoint.get("tensors_sha256")
-    if recorded not in (None, digest(model.tensors)):
+    if recorded not in (None, weights_digest(model.tensors)):
         raise CheckpointError(
             "the checkpoint's weights are not those that the golden trace was recorded with: give the same checkpoint "
             "(the trace's manifest names it), or record the trace again"
@@ -143,33 +139,9 @@ def _same_model(golden: Trace, model: Model) -> None:
 
 def _left_out(golden: Trace, candidate: Trace) -> tuple[dict[str, str], list[str]]:
     """{kind of name: how many} that the golden trace has and the candidate lacks; kinds that nothing has read."""
-    lacking = [_kind(name) for name in golden.names() if not candidate.has(name)]
-    every = [_kind(name) for name in golden.names()]
+    lacking = [kind_of(name) for name in golden.names() if not candidate.has(name)]
+    every = [kind_of(name) for name in golden.names()]
     unrecorded = {kind: f"{lacking.count(kind)} of {every.count(kind)}" for kind in dict.fromkeys(lacking)}
-    unread = [_kind(name) for name in candidate.names() if name not in candidate.read]
+    unread = [kind_of(name) for name in candidate.names() if name not in candidate.read]
     batches = {f"train/<t>/{field}" for field in SAMPLE_FIELDS}  # what a step is made on is input, not result
     return unrecorded, [kind for kind in dict.fromkeys(unread) if kind not in batches]
-
-
-def _kind(name: str) -> str:
-    """A name as FORMAT.md writes it: `train/3/B/model.layers.0...` is `train/<t>/B/<m>`."""
-    parts = name.split("/")
-    if parts[0] in ("sample", "train") and parts[1].isdecimal():
-        parts[1] = "<n>" if parts[0] == "sample" else "<t>"
-        return "/".join(parts[:3] + ["<m>"] * (len(parts) > 3))
-    return name if parts[0] == "train" else f"{parts[0]}/<m>"
-
-
-def _settled(stage: str, found: list[Finding], before: list[Finding]) -> list[Finding]:
-    """The status of each finding: a fail only where the stage itself is wrong."""
-    upstream = {f.stage for f in before if f.status == FAIL} & set(ORDER[stage][1])
-
-    def status(f: Finding) -> str:
-        if f.verdict is None:
-            return SKIP
-        if f.verdict.passed:
-            return PASS
-        # wrong against golden alone, after a right recomputation, and with nothing wrong before: still wrong
-        return CASCADE if f.against == GOLDEN and upstream else FAIL
-
-    return [replace(f, status=status(f)) for f in found]

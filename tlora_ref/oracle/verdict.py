@@ -9,7 +9,7 @@ from typing import Any
 AS_FLOAT32 = "right as float32 (--dtype float32): a part of the candidate is computed or stored in float32"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """One checked property of one stage's output; `passed` is error <= allowed.
 
@@ -30,6 +30,9 @@ class Verdict:
     got: float | None = None
     expected: float | None = None
     cause: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Verdict ({'right' if self.passed else 'wrong'}): {self.stage}, {self.line()}"
 
     def line(self) -> str:
         """One line for a person."""

@@ -14,7 +14,7 @@ from tlora_ref.checkpoint import load_peft
 from tlora_ref.checkpoint.peft_config import CONFIG, FACTS
 from tlora_ref.checkpoint.reader import read_json
 from tlora_ref.errors import CheckpointError
-from tlora_ref.oracle.format import MANIFEST, TENSORS, Trace
+from tlora_ref.oracle.traces import MANIFEST, TENSORS, Trace
 from tlora_ref.training import read_history
 
 

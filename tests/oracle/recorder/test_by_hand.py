@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tlora_ref.oracle.report import ORDER
 
 import tlora_ref as tr
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.errors import ConfigError, ShapeError
-from tlora_ref.oracle.format import Trace
 from tlora_ref.oracle.recorder import Recorder
 from tlora_ref.oracle.recorder.foreign import adapters_of
-from tlora_ref.oracle.report import ORDER
+from tlora_ref.oracle.traces import Trace
 
 MODEL, SAMPLES = tiny_llama(seed=3), tiny_samples(3, seed=4)
 MODULE = "model.layers.0.self_attn.q_proj"

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from hypothesis import strategies as st
 
-from tlora_ref.oracle.kit import adapted_cases, allocation_cases, statistics_cases, training_cases
-from tlora_ref.oracle.kit.values import Maker
+from tlora_ref.oracle.kit.cases import (
+    adamw_step,
+    adapted,
+    allocate,
+    covariance,
+    initialize_a,
+    loss,
+    sensitivity,
+    train,
+)
+from tlora_ref.oracle.kit.cases.values import Inputs, Maker
 from tlora_ref.oracle.precision import Precision
-
-Inputs = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,9 +56,9 @@ class Check:
 
 def _checks() -> dict[str, Check]:
     found: dict[str, Check] = {}
-    for cases in (statistics_cases, allocation_cases, adapted_cases, training_cases):
-        for id, note, make in cases.CASES:
-            found[id] = Check(id, note, make, seeded=id.endswith("/typical"), refuses=id in cases.REFUSED)
+    for stage in (loss, covariance, sensitivity, allocate, initialize_a, adapted, adamw_step, train):
+        for id, note, make in stage.CASES:
+            found[id] = Check(id, note, make, seeded=id.endswith("/typical"), refuses=id in stage.REFUSED)
     return found
 
 

@@ -10,7 +10,8 @@ from tlora_ref.errors import ConfigError
 from tlora_ref.method.switches import PROFILES
 from tlora_ref.oracle.implementation import STAGES
 from tlora_ref.oracle.kit.calling import precision_of, stages_of, verdicts
-from tlora_ref.oracle.kit.results import (
+from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.reports.checks import (
     EXPECTED,
     FAILED,
     PASSED,
@@ -20,7 +21,6 @@ from tlora_ref.oracle.kit.results import (
     KitReport,
     reproduction,
 )
-from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.verdict import Verdict
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from tlora_ref.errors import CheckpointError, ConfigError
 from tlora_ref.method.switches import PROFILES
 from tlora_ref.oracle.implementation import STAGES, Reference
 from tlora_ref.oracle.judge import judge
-from tlora_ref.oracle.judges.initialization import BLUNT, spectrum
 from tlora_ref.oracle.kit.calling import output_of
-from tlora_ref.oracle.kit.results import FAILED, PASSED, SKIPPED, CheckResult, KitReport
 from tlora_ref.oracle.kit.run import Search, all_checks
 from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.reports.checks import FAILED, PASSED, SKIPPED, CheckResult, KitReport
+from tlora_ref.oracle.stages.spectrum import BLUNT, spectrum
 
 FORMAT, OUTPUTS_FORMAT, VERSION = "tlora_ref.vectors", "tlora_ref.outputs", 1
 CASES, TENSORS = "vectors.json", "vectors.safetensors"
@@ -152,7 +152,7 @@ class Vectors:
 def _json(folder: Path, name: str, expected: str) -> dict[str, Any]:
     """A JSON file of one of the two formats, its version checked."""
     if not (folder / name).is_file():
-        raise CheckpointError(f"{folder}: there is no {name}; FORMAT.md of tlora_ref.oracle says what it holds")
+        raise CheckpointError(f"{folder}: there is no {name}; tlora_ref/oracle/kit/FORMAT.md says what it holds")
     values = read_json(folder / name)
     if values.get("format") != expected or values.get("version") != VERSION:
         said = f"{values.get('format')!r}, version {values.get('version')!r}"

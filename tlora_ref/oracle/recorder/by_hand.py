@@ -10,9 +10,10 @@ import numpy as np
 
 from tlora_ref.backend import Array
 from tlora_ref.errors import ConfigError
-from tlora_ref.oracle.format import MODULE_SHAPES, SAMPLE_FIELDS, Manifest, Trace, TraceWriter
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.recorder.foreign import golden_name, host
+from tlora_ref.oracle.traces import Manifest, Trace, TraceWriter
+from tlora_ref.oracle.traces.names import MODULE_SHAPES, SAMPLE_FIELDS
 
 #: The arrays of a step, by module.
 STEP = ("grad_B", "B", "exp_avg", "exp_avg_sq", "grad_A", "A", "A_exp_avg", "A_exp_avg_sq")

@@ -1,0 +1,1 @@
+"""One file a stage of the kit: how its cases are drawn, and what each is for."""

@@ -1,0 +1,1 @@
+"""What is said of a candidate: findings, the report of a comparison, the report of the kit."""

@@ -1,0 +1,43 @@
+"""One finding of a comparison: one quantity of one stage and module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tlora_ref.oracle.order import ORDER
+from tlora_ref.oracle.verdict import Verdict
+
+PASS, FAIL, CASCADE, SKIP = "pass", "fail", "cascade", "skip"
+
+OWN_INPUTS, GOLDEN = "own inputs", "golden"
+
+
+@dataclass(frozen=True, repr=False)
+class Finding:
+    """One quantity of one stage.
+
+    Attributes
+    ----------
+    against : "own inputs" (the stage, recomputed from what the candidate itself says went into it) or "golden"
+    status : "pass", "fail", "cascade" (wrong only because an earlier stage is) or "skip" (not there to be checked)
+    """
+
+    stage: str
+    against: str
+    module: str | None
+    verdict: Verdict | None
+    status: str
+    why: str = ""
+
+    def __repr__(self) -> str:
+        return f"Finding ({self.line()})"
+
+    @property
+    def equation(self) -> str:
+        return ORDER[self.stage][0]
+
+    def line(self) -> str:
+        """One line for a person."""
+        where = self.module or "all modules"
+        said = self.why if self.verdict is None else self.verdict.line()
+        return f"{self.status}: {self.stage} ({self.equation}), {where}, against {self.against}: {said}"

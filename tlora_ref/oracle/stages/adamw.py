@@ -1,0 +1,192 @@
+"""Stage "adamw": every update of every trained matrix, and its two moments.
+
+Judged by the candidate's own gradient, moments and matrix before the step, with the golden run's settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tlora_ref.backend import Array
+from tlora_ref.method.adamw import adamw_step
+from tlora_ref.method.switches import Switches
+from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.reports.finding import Finding
+from tlora_ref.oracle.stages.bounds import Slip, entries, malformed
+from tlora_ref.oracle.stages.clipping import Clip, clip_of, other_updates, rates
+from tlora_ref.oracle.stages.moments import Moments, step_with_errors
+from tlora_ref.oracle.stages.sides import Sides
+from tlora_ref.oracle.verdict import Verdict
+
+NAMES = ("B", "exp_avg", "exp_avg_sq")
+
+L2 = "weight decay is added to the gradient (Adam with L2, not AdamW)"
+
+
+def findings(sides: Sides) -> list[Finding]:
+    """Every recorded update from the candidate's own gradient, moments and matrix before it; and the learning rates."""
+    c, train = sides.candidate, sides.golden.manifest.train
+    steps = c.numbered("train", "grad_B")
+    if not steps or not train:
+        return [sides.skipped("adamw", None, "no training recorded")]
+    found = [rates(sides)] if c.has("train/lr") and sides.golden.has("train/lr") else []
+    for step in steps:
+        clip = clip_of(sides, step)
+        for letter in sides.letters:
+            for m in c.modules(f"train/{step}/grad_{letter}"):
+                if clip is None:
+                    why = f"step {step}: clipped by the norm of all gradients, which are not all recorded"
+                    found.append(sides.skipped("adamw", m, why))
+                else:
+                    found += _update(sides, step, letter, m, clip)
+    return found
+
+
+def _update(sides: Sides, step: int, letter: str, m: str, clip: Clip) -> list[Finding]:
+    c, train = sides.candidate, sides.golden.manifest.train
+    kinds = NAMES if letter == "B" else ("A", *(f"A_{name}" for name in NAMES[1:]))
+    after = [f"train/{step}/{kind}/{m}" for kind in kinds]
+    before = [f"train/{step - 1}/{kind}/{m}" for kind in kinds]
+    first = [f"A/{m}"] if letter == "A" else []
+    if not c.has(after[0]) or not all(map(c.has, before if step > 1 else first)):
+        return [sides.skipped("adamw", m, f"step {step}: {letter} or the moments before it are not recorded")]
+    whole = c.get(f"train/{step}/grad_{letter}/{m}")
+    grad = clip.factor * whole
+    weight, exp_avg, exp_avg_sq = (c.get(name) if step > 1 else np.zeros_like(grad) for name in before)
+    if letter == "A" and step == 1:
+        weight = c.get(f"A/{m}")
+    settings = {name: train[name] for name in ("eps", "weight_decay")} | {"betas": tuple(train["betas"])}
+    lr = float(c.get("train/lr")[step - 1]) if c.has("train/lr") else float(sides.golden.get("train/lr")[step - 1])
+    if not all(map(c.has, after)):  # without moments: the matrix alone
+        after = [after[0]]
+    got = [c.get(name) for name in after]
+    judged = judge_adamw_step(
+        (got[0], *(got[1:] or (np.zeros_like(grad),) * 2)),
+        B=weight, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, step=step, lr=lr,
+        switches=sides.switches, precision=sides.precision, grad_error=clip.error,
+        others=other_updates(sides, step, whole, clip.norm), **settings,
+    )  # fmt: skip
+    kept = [v for v in judged if len(got) == 3 or v.what == "B"]
+    return [sides.own("adamw", m, replace(v, what=kinds[NAMES.index(v.what)])) for v in kept]
+
+
+def judge_adamw_step(
+    got: object,
+    *,
+    B: Array,
+    grad: Array,
+    exp_avg: Array,
+    exp_avg_sq: Array,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    switches: Switches,
+    precision: Precision,
+    grad_error: float = 0.0,
+    others: Sequence[tuple[str, dict[str, Any]]] = (),
+) -> list[Verdict]:
+    """One step of AdamW from given moments: B, exp_avg, exp_avg_sq.
+
+    grad_error : how far every entry of the gradient may be off, relatively
+    others : further slips, as what each puts for `grad` or `lr`
+    """
+    if not isinstance(got, tuple | list) or len(got) != 3:
+        said = f"expected (B, exp_avg, exp_avg_sq), got {type(got).__name__}"
+        return [malformed("adamw_step", "B, exp_avg, exp_avg_sq", said)]
+    weight, m, v = (np.asarray(x, np.float64) for x in (B, exp_avg, exp_avg_sq))
+    nothing = np.zeros_like(weight)
+    before = Moments((weight, m, v), (nothing, nothing, nothing))
+    settings: dict[str, Any] = {"step": step, "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+    g = np.asarray(grad, np.float64)
+    after = step_with_errors(before, g, grad_error * np.abs(g), settings, precision)
+    slips = adamw_slips(weight, m, v, g, **settings)
+    for text, change in reversed(others):
+        arrays = {"grad": g, **settings, **change}
+        made = dict(zip(NAMES, adamw_step(weight, arrays.pop("grad"), m, v, **arrays), strict=True))
+        for name in NAMES:
+            slips[name].insert(0, (text, lambda made=made, name=name: made[name]))  # type: ignore[misc]
+    # the moments first: a wrong one makes B wrong
+    return [
+        entries("adamw_step", NAMES[i], got[i], after.values[i], after.errors[i], slips[NAMES[i]]) for i in (1, 2, 0)
+    ]
+
+
+def adamw_slips(
+    B: Array,
+    m: Array,
+    v: Array,
+    g: Array,
+    *,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> dict[str, list[Slip]]:
+    """What each of the three would be after each known slip."""
+    b1, b2 = betas
+    m1, v1 = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+    c1, c2 = 1 - b1**step, 1 - b2**step
+    folded = g + weight_decay * B
+    return {
+        "exp_avg": [
+            ("exp_avg takes the whole gradient, without 1 - beta1", lambda: b1 * m + g),
+            ("the betas are swapped", lambda: b2 * m + (1 - b2) * g),
+            (L2, lambda: b1 * m + (1 - b1) * folded),
+            ("beta1 weighs the gradient: 1 - beta1 and beta1 are swapped", lambda: (1 - b1) * m + b1 * g),
+            ("exp_avg is not updated", lambda: m),
+            ("exp_avg is stored after bias correction", lambda: m1 / c1),
+        ],
+        "exp_avg_sq": [
+            ("exp_avg_sq takes the gradient, not its square", lambda: b2 * v + (1 - b2) * g),
+            ("exp_avg_sq takes |g|, not its square", lambda: b2 * v + (1 - b2) * np.abs(g)),
+            ("the betas are swapped", lambda: b1 * v + (1 - b1) * g * g),
+            ("exp_avg_sq takes the whole square, without 1 - beta2", lambda: b2 * v + g * g),
+            (L2, lambda: b2 * v + (1 - b2) * folded**2),
+            ("exp_avg_sq keeps its largest value (AMSGrad)", lambda: np.maximum(v, v1)),
+            ("exp_avg_sq is not updated", lambda: v),
+            ("exp_avg_sq is stored after bias correction", lambda: v1 / c2),
+        ],
+        "B": _weight_slips(B, g, m1, v1, betas, step, lr, eps, weight_decay),
+    }
+
+
+def _weight_slips(
+    B: Array, g: Array, m: Array, v: Array, betas: Any, step: int, lr: float, eps: float, weight_decay: float
+) -> list[Slip]:
+    """What B would be after each known slip; m and v are the right moments after the step."""
+    kept = B * (1 - lr * weight_decay)
+    c1, c2 = 1 - betas[0] ** step, 1 - betas[1] ** step
+
+    def moved(mean: Array, square: Array, *, of: Array = kept, e: float = eps) -> Array:
+        return of - lr * mean / (np.sqrt(square) + e)
+
+    def corrected(t: int) -> Array:
+        return moved(m / (1 - betas[0] ** t), v / (1 - betas[1] ** t)) if t > 0 else np.full_like(B, np.inf)
+
+    return [
+        ("there is no bias correction", lambda: moved(m, v)),
+        ("exp_avg is not bias-corrected", lambda: moved(m, v / c2)),
+        ("exp_avg_sq is not bias-corrected", lambda: moved(m / c1, v)),
+        ("eps stands inside the root", lambda: kept - lr * m / c1 / np.sqrt(v / c2 + eps)),
+        ("eps is added before the bias correction", lambda: moved(m / c1 * np.sqrt(c2), v)),
+        ("the weight is not decayed", lambda: moved(m / c1, v / c2, of=B)),
+        ("weight decay is not multiplied by lr", lambda: moved(m / c1, v / c2, of=B * (1 - weight_decay))),
+        ("weight decay is applied twice", lambda: moved(m / c1, v / c2, of=B - 2 * lr * weight_decay * B)),
+        ("weight decay is applied after the update", lambda: moved(m / c1, v / c2, of=B) * (1 - lr * weight_decay)),
+        ("the step is counted from 0: bias correction is off by one", lambda: corrected(step - 1)),
+        ("bias correction is one step ahead", lambda: corrected(step + 1)),
+        ("eps is left out", lambda: moved(m / c1, np.maximum(v / c2, 1e-300), e=0.0)),
+        ("the gradient stands for exp_avg: no momentum", lambda: moved(g, v / c2)),
+        ("the update is not divided by the root of exp_avg_sq", lambda: kept - lr * m / c1),
+        ("the update is divided by exp_avg_sq, not by its root", lambda: kept - lr * m / c1 / (v / c2 + eps)),
+        ("plain gradient descent, with weight decay", lambda: kept - lr * g),
+        ("the update goes uphill", lambda: kept + lr * (m / c1) / (np.sqrt(v / c2) + eps)),
+        ("the update is not made", lambda: B),
+    ]

@@ -1,0 +1,71 @@
+"""Clipping and learning rates of a step: what every gradient was multiplied with, and slips with either."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tlora_ref.backend import Array
+from tlora_ref.method.adamw import clip_factor
+from tlora_ref.method.schedule import learning_rate
+from tlora_ref.oracle.reports.finding import Finding
+from tlora_ref.oracle.stages.bounds import OWN, SAFETY, entries
+from tlora_ref.oracle.stages.sides import Sides
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What all gradients of a step are multiplied with, how far that may be off, relatively, and their norm."""
+
+    factor: float = 1.0
+    error: float = 0.0
+    norm: float = 0.0
+
+
+def clip_of(sides: Sides, step: int) -> Clip | None:
+    """By the golden run's settings, of the candidate's gradients; None where it cannot be told."""
+    most = sides.golden.manifest.train.get("max_grad_norm")
+    if most is None:
+        return Clip()
+    names = [f"train/{step}/grad_{letter}/{m}" for letter in sides.letters for m in sides.adapted]
+    if not all(map(sides.candidate.has, names)):
+        return None
+    gradients = [sides.candidate.get(name) for name in names]
+    norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
+    # the norm of each matrix, that of the norms, the factor and the product: each is rounded to the storage
+    p, numbers = sides.precision, sum(g.size for g in gradients)
+    error = 4.0 * p.storage + SAFETY * (math.sqrt(numbers) + 1.0) * (p.accumulation + OWN)
+    return Clip(clip_factor(norm, most), error if norm * (1.0 + error) > most else 0.0, norm)
+
+
+def rates(sides: Sides) -> Finding:
+    """The learning rate of each step, from the golden run's settings."""
+    train, got = sides.golden.manifest.train, sides.candidate.get("train/lr")
+    schedule = {"schedule": train["schedule"], "warmup_ratio": train["warmup_ratio"]}
+    total = int(train["steps"])
+    right = np.array([learning_rate(t, total, train["lr"], **schedule) for t in range(len(got))])
+    return sides.own("adamw", None, entries("adamw", "learning rates", got, right, 8.0 * sides.unit * train["lr"]))
+
+
+def other_updates(sides: Sides, step: int, grad: Array, norm: float) -> list[tuple[str, dict[str, Any]]]:
+    """What slips with the clipping and the learning rate put into a step; `grad` is not clipped, `norm` of them all."""
+    most, c = sides.golden.manifest.train.get("max_grad_norm"), sides.candidate
+    found: list[tuple[str, dict[str, Any]]] = []
+    if most is not None:
+        found = [
+            ("the gradient is not clipped", {"grad": grad}),
+            (
+                "each matrix is clipped by its own norm",
+                {"grad": clip_factor(float(np.linalg.norm(grad)), most) * grad},
+            ),
+            ("the gradient is clipped entry by entry", {"grad": np.clip(grad, -most, most)}),
+            ("the gradient is clipped to norm 1, not to max_grad_norm", {"grad": clip_factor(norm, 1.0) * grad}),
+        ]
+    rates = (c if c.has("train/lr") else sides.golden).get("train/lr")
+    for text, t in (("before", step - 2), ("after", step)):
+        if 0 <= t < len(rates):
+            found.append((f"the learning rate is that of the step {text}", {"lr": float(rates[t])}))
+    return found

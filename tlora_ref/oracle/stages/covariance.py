@@ -1,0 +1,149 @@
+"""Stage "covariance" (Alg. 1, line 9): C = (1/N) sum_n X_n^T X_n of every module.
+
+Judged by the candidate's own inputs X_n where it recorded them, and against the golden C; the number of rows of every
+X_n and their sum likewise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tlora_ref.backend import Array
+from tlora_ref.method.switches import Switches
+from tlora_ref.oracle.implementation import Reference
+from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.reports.finding import Finding
+from tlora_ref.oracle.stages.bounds import Slip, entries, stored, sum_error
+from tlora_ref.oracle.stages.sides import Sides
+from tlora_ref.oracle.verdict import Verdict
+
+#: Where no noise was measured, a sum over a sample's tokens is never allowed more of its largest entry than this.
+MOST = 0.25
+
+
+def findings(sides: Sides) -> list[Finding]:
+    """C from the candidate's recorded inputs, and against the golden C."""
+    found = []
+    for module in sides.golden.modules("covariance"):
+        name = f"covariance/{module}"
+        if not sides.candidate.has(name):
+            found.append(sides.skipped("covariance", module, "not recorded"))
+            continue
+        C, X = sides.candidate.get(name), sides.of_every_sample(sides.candidate, "input", module)
+        if X is not None:
+            judged = judge_covariance(C, inputs=X, switches=sides.switches, precision=sides.precision)
+            found += [sides.own("covariance", module, verdict) for verdict in judged]
+        golden = sides.golden.get(name)
+        slips = _slips_of(sides, module, golden)
+        allowed = sides.network("covariance", module, golden)
+        found.append(sides.against_golden("covariance", module, "entries", C, golden, allowed, slips))
+    for module in sides.golden.shapes:
+        found += _of_samples(sides, module)
+    return found
+
+
+def _of_samples(sides: Sides, module: str) -> list[Finding]:
+    """How many rows X_n has, and their sum: from the candidate's own X_n, and against the golden ones."""
+    found = []
+    for n in range(sides.golden.manifest.samples):
+        tokens, total, rows = (f"sample/{n}/{name}/{module}" for name in ("tokens", "input_sum", "input"))
+        if sides.both(tokens):
+            got, golden = sides.candidate.get(tokens), sides.golden.get(tokens)
+            what = f"rows of X of sample {n}"
+            found.append(sides.against_golden("covariance", module, what, got, golden, np.zeros(()), []))
+        if sides.candidate.has(total) and sides.candidate.has(rows):
+            X = sides.candidate.get(rows)
+            allowed = sum_error(np.abs(X).sum(axis=0), len(X), sides.precision)
+            allowed = allowed + sides.precision.storage * np.abs(X.sum(axis=0))
+            verdict = entries(
+                "covariance", f"sum of X of sample {n}", sides.candidate.get(total), X.sum(axis=0), allowed
+            )
+            found.append(sides.own("covariance", module, verdict))
+        if sides.both(total):
+            got, golden = sides.candidate.get(total), sides.golden.get(total)
+            most = MOST * float(np.abs(golden).max(initial=0.0))
+            bound = min(sides.network("input_sum", f"{n}/{module}", golden), most)
+            what = f"sum of X of sample {n}"
+            found.append(sides.against_golden("covariance", module, what, got, golden, bound, []))
+    return found
+
+
+def _slips_of(sides: Sides, module: str, golden: Array) -> list[Slip]:
+    X = sides.of_every_sample(sides.golden, "input", module)
+    if X is None and sides.replay is not None:
+        X = sides.replay.inputs(module)
+    if X is not None:
+        return covariance_slips(X, sides.switches)
+    sums = sides.of_every_sample(sides.golden, "input_sum", module)
+    counts = sides.of_every_sample(sides.golden, "tokens", module)
+    if sides.switches.centre or sums is None or counts is None:
+        return []
+    tokens = [int(count) for count in counts]
+    N, T = len(tokens), sum(tokens)
+    return [
+        ("C is centred: matches the `released` switch (`centre`)", lambda: centred_from_sums(golden, sums, tokens)),
+        ("C is summed over the samples, not divided by N", lambda: golden * N),
+        ("C is divided by all tokens, not by N", lambda: golden * N / T),
+        ("C is divided by N - 1", lambda: golden * N / max(1, N - 1)),
+    ]
+
+
+def judge_covariance(
+    got: object, *, inputs: Sequence[Array], switches: Switches, precision: Precision
+) -> list[Verdict]:
+    """C = (1/N) sum_n X_n^T X_n, entry by entry."""
+    X = [np.asarray(x, np.float64) for x in inputs]
+    expected = Reference(switches).covariance(X)
+    magnitude = _moments([np.abs(x) + np.abs(x).mean(axis=0) for x in X] if switches.centre else [np.abs(x) for x in X])
+    allowed = sum_error(magnitude, sum(map(len, X)), precision) + stored(expected, precision)
+    return [entries("covariance", "entries", got, expected, allowed, covariance_slips(X, switches))]
+
+
+def _moments(X: Sequence[Array], weights: Sequence[float] | None = None) -> Array:
+    """(1/N) sum_n w_n X_n^T X_n."""
+    terms = [x.T @ x * w for x, w in zip(X, weights or [1.0] * len(X), strict=True)]
+    return np.asarray(sum(terms[1:], start=terms[0]) / len(terms))
+
+
+def covariance_slips(X: list[Array], switches: Switches) -> list[Slip]:
+    """What C would be after each known slip, from the inputs of every sample."""
+    used = [x - x.mean(axis=0) for x in X] if switches.centre else X
+    n, tokens = len(X), sum(map(len, X))
+    everything = np.concatenate(X)
+    other = X if switches.centre else [x - x.mean(axis=0) for x in X]
+    profile = (
+        "not centred: matches the `paper` profile" if switches.centre else "centred: matches the `released` switch"
+    )
+    return [
+        (f"C is {profile} (`centre`)", lambda: _moments(other)),
+        ("C is centred by the mean over all samples", lambda: _moments([x - everything.mean(axis=0) for x in X])),
+        ("C is summed over the samples, not divided by N", lambda: _moments(used) * n),
+        ("each sample's X^T X is divided by its tokens", lambda: _moments(used, [1.0 / len(x) for x in X])),
+        ("C is divided by all tokens, not by N", lambda: _moments(used) * n / tokens),
+        ("C is divided by N - 1", lambda: _moments(used) * n / max(1, n - 1)),
+        ("C is divided by N + 1", lambda: _moments(used) * n / (n + 1)),
+        ("C is divided by N twice", lambda: _moments(used) / n),
+        ("C holds the last sample alone", lambda: _moments(used[-1:])),
+        ("C holds the last sample alone, divided by N", lambda: _moments(used[-1:]) / n),
+        ("C holds the first sample alone", lambda: _moments(used[:1])),
+        ("C leaves out the last token of each sample", lambda: _moments([x[:-1] for x in used])),
+        ("C leaves out the first token of each sample", lambda: _moments([x[1:] for x in used])),
+        ("C is made of the samples' mean inputs", lambda: _moments([x.mean(axis=0, keepdims=True) for x in X])),
+        ("C holds its diagonal alone", lambda: np.diag(np.diag(_moments(used)))),
+        ("C holds its upper triangle alone", lambda: np.triu(_moments(used))),
+        ("C holds its lower triangle alone", lambda: np.tril(_moments(used))),
+        ("C is made of |X|", lambda: _moments([np.abs(x) for x in used])),
+        ("the inputs are normalised to unit length first", lambda: _moments([_unit(x) for x in used])),
+    ]
+
+
+def _unit(x: Array) -> Array:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-300)
+
+
+def centred_from_sums(C: Array, sums: Sequence[Array], tokens: Sequence[int]) -> Array:
+    """C with each sample's own mean taken out, from the uncentred C and the column sums of every X_n."""
+    means = [np.outer(s, s) / t for s, t in zip(sums, tokens, strict=True)]
+    return np.asarray(C - sum(means[1:], start=means[0]) / len(means))

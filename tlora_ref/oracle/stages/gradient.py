@@ -1,0 +1,142 @@
+"""Stage "gradient" (Eq. 2): dL/dB = s dL/dW' A^T of every step, dL/dA where a profile trains A, and a frozen A.
+
+Judged by the model run again with the candidate's own A, B, scales and batch before the step (the weights are needed).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tlora_ref.backend import Array
+from tlora_ref.method import low_rank
+from tlora_ref.method.adamw import clip_factor
+from tlora_ref.method.switches import Switches
+from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.reports.finding import Finding
+from tlora_ref.oracle.stages.bounds import Slip, entries, stored, sum_error
+from tlora_ref.oracle.stages.sides import Sides
+from tlora_ref.oracle.traces.names import SAMPLE_FIELDS
+from tlora_ref.oracle.traces.reader import Trace
+from tlora_ref.oracle.traces.replay import Replay
+from tlora_ref.oracle.verdict import Verdict
+
+
+def findings(sides: Sides) -> list[Finding]:
+    """The gradients of every step from the candidate's own A, B and batch (the model is needed); a frozen A stays."""
+    found: list[Finding] = _frozen(sides)
+    for step in sides.candidate.numbered("train", "labels"):
+        found += _batch(sides, step)
+    steps = sides.candidate.numbered("train", "grad_B")
+    if not steps:
+        return [*found, sides.skipped("gradient", None, "no grad_B recorded")]
+    if sides.replay is None:
+        return [*found, sides.skipped("gradient", None, "needs the weights: give --checkpoint")]
+    for step in steps:
+        found += _of_step(sides, sides.replay, step)
+    return found
+
+
+def _of_step(sides: Sides, replay: Replay, step: int) -> list[Finding]:
+    """The gradients of every trained matrix, and the loss, of one step."""
+    matrices, found = _matrices(sides, step), []
+    fields = [f"train/{step}/{name}" for name in SAMPLE_FIELDS if sides.golden.has(f"train/{step}/{name}")]
+    batch = sides.candidate if all(map(sides.candidate.has, fields)) else sides.golden
+    if matrices is None or not {f"train/{step}/input_ids", f"train/{step}/labels"} <= set(fields):
+        return [sides.skipped("gradient", None, f"step {step}: A, B, scale or the batch is not recorded")]
+    A, B, scale = matrices
+    expected, loss = replay.step(batch, step, A, B, scale, letters=sides.letters)
+    most = sides.golden.manifest.train.get("max_grad_norm") or math.inf
+    clip = clip_factor(math.sqrt(sum(float((g**2).sum()) for g in expected.values())), most)
+    tokens = int((batch.get(f"train/{step}/labels") != -100).sum())
+    for (letter, m), right in expected.items():
+        name, what = f"train/{step}/grad_{letter}/{m}", f"dL/d{letter} of step {step}"
+        if not sides.candidate.has(name):
+            found.append(sides.skipped("gradient", m, f"{what} is not recorded"))
+            continue
+        slips = gradient_slips(right, scale[m], tokens, len(A[m]))
+        slips.append(("it is recorded after clipping, not before", lambda g=right, f=clip: g * f))  # type: ignore[misc]
+        allowed = sides.network(f"grad_{letter}", f"{step}/{m}", right)
+        verdict = entries("gradient", what, sides.candidate.get(name), right, allowed, slips)
+        found.append(sides.own("gradient", m, verdict))
+    return found + _training_loss(sides, step, np.array(loss))
+
+
+def _matrices(sides: Sides, step: int) -> tuple[dict[str, Array], dict[str, Array], dict[str, float]] | None:
+    """The candidate's A and B before `step` and its scales, where it recorded them all."""
+    c, modules = sides.candidate, sides.adapted
+    A, B, scale = {}, {}, {}
+    for m in modules:
+        before, own_A = f"train/{step - 1}/B/{m}", sides.A_before(step, m)
+        if own_A is None or not c.has(f"scale/{m}") or (step > 1 and not c.has(before)):
+            return None
+        A[m], scale[m] = own_A, float(c.get(f"scale/{m}"))
+        B[m] = c.get(before) if step > 1 else np.zeros((sides.golden.shapes[m][0], len(own_A)))
+    return (A, B, scale) if modules else None
+
+
+def _batch(sides: Sides, step: int) -> list[Finding]:
+    """Says where a step is made on other samples than the golden one, by the scored labels of its rows."""
+    name = f"train/{step}/labels"
+
+    def rows(trace: Trace) -> list[list[int]]:
+        labels = trace.get(name)
+        return sorted(row[row != -100].tolist() for row in labels.reshape(len(labels), -1))
+
+    if not sides.both(name) or rows(sides.candidate) == rows(sides.golden):
+        return []
+    why = f"step {step}: made on other samples than the golden run's, and judged on those"
+    return [sides.skipped("gradient", None, why)]
+
+
+def _training_loss(sides: Sides, step: int, loss: Array) -> list[Finding]:
+    if not sides.candidate.has("train/loss"):
+        return []
+    got, allowed = sides.candidate.get("train/loss")[step - 1], sides.network("train_loss", str(step), loss)
+    return [sides.own("gradient", None, entries("gradient", f"training loss of step {step}", got, loss, allowed))]
+
+
+def _frozen(sides: Sides) -> list[Finding]:
+    """Where A is frozen and the candidate recorded it during training, it never moved."""
+    if not sides.switches.freeze_A:
+        return []
+    found = []
+    for step in sides.candidate.numbered("train", "A"):
+        for m in sides.candidate.modules(f"train/{step}/A"):
+            now, then = sides.candidate.get(f"train/{step}/A/{m}"), sides.candidate.get(f"A/{m}")
+            verdict = entries("gradient", f"A is frozen (step {step})", now, then, np.zeros_like(then))
+            if not verdict.passed:
+                verdict = Verdict(**{**verdict.to_dict(), "cause": "A was trained: TLoRA freezes it"})
+            found.append(sides.own("gradient", m, verdict))
+    return found
+
+
+def judge_grad_b(
+    got: object, *, x: Array, dy: Array, A: Array, B: Array, scale: float, switches: Switches, precision: Precision
+) -> list[Verdict]:
+    """Eq. 2: dL/dB = s dy^T (x A^T)."""
+    x, dy, A = (np.asarray(m, np.float64) for m in (x, dy, A))
+    expected = low_rank.gradient_B(dy.T @ x, A, scale)  # (d_out, r)
+    magnitude = abs(scale) * np.abs(dy).T @ (np.abs(x) @ np.abs(A).T)
+    kept = 3.0 * precision.storage * abs(scale) * np.abs(dy).T @ np.abs(x @ A.T)
+    # the other order, (dy^T x) A^T, stores the (d_out, d_in) product
+    kept += precision.storage * abs(scale) * np.abs(dy.T @ x) @ np.abs(A).T
+    allowed = sum_error(2.0 * magnitude, max(x.shape), precision) + stored(expected, precision) + kept
+    return [entries("grad_b", "entries", got, expected, allowed, gradient_slips(expected, scale, len(x), len(A)))]
+
+
+def gradient_slips(expected: Array, scale: float, tokens: int, r: int) -> list[Slip]:
+    """What dL/dB would be after each known slip, from the right one."""
+    return [
+        ("the scale is left out (Eq. 2 as printed)", lambda: expected / scale if scale else expected),
+        ("the scale is applied twice", lambda: expected * scale),
+        ("the scale is not divided by the rank: alpha instead of alpha / r", lambda: expected * r),
+        ("the scale is divided by the rank twice", lambda: expected / r),
+        ("the gradient is divided by the number of tokens", lambda: expected / tokens),
+        ("the gradient is multiplied by the number of tokens", lambda: expected * tokens),
+        ("the sign is flipped", lambda: -expected),
+        ("the gradient is zero", lambda: np.zeros_like(expected)),
+        ("the gradient is doubled", lambda: 2.0 * expected),
+        ("the gradient is halved", lambda: 0.5 * expected),
+    ]

@@ -1,0 +1,198 @@
+"""Stage "A" (Eq. 4): A holds the top right singular vectors of W C, as orthonormal rows.
+
+Judged by the candidate's own C and rank where the weights are there, with its singular values; and by the golden C, or,
+without the weights, against the golden A. A basis is free where singular values are equal: see `spectrum.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from tlora_ref.backend import Array
+from tlora_ref.method.switches import Switches
+from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.reports.finding import GOLDEN, Finding
+from tlora_ref.oracle.stages.bounds import OWN, SAFETY, as_array, entries, malformed
+from tlora_ref.oracle.stages.sides import Sides
+from tlora_ref.oracle.stages.spectrum import Spectrum, row_space, spectrum, svd_unit
+from tlora_ref.oracle.verdict import Verdict
+
+
+def findings(sides: Sides) -> list[Finding]:
+    """A from the candidate's own C and rank (the weights are needed), and against the golden C."""
+    found = []
+    for module in sides.golden.modules("A"):
+        W = sides.weight(module)
+        if not sides.candidate.has(f"A/{module}"):
+            found.append(sides.skipped("A", module, "not recorded (or rank 0)"))
+        elif sides.golden.manifest.init != "wc-svd":
+            found.append(sides.skipped("A", module, f'init "{sides.golden.manifest.init}" is not judged by its rows'))
+        elif W is None:
+            found.append(_without_weights(sides, module))
+        else:
+            found += _with_weights(sides, module, W)
+    return found
+
+
+def _with_weights(sides: Sides, module: str, W: Array) -> list[Finding]:
+    """A by the candidate's own C, and by the golden C with room for the difference between the two."""
+    A, name = sides.candidate.get(f"A/{module}"), f"covariance/{module}"
+    judging = {"W": W, "r": len(A), "switches": sides.switches, "precision": sides.precision}
+    found = []
+    if sides.candidate.has(name):
+        judged = judge_initialize_a(A, C=sides.candidate.get(name), **judging)  # type: ignore[arg-type]
+        found = [sides.own("A", module, verdict) for verdict in judged]
+    found += _singular_values(sides, module, W)
+    if sides.golden.has(name):
+        C = sides.golden.get(name)
+        gold = spectrum(W, C, sides.switches, sides.precision)
+        noise = sides.network("covariance", module, C) if sides.candidate.has(name) else 0.0
+        noise *= float(np.linalg.norm(W, ord=2)) * len(C)
+        looser = type(gold)(gold.M, gold.sigma, gold.Vt, gold.error + noise)
+        verdict = row_space("A", A, looser, 8.0 * sides.unit * len(A) ** 0.5)
+        if not sides.candidate.has(name):  # a bare adapter: the golden C is all there is, and it tells the cause too
+            judged = judge_initialize_a(A, C=C, **judging)  # type: ignore[arg-type]
+            return [sides.finding("A", GOLDEN, module, v) for v in judged]
+        found.append(sides.finding("A", GOLDEN, module, verdict))
+    return found
+
+
+def _singular_values(sides: Sides, module: str, W: Array) -> list[Finding]:
+    """sigma of W C, with the candidate's own C: each moves by at most the error in W C (Weyl 1912)."""
+    names = f"sigma/{module}", f"covariance/{module}"
+    if not all(map(sides.candidate.has, names)):
+        return []
+    own = spectrum(W, sides.candidate.get(names[1]), sides.switches, sides.precision)
+    expected = own.sigma[: min(W.shape)]
+    return [sides.own("A", module, entries("A", "singular values", sides.candidate.get(names[0]), expected, own.error))]
+
+
+def _without_weights(sides: Sides, module: str) -> Finding:
+    """Row spaces of two A of one rank, where the golden singular values make the cut sharp."""
+    A, golden = sides.candidate.get(f"A/{module}"), sides.golden.get(f"A/{module}")
+    sigma = sides.golden.get(f"sigma/{module}") if sides.golden.has(f"sigma/{module}") else np.zeros(0)
+    r = len(golden)
+    if not sides.golden.has(f"covariance/{module}"):
+        return sides.skipped("A", module, "the golden trace has no covariance: give --checkpoint to judge it")
+    if len(A) != r or len(sigma) < r:
+        return sides.skipped("A", module, "another rank than the golden one: give --checkpoint to judge it")
+    below = float(sigma[r]) if r < len(sigma) else 0.0
+    C = sides.golden.get(f"covariance/{module}")
+    moved = sides.network("covariance", module, C) / (float(np.abs(C).max()) or 1.0) * len(C)
+    gap = (float(sigma[r - 1]) - below) / (float(sigma[0]) or 1.0)
+    unit = max(sides.unit, svd_unit(sides.switches))
+    turn = 2.0 * (moved + 64.0 * unit) / gap if gap > 0 else 1.0
+    if turn > 0.5:
+        return sides.skipped("A", module, "the cut splits a cluster of singular values: give --checkpoint to judge it")
+    sine = float(np.linalg.norm(A.T - golden.T @ (golden @ A.T), ord=2))
+    allowed = turn + 8.0 * unit * r**0.5
+    return sides.finding("A", GOLDEN, module, Verdict("A", "row space", sine <= allowed, sine, allowed, (r,)))
+
+
+def judge_initialize_a(
+    got: object, *, W: Array, C: Array, r: int, switches: Switches, precision: Precision
+) -> list[Verdict]:
+    """A holds the top right singular vectors of W C, as orthonormal rows."""
+    W, C = np.asarray(W, np.float64), np.asarray(C, np.float64)
+    A = as_array(got, (r, W.shape[1]))
+    if isinstance(A, str):
+        return [malformed("initialize_a", "A", _shape_cause(got, A, W.shape, r))]
+    # The size of W C means nothing to A: powers of two keep the numbers in range, exactly.
+    W, C = (m * 2.0 ** -math.frexp(float(np.abs(m).max()) or 1.0)[1] for m in (W, C))
+    found = spectrum(W, C, switches, precision)
+    rounding = (precision.storage + SAFETY * (precision.accumulation + OWN)) * math.sqrt(r) * 2.0
+    rounding += SAFETY * math.sqrt(max(W.shape)) * (precision.accumulation + OWN)
+    rounding += SAFETY * math.sqrt(max(W.shape)) * svd_unit(switches)
+    orthonormal = _orthonormal(A, rounding)
+    verdicts = [orthonormal, row_space("initialize_a", A, found, rounding), _energy(A, found, rounding)]
+    if all(v.passed for v in verdicts):
+        return verdicts
+    cause = a_cause(A, W, C, r)
+    return [v if v.passed else replace(v, cause=cause) for v in verdicts]
+
+
+def _shape_cause(got: object, said: str, shape: tuple[int, ...], r: int) -> str:
+    found = getattr(got, "shape", None)
+    if found == (shape[1], r):
+        return f"{said}: A is transposed"
+    if found is not None and len(found) == 2 and found[1] == shape[0] and shape[0] != shape[1]:
+        return f"{said}: A holds left singular vectors, of length d_out"
+    if found is not None and len(found) == 2 and found[0] == shape[1] and found[1] == shape[1]:
+        return f"{said}: A is not cut to r rows"
+    return said
+
+
+def _orthonormal(A: Array, rounding: float) -> Verdict:
+    """Rows of length 1 at right angles: every entry of A A^T - I."""
+    gram = A @ A.T - np.eye(len(A))
+    allowed = 2.0 * rounding
+    index = tuple(int(i) for i in np.unravel_index(int(np.argmax(np.abs(gram))), gram.shape))
+    error = float(abs(gram[index]))
+    here = float(index[0] == index[1])
+    return Verdict(
+        "initialize_a", "orthonormal rows", error <= allowed, error, allowed, index, float(gram[index]) + here, here
+    )
+
+
+def _energy(A: Array, found: Spectrum, rounding: float) -> Verdict:
+    """A catches as much of W C as any r directions can: ||M A^T||_F against the r largest singular values."""
+    r = len(A)
+    best = float(np.linalg.norm(found.sigma[:r]))
+    caught = float(np.linalg.norm(found.M @ A.T))
+    allowed = 2.0 * math.sqrt(r) * found.error + rounding * 2.0 * float(np.linalg.norm(found.sigma))
+    error = abs(best - caught)
+    return Verdict("initialize_a", "energy", error <= allowed, error, allowed, None, caught, best)
+
+
+def a_cause(A: Array, W: Array, C: Array, r: int) -> str | None:
+    """Which known slip has this A, by its row space or, where rows are not orthonormal, by its entries."""
+    for text, candidate in _alternatives(W, C, r):
+        if candidate.shape == A.shape and _same_rows(A, candidate):
+            return text
+    return None
+
+
+def _same_rows(A: Array, other: Array) -> bool:
+    """The same row space with the same lengths of rows."""
+    if not np.allclose(np.linalg.norm(A, axis=1), np.linalg.norm(other, axis=1), rtol=1e-3):
+        return False
+    Q, P = np.linalg.qr(A.T)[0], np.linalg.qr(other.T)[0]
+    return float(np.linalg.norm(P - Q @ (Q.T @ P), ord=2)) <= 1e-3
+
+
+def _alternatives(W: Array, C: Array, r: int) -> list[tuple[str, Array]]:
+    M = W @ C
+    U, sigma, Vt = np.linalg.svd(M, full_matrices=True)
+    values, vectors = np.linalg.eigh(C)
+    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    padded = np.concatenate([sigma, np.zeros(max(0, r - len(sigma)))])[:r, None]
+    last = min(M.shape)
+
+    def right(matrix: Array) -> Array:
+        return np.linalg.svd(matrix, full_matrices=True)[2][:r]
+
+    return [
+        ("A holds left singular vectors of W C", U.T[:r]),
+        ("A holds columns of V^T, not rows", Vt[:, :r].T),
+        ("A holds rows of U, not of V^T", U[:r]),
+        ("A ignores C: right singular vectors of W (W-SVD)", right(W)),
+        ("A ignores W: eigenvectors of C (PCA of the inputs)", vectors.T[::-1][:r]),
+        ("A is taken from W C^1/2 (Eq. 3), not from W C", right(W @ root)),
+        ("A is taken from W C^2", right(M @ C)),
+        ("A is taken from C W^T: left for right", right(M.T)) if M.shape[0] == M.shape[1] else ("", Vt[:0]),
+        ("A is taken from W^T C", right(W.T @ C)) if M.shape[0] == M.shape[1] else ("", Vt[:0]),
+        ("A is taken from W - C", right(W - C)) if W.shape == C.shape else ("", Vt[:0]),
+        ("A holds the bottom singular vectors", Vt[max(0, last - r) : last]),
+        ("A holds the bottom singular vectors, of the null space too", Vt[len(Vt) - r :]),
+        ("A leaves out the first singular vector", Vt[1 : r + 1]),
+        ("the rows of A are scaled by the singular values", padded * Vt[:r]),
+        ("the rows of A are scaled by the roots of the singular values", np.sqrt(padded) * Vt[:r]),
+        ("the rows of A are divided by the root of the rank", Vt[:r] / math.sqrt(r)),
+        ("the rows of A are scaled by the root of d_in", Vt[:r] * math.sqrt(W.shape[1])),
+        ("A is the first rows of W C", M[:r]),
+        ("A is the first rows of the identity", np.eye(W.shape[1])[:r]),
+        ("A is zero", np.zeros((r, W.shape[1]))),
+    ]

@@ -1,0 +1,118 @@
+"""Stage "loss" (Alg. 1, line 8): the mean cross entropy of every sample.
+
+Judged by the candidate's own logits where it recorded them, and against the golden loss. What is wrong with a loss is
+told from logits: the candidate's own, or those of the model run again.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tlora_ref.backend import Array
+from tlora_ref.method.switches import Switches
+from tlora_ref.oracle.implementation import Reference
+from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.reports.finding import Finding
+from tlora_ref.oracle.stages.bounds import OWN, SAFETY, Slip, entries
+from tlora_ref.oracle.stages.sides import Sides
+from tlora_ref.oracle.traces.reader import Trace
+from tlora_ref.oracle.verdict import Verdict
+
+
+def findings(sides: Sides) -> list[Finding]:
+    """Each sample's logits and loss against the golden ones, the loss from the candidate's own logits too.
+
+    The logits, of the candidate or of a replay, say what is wrong with a loss.
+    """
+    found = []
+    for n in sides.golden.numbered("sample", "logits"):
+        name = f"sample/{n}/logits"
+        if sides.both(name):
+            golden = sides.golden.get(name)
+            allowed = sides.network("logits", str(n), golden)
+            got = sides.candidate.get(name)
+            found.append(sides.against_golden("loss", None, f"logits of sample {n}", got, golden, allowed, []))
+    for n in sides.golden.numbered("sample", "loss"):
+        name = f"sample/{n}/loss"
+        if not sides.both(name):
+            found.append(sides.skipped("loss", None, f"sample {n}: no loss recorded"))
+            continue
+        got, golden = sides.candidate.get(name), sides.golden.get(name)
+        slips = _slips_of(sides, n)
+        allowed = sides.network("loss", str(n), golden)
+        if _is_shifted(sides, n) and sides.candidate.has(f"sample/{n}/logits"):
+            found += [
+                sides.own("loss", None, verdict) for verdict in _judged(sides, sides.candidate, n, sides.precision)
+            ]
+        found.append(sides.against_golden("loss", None, f"loss of sample {n}", got, golden, allowed, slips))
+    return found
+
+
+def _slips_of(sides: Sides, n: int) -> list[Slip]:
+    """What the loss of sample n would be after each known slip, from the model run again (a causal one)."""
+    if sides.replay is None or sides.replay.model.task_type != "CAUSAL_LM":
+        return []
+    return loss_slips(sides.replay.logits(n), np.asarray(sides.golden.get(f"sample/{n}/labels")))
+
+
+def _is_shifted(sides: Sides, n: int) -> bool:
+    """Whether sample n is a causal model's: the golden loss follows from the golden logits, labels shifted by one."""
+    g = sides.golden
+    names = [f"sample/{n}/{name}" for name in ("loss", "logits", "labels")]
+    if not all(map(g.has, names)) or g.get(names[1]).ndim != 2 or g.get(names[2]).shape != g.get(names[1]).shape[:1]:
+        return False
+    return all(verdict.passed for verdict in _judged(sides, g, n, Precision.of(g.manifest.dtype)))
+
+
+def _judged(sides: Sides, trace: Trace, n: int, precision: Precision) -> list[Verdict]:
+    """The loss of a sample from the logits of the same trace."""
+    loss, logits = trace.get(f"sample/{n}/loss"), trace.get(f"sample/{n}/logits")
+    labels = sides.golden.get(f"sample/{n}/labels")
+    return judge_loss(loss, logits=logits, labels=labels, switches=sides.switches, precision=precision)
+
+
+def judge_loss(got: object, *, logits: Array, labels: Array, switches: Switches, precision: Precision) -> list[Verdict]:
+    """The mean cross entropy over the labelled tokens of one sample, labels shifted by one."""
+    logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
+    expected = Reference().loss(logits, labels)
+    # log-sum-exp over V terms at the size of the largest logit, and the mean over the labelled tokens
+    size = float(np.abs(logits).max()) + math.log(logits.shape[1]) + 1.0
+    tokens = int((labels[1:] != -100).sum())
+    reach = math.sqrt(logits.shape[1]) + math.sqrt(tokens) + 4.0
+    allowed = SAFETY * reach * (precision.accumulation + OWN) * size + precision.storage * abs(expected)
+    return [entries("loss", "value", got, np.float64(expected), np.float64(allowed), loss_slips(logits, labels))]
+
+
+def _cross_entropy(scores: Array, targets: Array, *, divisor: int | None = None) -> float:
+    kept = targets != -100
+    scores, targets = scores[kept], targets[kept]
+    log_sum = np.logaddexp.reduce(scores, axis=1)
+    total = (log_sum - scores[np.arange(len(targets)), targets]).sum()
+    return float(total / max(1, len(targets) if divisor is None else divisor))
+
+
+def loss_slips(logits: Array, labels: Array) -> list[Slip]:
+    """What the loss would be after each known slip."""
+    tokens, expected = len(labels), Reference().loss(logits, labels)
+    backwards = np.append(-100, labels[:-1])
+    return [
+        ("labels are not shifted: logits at t score labels at t", lambda: _cross_entropy(logits, labels)),
+        (
+            "labels are shifted the wrong way: logits at t score labels at t - 1",
+            lambda: _cross_entropy(logits, backwards),
+        ),
+        (
+            "labels are shifted twice: logits at t score labels at t + 2",
+            lambda: _cross_entropy(logits[:-2], labels[2:]),
+        ),
+        ("summed over the labelled tokens, not averaged", lambda: _cross_entropy(logits[:-1], labels[1:], divisor=1)),
+        (
+            "divided by all tokens, not by the labelled ones",
+            lambda: _cross_entropy(logits[:-1], labels[1:], divisor=tokens - 1),
+        ),
+        ("divided by the length of the sample", lambda: _cross_entropy(logits[:-1], labels[1:], divisor=tokens)),
+        ("logarithm to base 2", lambda: np.float64(expected / math.log(2.0))),
+        ("the sign is flipped", lambda: np.float64(-expected)),
+    ]

@@ -1,0 +1,130 @@
+"""Stage "sensitivity" (Eq. 5): S = (1/N) sum_n mean|W * dLoss_n/dW| of every module.
+
+Judged by the candidate's own gradients where it recorded them and the weights are there, else as the mean of its own
+values of the samples; and against the golden S. The values of the samples likewise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from tlora_ref.backend import Array
+from tlora_ref.method.sensitivity import sample_sensitivity
+from tlora_ref.method.switches import Switches
+from tlora_ref.oracle.implementation import Reference
+from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.reports.finding import Finding
+from tlora_ref.oracle.stages.bounds import OWN, SAFETY, Slip, entries
+from tlora_ref.oracle.stages.sides import Sides
+from tlora_ref.oracle.verdict import Verdict
+
+
+def findings(sides: Sides) -> list[Finding]:
+    """S from the candidate's recorded gradients or per-sample values, and against the golden S."""
+    found, gradients = [], {} if sides.replay is None else sides.replay.gradients()
+    for module in sides.golden.modules("sensitivity"):
+        name = f"sensitivity/{module}"
+        if not sides.candidate.has(name):
+            found.append(sides.skipped("sensitivity", module, "not recorded"))
+            continue
+        S = sides.candidate.get(name)
+        found += _of_samples(sides, module)
+        verdict = _own(sides, module, S)
+        if verdict is not None:
+            found.append(sides.own("sensitivity", module, verdict))
+        golden = sides.golden.get(name)
+        W = sides.weight(module)
+        slips = [] if W is None or not gradients else sensitivity_slips(W, gradients[module])
+        allowed = sides.network("sensitivity", module, golden) + 4.0 * SAFETY * sides.precision.accumulation * golden
+        found.append(sides.against_golden("sensitivity", module, "value", S, golden, allowed, slips))
+    return found
+
+
+def _of_samples(sides: Sides, module: str) -> list[Finding]:
+    """mean|W * dLoss_n/dW| of each sample: from the candidate's own gradient, and against the golden one."""
+    found, N = [], sides.golden.manifest.samples
+    for n in range(N):
+        name, gradient = f"sample/{n}/sensitivity/{module}", f"sample/{n}/grad_W/{module}"
+        if not sides.both(name):
+            continue
+        got, golden, what = sides.candidate.get(name), sides.golden.get(name), f"value of sample {n}"
+        W = sides.weight(module)
+        if W is not None and sides.candidate.has(gradient):
+            G = [sides.candidate.get(gradient)]
+            rules = {"switches": sides.switches, "precision": sides.precision}
+            (verdict,) = judge_sensitivity(got, W=W, gradients=G, **rules)  # type: ignore[arg-type]
+            found.append(sides.own("sensitivity", module, replace(verdict, what=what)))
+        # what was measured is the error of the mean over the samples: one of them may have all of it
+        rounding = 4.0 * SAFETY * sides.precision.accumulation * golden
+        allowed = N * sides.network("sensitivity", module, golden) + rounding
+        found.append(sides.against_golden("sensitivity", module, what, got, golden, allowed, []))
+    return found
+
+
+def _own(sides: Sides, module: str, S: Array) -> Verdict | None:
+    """S from the candidate's own gradients, or, where that is all there is, from its own values of the samples."""
+    W, gradients = sides.weight(module), sides.of_every_sample(sides.candidate, "grad_W", module)
+    if W is not None and gradients is not None:
+        return judge_sensitivity(S, W=W, gradients=gradients, switches=sides.switches, precision=sides.precision)[0]
+    values = sides.of_every_sample(sides.candidate, "sensitivity", module)
+    if values is None:
+        return None
+    own = np.array(values, np.float64)
+    allowed = np.asarray(
+        SAFETY * (len(own) + 2.0) * (sides.precision.accumulation + sides.precision.storage) * own.mean()
+    )
+    slips: list[Slip] = [
+        ("S is summed over the samples, not divided by N", own.sum),
+        ("S is divided by N - 1", lambda: own.sum() / max(1, len(own) - 1)),
+        ("S is the median over the samples", lambda: np.median(own)),
+        ("S is the largest of the samples'", own.max),
+    ]
+    verdict = entries("sensitivity", "mean over the samples", S, np.asarray(own.mean()), allowed, slips)
+    # a wrong per-sample value passes here: only a failure is news
+    return None if verdict.passed else verdict
+
+
+def judge_sensitivity(
+    got: object, *, W: Array, gradients: Sequence[Array], switches: Switches, precision: Precision
+) -> list[Verdict]:
+    """S = (1/N) sum_n mean|W * dLoss_n/dW|: a sum of positive terms, so the bound is relative."""
+    W, grads = np.asarray(W, np.float64), [np.asarray(g, np.float64) for g in gradients]
+    expected = np.float64(Reference(switches).sensitivity(W, grads))
+    reach = math.sqrt(W.size) + math.sqrt(len(grads)) + 2.0
+    relative = SAFETY * reach * (precision.accumulation + OWN) + 2.0 * precision.storage + 2.0 * precision.product
+    allowed = np.float64(relative * expected + precision.tiny)
+    return [entries("sensitivity", "value", got, expected, allowed, sensitivity_slips(W, grads))]
+
+
+def sensitivity_slips(W: Array, gradients: list[Array]) -> list[Slip]:
+    """What S would be after each known slip."""
+    n, products = len(gradients), [W * g for g in gradients]
+    S = float(np.mean([sample_sensitivity(W, g) for g in gradients]))
+    mean = sum(gradients[1:], start=gradients[0]) / n
+    return [
+        ("S is |W * mean gradient|: gradients of different samples cancel", lambda: np.abs(W * mean).mean()),
+        ("S is |W * summed gradient|", lambda: np.abs(W * mean).mean() * n),
+        ("S is summed over the samples, not divided by N", lambda: np.float64(S * n)),
+        ("S is divided by N twice", lambda: np.float64(S / n)),
+        ("S is summed over the entries, not averaged", lambda: np.float64(S * W.size)),
+        ("S is summed over the inputs of each row and averaged over the rows", lambda: np.float64(S * W.shape[1])),
+        ("S is summed over the rows and averaged over the inputs", lambda: np.float64(S * W.shape[0])),
+        ("S has no absolute value", lambda: np.mean([p.mean() for p in products])),
+        ("the absolute value is taken of the mean", lambda: np.mean([abs(p.mean()) for p in products])),
+        ("S is the mean square of W * gradient", lambda: np.mean([(p * p).mean() for p in products])),
+        ("S is the root mean square of W * gradient", lambda: np.mean([math.sqrt((p * p).mean()) for p in products])),
+        ("S is the Frobenius norm of W * gradient", lambda: np.mean([np.linalg.norm(p) for p in products])),
+        ("S is the largest |W * gradient|", lambda: np.mean([np.abs(p).max() for p in products])),
+        ("S is mean|gradient|, without W", lambda: np.mean([np.abs(g).mean() for g in gradients])),
+        ("S is the mean squared gradient, without W", lambda: np.mean([(g * g).mean() for g in gradients])),
+        ("S is mean|W|, without the gradient", lambda: np.abs(W).mean()),
+        ("S is mean|W + gradient|", lambda: np.mean([np.abs(W + g).mean() for g in gradients])),
+        ("S is mean|W^2 * gradient|", lambda: np.mean([np.abs(W * p).mean() for p in products])),
+        ("S is mean|W| mean|gradient|", lambda: np.abs(W).mean() * np.mean([np.abs(g).mean() for g in gradients])),
+        ("S is of the last sample alone", lambda: np.abs(products[-1]).mean()),
+        ("S is of the first sample alone", lambda: np.abs(products[0]).mean()),
+    ]

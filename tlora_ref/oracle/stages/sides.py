@@ -1,0 +1,138 @@
+"""The two sides of a comparison: the golden trace and the candidate's, with the model and how far apart they may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tlora_ref.backend import Array
+from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.reports.finding import GOLDEN, OWN_INPUTS, Finding
+from tlora_ref.oracle.stages.bounds import SAFETY, Slip, entries, stored
+from tlora_ref.oracle.traces.reader import Trace
+from tlora_ref.oracle.traces.replay import Replay
+from tlora_ref.oracle.verdict import Verdict
+from tlora_ref.transformer import Model
+
+#: A candidate may be this many times as far away as the measured float32 run is, in units of its own precision.
+NETWORK = 16.0
+
+UNIT32 = 2.0**-23
+
+#: Where the golden trace measured no noise: this many roundings of the largest entry.
+UNMEASURED = 2000.0
+
+
+class Sides:
+    """The golden trace, the candidate's, the model if there is one, and how far apart they may be."""
+
+    def __init__(
+        self, golden: Trace, candidate: Trace, model: Model | None, precision: Precision, factors: Mapping[str, float]
+    ) -> None:
+        self.golden, self.candidate, self.model, self.factors = golden, candidate, model, factors
+        self.precision = precision
+        self.switches = golden.manifest.resolved()
+        self.replay = None if model is None else Replay(model, golden)
+        measured = "float32" in golden.manifest.noise
+        self.noise: Mapping[str, Mapping[str, float]] = golden.manifest.noise.get("float32", {})
+        self.said = {
+            "dtype": precision.name,
+            "one operation": f"{SAFETY:g} (sqrt(k) + 1) eps sum|a||b|, eps = {precision.accumulation:.3g}, "
+            f"and {precision.storage:.3g} of the result for its storage",
+            "the whole network": f"{NETWORK:g} times the golden run's own deviation in float32, times "
+            f"{self.unit / UNIT32:.3g} for {precision.name}"
+            if measured
+            else f"{UNMEASURED:g} roundings of the largest entry (the golden trace measured no noise)",
+            **{f"factor of {stage}": f"{factor:g}" for stage, factor in factors.items()},
+        }
+
+    @property
+    def letters(self) -> str:
+        """The matrices that this profile trains."""
+        return "B" if self.switches.freeze_A else "BA"
+
+    @property
+    def unit(self) -> float:
+        """The largest of the candidate's roundings."""
+        return max(self.precision.storage, self.precision.accumulation, self.precision.product)
+
+    def network(self, quantity: str, key: str, golden: Array) -> float:
+        """How far a quantity of the whole network may be from the golden one, a bound on every entry."""
+        size = float(np.abs(golden).max(initial=0.0))
+        measured = self.noise.get(quantity, {})
+        if key not in measured:
+            return UNMEASURED * self.unit * size + self.precision.tiny
+        # one number is sometimes right by luck: no key is given less than a tenth of what is usual for its quantity
+        usual = float(np.median(list(measured.values())))
+        noise = max(measured[key], 0.1 * usual, UNIT32 * size)
+        return NETWORK * noise * self.unit / UNIT32 + float(stored(np.asarray(size), self.precision))
+
+    def own(self, stage: str, module: str | None, verdict: Verdict) -> Finding:
+        """A verdict on the candidate's own inputs."""
+        return self.finding(stage, OWN_INPUTS, module, verdict)
+
+    def against_golden(
+        self, stage: str, module: str | None, what: str, got: Array, golden: Array, allowed: Any, slips: list[Slip]
+    ) -> Finding:
+        """A candidate's quantity held against the golden one."""
+        return self.finding(stage, GOLDEN, module, entries(stage, what, got, golden, allowed, slips))
+
+    def finding(self, stage: str, against: str, module: str | None, verdict: Verdict) -> Finding:
+        factor = self.factors.get(stage, 1.0)
+        if factor != 1.0:
+            verdict = replace(
+                verdict, allowed=verdict.allowed * factor, passed=verdict.error <= verdict.allowed * factor
+            )
+        return Finding(stage, against, module, verdict, "")
+
+    def skipped(self, stage: str, module: str | None, why: str) -> Finding:
+        """What could not be checked, and why."""
+        return Finding(stage, OWN_INPUTS, module, None, "", why)
+
+    @property
+    def adapted(self) -> list[str]:
+        """The modules with a rank: by the candidate's own ranks where it has them all, else by the golden ones."""
+        ranks = {m: f"rank/{m}" for m in self.golden.shapes}
+        trace = self.candidate if all(map(self.candidate.has, ranks.values())) else self.golden
+        return [m for m, name in ranks.items() if trace.has(name) and trace.get(name) > 0]
+
+    def both(self, name: str) -> bool:
+        """Whether both traces have this quantity."""
+        return self.golden.has(name) and self.candidate.has(name)
+
+    @property
+    def rounding(self) -> float:
+        """The larger of storage and accumulation: what a number that is computed and kept may be off by."""
+        return max(self.precision.storage, self.precision.accumulation)
+
+    def weight(self, module: str) -> Array | None:
+        """W (d_out, d_in) of the model in float64, where there is a model."""
+        return None if self.model is None else np.asarray(self.model.weight(module), np.float64)
+
+    def of_every_sample(self, trace: Trace, quantity: str, module: str) -> list[Array] | None:
+        """A quantity of a module on every sample, where all were recorded."""
+        names = [f"sample/{n}/{quantity}/{module}" for n in range(self.golden.manifest.samples)]
+        return [trace.get(name) for name in names] if names and all(map(trace.has, names)) else None
+
+    def scores(self) -> tuple[Array, str]:
+        """S of all modules: the candidate's own where it has them all, else the golden ones."""
+        modules = list(self.golden.shapes)
+        own = all(self.candidate.has(f"sensitivity/{m}") for m in modules)
+        trace = self.candidate if own else self.golden
+        return np.array([float(trace.get(f"sensitivity/{m}")) for m in modules]), OWN_INPUTS if own else GOLDEN
+
+    def A_before(self, step: int, m: str) -> Array | None:
+        """The candidate's A as step `step` found it; None where it trains A and did not record it."""
+        c = self.candidate
+        trained = f"train/{step - 1}/A/{m}"
+        if step > 1 and c.has(trained):
+            return c.get(trained)
+        return c.get(f"A/{m}") if (step == 1 or self.switches.freeze_A) and c.has(f"A/{m}") else None
+
+
+def named(modules: list[str], verdict: Verdict) -> str | None:
+    """The module that a verdict over all of them is about, if it is wrong."""
+    return None if verdict.passed or verdict.index is None else modules[verdict.index[0]]

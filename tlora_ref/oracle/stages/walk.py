@@ -1,0 +1,57 @@
+"""The walk over the stages of a run: what is wrong by itself, and what only follows from a mistake before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from tlora_ref.oracle.order import ORDER
+from tlora_ref.oracle.reports.finding import CASCADE, FAIL, GOLDEN, PASS, SKIP, Finding
+from tlora_ref.oracle.stages import (
+    adamw,
+    covariance,
+    gradient,
+    initialization,
+    loss,
+    merge,
+    ranks,
+    scales,
+    sensitivity,
+)
+from tlora_ref.oracle.stages.sides import Sides
+
+#: Stage -> what it finds: its quantities by the candidate's own inputs, and against the golden ones.
+STAGES: dict[str, Callable[[Sides], list[Finding]]] = {
+    "loss": loss.findings,
+    "covariance": covariance.findings,
+    "sensitivity": sensitivity.findings,
+    "ranks": ranks.findings,
+    "scales": scales.findings,
+    "A": initialization.findings,
+    "gradient": gradient.findings,
+    "adamw": adamw.findings,
+    "merge": merge.findings,
+}
+
+
+def walk(sides: Sides) -> list[Finding]:
+    """The findings of every stage, in the order of a run, each with its status."""
+    found: list[Finding] = []
+    for stage in ORDER:
+        found += _settled(stage, STAGES[stage](sides), found)
+    return found
+
+
+def _settled(stage: str, found: list[Finding], before: list[Finding]) -> list[Finding]:
+    """The status of each finding: a fail only where the stage itself is wrong."""
+    upstream = {f.stage for f in before if f.status == FAIL} & set(ORDER[stage][1])
+
+    def status(f: Finding) -> str:
+        if f.verdict is None:
+            return SKIP
+        if f.verdict.passed:
+            return PASS
+        # wrong against golden alone, after a right recomputation, and with nothing wrong before: still wrong
+        return CASCADE if f.against == GOLDEN and upstream else FAIL
+
+    return [replace(f, status=status(f)) for f in found]

@@ -1,0 +1,140 @@
+"""`manifest.json` of a trace: what run it is of, checked when it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from tlora_ref.checkpoint.reader import read_json
+from tlora_ref.errors import CheckpointError, ConfigError
+from tlora_ref.method.switches import PROFILES, Switches
+from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.traces.names import MANIFEST
+from tlora_ref.training import TrainSettings
+
+FORMAT, VERSION = "tlora_ref.trace", 1
+
+
+@dataclass
+class Manifest:
+    """What a trace says of itself. A recorded candidate needs the first five; the rest has defaults.
+
+    Attributes
+    ----------
+    modules : [{"name", "d_out", "d_in"}], in model order
+    dtype : precision of the run: "float64", "float32", "tf32", "bfloat16" or "float16"
+    noise : {dtype: {quantity: {key: how far a run in that dtype is from this one}}}; see FORMAT.md
+    command : what regenerates the trace
+    """
+
+    modules: list[dict[str, Any]]
+    r_init: int
+    alpha: float
+    profile: str = "paper"
+    dtype: str = "float64"
+    switches: dict[str, Any] = field(default_factory=dict)
+    format: str = FORMAT
+    version: int = VERSION
+    samples: int = 0
+    init: str = "wc-svd"
+    seed: int = 42
+    adapt_rank: bool = True
+    adapt_scale: bool = True
+    uniform_scale: str = "alpha/r_init"
+    stages: list[str] = field(default_factory=list)
+    train: dict[str, Any] = field(default_factory=dict)
+    checkpoint: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+    noise: dict[str, Any] = field(default_factory=dict)
+    command: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.switches:
+            if self.profile not in PROFILES:
+                raise ConfigError(f"manifest: profile {self.profile!r} is unknown and no switches are given")
+            self.switches = PROFILES[self.profile].to_dict()
+
+    def __repr__(self) -> str:
+        steps = self.train.get("steps", 0)
+        return (
+            f"Manifest (profile {self.profile}, {self.dtype}): {len(self.modules)} modules at r_init {self.r_init}, "
+            f"alpha {self.alpha:g}; {self.samples} samples, {steps} steps"
+        )
+
+    def resolved(self) -> Switches:
+        """The switches of the run; ConfigError for an unknown one."""
+        return Switches.from_dict(self.switches)
+
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """{module: (d_out, d_in)}, in model order."""
+        return {m["name"]: (int(m["d_out"]), int(m["d_in"])) for m in self.modules}
+
+    @staticmethod
+    def read(folder: Path) -> Manifest:
+        """From a trace's folder; CheckpointError for what is no manifest of this version."""
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise CheckpointError(
+                f"{folder}: there is no {MANIFEST}, so it is no trace. Record one with tlora-ref trace"
+            )
+        values = read_json(path)
+        if values.get("format") != FORMAT:
+            raise CheckpointError(f"{path}: the format is {values.get('format')!r}, expected {FORMAT!r}")
+        if values.get("version") != VERSION:
+            raise CheckpointError(
+                f"{path}: a trace of version {values.get('version')!r}; this library reads {VERSION}. Record it again"
+            )
+        _check_kinds(path, values)
+        known = {f.name for f in fields(Manifest)}
+        needed = {"modules", "r_init", "alpha"}
+        if set(values) - known or needed - set(values):
+            odd = sorted((set(values) - known) | (needed - set(values)))
+            raise CheckpointError(
+                f"{path}: unknown or missing: {', '.join(odd)}. FORMAT.md in oracle/traces lists what it has"
+            )
+        try:
+            if values.get("train"):
+                values["train"] = TrainSettings(**{**values["train"], **_tuples(values["train"])}).to_dict()
+            manifest = Manifest(**values)
+            manifest.shapes()
+            manifest.resolved()
+            Precision.of(manifest.dtype)
+        except (ConfigError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: not what a manifest holds ({type(error).__name__}: {error})") from error
+        return manifest
+
+
+#: The fields of a manifest that are read, and what JSON must hold there.
+KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    **dict.fromkeys(("modules", "stages", "command"), (list, "a list")),
+    **dict.fromkeys(("switches", "train", "checkpoint", "data", "versions", "noise"), (dict, "an object")),
+    **dict.fromkeys(("r_init", "samples", "seed"), (int, "an integer")),
+    **dict.fromkeys(("profile", "dtype", "init", "uniform_scale"), (str, "a text")),
+    **dict.fromkeys(("adapt_rank", "adapt_scale"), (bool, "true or false")),
+    "alpha": ((int, float), "a number"),
+}
+
+
+def _check_kinds(path: Path, values: Mapping[str, Any]) -> None:
+    """CheckpointError for a field of the manifest that holds another kind of value than it should."""
+    for name, (kind, expected) in KINDS.items():
+        value = values.get(name)
+        wrong = not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
+        if name in values and wrong:
+            raise CheckpointError(f'{path}: "{name}" is {value!r:.60}, expected {expected}')
+    names = [m.get("name") if isinstance(m, dict) else m for m in values.get("modules", [])]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise CheckpointError(f"{path}: {twice[0]} is listed twice under modules")
+    for dtype, quantities in values.get("noise", {}).items():
+        tables = quantities.values() if isinstance(quantities, dict) else [quantities]
+        if not all(isinstance(t, dict) and all(isinstance(x, int | float) for x in t.values()) for t in tables):
+            raise CheckpointError(f'{path}: "noise" of {dtype} is not {{quantity: {{key: number}}}}')
+
+
+def _tuples(train: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """The settings that JSON holds as lists."""
+    return {name: tuple(value) for name, value in train.items() if isinstance(value, list)}

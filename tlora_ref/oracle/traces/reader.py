@@ -1,0 +1,94 @@
+"""Reads a trace: quantities by name, in float64, checked against the manifest and each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from tlora_ref.backend import Array
+from tlora_ref.checkpoint.reader import check_finite, inside, read_header, read_tensors
+from tlora_ref.errors import CheckpointError, ConfigError, ShapeError
+from tlora_ref.oracle.traces.manifest import Manifest
+from tlora_ref.oracle.traces.names import TENSORS, check_name, summary
+
+
+class Trace:
+    """A trace: tensors on demand, as float64 (or int64) host arrays; `read` says which were asked for."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise CheckpointError(f"{folder}: there is no such folder. Give the folder of a trace")
+        manifest = Manifest.read(self.folder)
+        if not (self.folder / TENSORS).is_file():
+            raise CheckpointError(f"{folder}: there is no {TENSORS}. Record the trace again")
+        self._hold(manifest, read_tensors(read_header(inside(self.folder, TENSORS))[0]))
+
+    @classmethod
+    def of(cls, manifest: Manifest, tensors: Mapping[str, Array], folder: str = "adapter") -> Trace:
+        """A trace that lies in memory."""
+        trace = cls.__new__(cls)
+        trace.folder = Path(folder)
+        trace._hold(manifest, dict(tensors))
+        return trace
+
+    def _hold(self, manifest: Manifest, tensors: dict[str, Array]) -> None:
+        self.manifest, self.shapes, self._tensors = manifest, manifest.shapes(), tensors
+        self.read: set[str] = set()
+        ranks: dict[str, tuple[int, str]] = {}
+        for name, tensor in tensors.items():
+            try:
+                found = check_name(name, tensor.shape, self.shapes)
+            except (ConfigError, ShapeError) as error:
+                raise CheckpointError(f"{self.folder / TENSORS}: {error}") from error
+            if name.startswith("rank/"):
+                found = name.removeprefix("rank/"), int(self.get(name))
+            if found is not None:
+                first, where = ranks.setdefault(found[0], (found[1], name))
+                if first != found[1]:
+                    said = f"{name} is of rank {found[1]}, {where} of rank {first}"
+                    raise CheckpointError(f"{self.folder / TENSORS}: {said}: they must agree")
+        self._check_steps()
+
+    def _check_steps(self) -> None:
+        """The lists over the steps reach as far as the steps that are recorded."""
+        last = max(self.numbered("train", "grad_B") + self.numbered("train", "B"), default=0)
+        for name in ("train/loss", "train/lr"):
+            if self.has(name) and len(self.get(name)) < last:
+                said = f"{name} has {len(self.get(name))} entries, but step {last} is recorded"
+                raise CheckpointError(f"{self.folder / TENSORS}: {said}")
+
+    def __repr__(self) -> str:
+        said = repr(self.manifest).replace("Manifest", f"Trace {self.folder}", 1)
+        return "\n".join([said, *summary(self._tensors)])
+
+    def names(self) -> list[str]:
+        """All quantities that the trace holds."""
+        return list(self._tensors)
+
+    def has(self, name: str) -> bool:
+        """Whether the trace holds this quantity."""
+        return name in self._tensors
+
+    def get(self, name: str) -> Array:
+        """One quantity; CheckpointError if it is not there or not finite."""
+        if name not in self._tensors:
+            raise CheckpointError(f"{self.folder}: the trace holds no {name}")
+        self.read.add(name)
+        tensor = self._tensors[name]
+        if tensor.dtype.kind in "iub":
+            return np.asarray(tensor)
+        check_finite(str(self.folder / TENSORS), name, tensor)
+        return np.asarray(tensor, dtype=np.float64)
+
+    def modules(self, prefix: str) -> list[str]:
+        """The modules, in model order, that have a quantity of this prefix (`"A"`, `"sample/0/input"`, ...)."""
+        return [m for m in self.shapes if self.has(f"{prefix}/{m}")]
+
+    def numbered(self, prefix: str, suffix: str) -> list[int]:
+        """The numbers n for which `<prefix>/<n>/<suffix>...` is there (`"sample"`, `"train"`)."""
+        pattern = re.compile(rf"{prefix}/(\d+)/{re.escape(suffix)}(/.*)?")
+        return sorted({int(m[1]) for m in map(pattern.fullmatch, self._tensors) if m})
