@@ -9,7 +9,7 @@ import pytest
 
 import tlora_ref as tr
 from tests.oracle.gallery import GALLERY, Wrong
-from tests.oracle.stages.test_judges import cases
+from tests.oracle.stages.cases import cases
 from tests.oracle.wrong_runs import record
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.method.switches import PROFILES

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import tlora_ref as tr
-from tests.oracle.stages.test_judges import cases
+from tests.oracle.stages.cases import cases
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.checkpoint import save_peft
 from tlora_ref.method.switches import PROFILES

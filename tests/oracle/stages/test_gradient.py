@@ -1,0 +1,77 @@
+"""Gradients: what a profile trains, what is missing, other samples."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tlora_ref as tr
+from tests.oracle.altered import MODEL, SAMPLES, Array, changed, replaced, skipped, without
+from tlora_ref.oracle.traces import Trace
+
+
+def test_what_a_profile_trains_is_judged(golden: Path, tmp_path: Path) -> None:
+    """A frozen where the profile trains it, or moved where it is frozen, is wrong."""
+    trains_A = golden.name == "released"
+    report = tr.compare(golden, golden, checkpoint=MODEL)
+    judged = {f.verdict.what for f in report.of("pass") if f.verdict and f.stage in ("gradient", "adamw")}
+    assert ({"dL/dA of step 1", "A_exp_avg"} <= judged) is trains_A and "dL/dB of step 1" in judged
+
+    def start(tensors: dict[str, Array], name: str) -> Array:
+        return tensors[name.replace("train/2/", "train/1/")]
+
+    def moved(tensors: dict[str, Array]) -> dict[str, Array]:
+        names = [k for k in tensors if k.startswith("A/")]
+        return tensors | {f"train/1/{k}": tensors[k] * (1.0 + 1e-15) for k in names}
+
+    candidate = changed(golden, tmp_path / "c", replaced("train/2/A/.*", start) if trains_A else moved)
+    wrong = tr.compare(golden, candidate, checkpoint=MODEL)
+    assert not wrong.passed and wrong.first_failing == ("adamw" if trains_A else "gradient")
+    assert wrong.cause == ("the update is not made" if trains_A else "A was trained: TLoRA freezes it")
+
+
+@pytest.mark.parametrize("what", ["grad_A", "A", "A_exp_avg"])
+def test_a_candidate_that_does_not_record_how_it_trained_A_is_not_called_wrong(
+    golden: Path, tmp_path: Path, what: str
+) -> None:
+    candidate = changed(golden, tmp_path / "c", without(rf"train/\d/{what}/.*"))
+    report = tr.compare(golden, candidate, checkpoint=MODEL)
+    assert report.passed
+    expected = {"grad_A": "dL/dA of step 1 is not recorded", "A": "step 2: A, B, scale", "A_exp_avg": ""}
+    if golden.name == "released":
+        assert expected[what] in skipped(report, "gradient")
+        assert ("A or the moments before it" in skipped(report, "adamw")) is (what != "grad_A")
+
+
+def test_a_module_whose_A_is_missing_is_not_taken_for_one_without_an_adapter(golden: Path, tmp_path: Path) -> None:
+    module = Trace(golden).modules("A")[1]
+    report = tr.compare(golden, changed(golden, tmp_path / "c", without(f"A/{module}")), checkpoint=MODEL)
+    assert report.passed and "A, B, scale or the batch is not recorded" in skipped(report, "gradient")
+
+
+@pytest.mark.parametrize(("gone", "wrong"), [("train/1/grad_B/", "train/1/grad_B/"), ("train/1/B/", "train/3/grad_B/")])
+def test_what_stands_behind_something_missing_is_judged(gone: str, wrong: str, tmp_path: Path) -> None:
+    """Another module of a step, and a step after one that cannot be judged."""
+    tr.trace(MODEL, SAMPLES, tmp_path / "g", r_init=2, alpha=3.0, steps=3)
+    first, *_, last = Trace(tmp_path / "g").modules("A")
+    double = replaced(re.escape(wrong + last), lambda t, k: 2.0 * t[k])
+    lacking = changed(tmp_path / "g", tmp_path / "c", lambda t: without(re.escape(gone + first))(double(t)))
+    assert tr.compare(tmp_path / "g", lacking, checkpoint=MODEL).first_failing == "gradient"
+
+
+def test_a_step_on_other_samples_is_said_to_be(golden: Path, tmp_path: Path) -> None:
+    def swapped(tensors: dict[str, Array]) -> dict[str, Array]:
+        return {**tensors, "train/2/labels": np.roll(tensors["train/2/labels"], 1, axis=1)}
+
+    report = tr.compare(golden, changed(golden, tmp_path / "c", swapped))
+    assert "step 2: made on other samples" in skipped(report, "gradient")
+
+    def padded(tensors: dict[str, Array], name: str) -> Array:
+        """Its rows in the other order, and wider."""
+        return np.pad(tensors[name], ((0, 0), (0, 3)), constant_values=-100)[::-1]
+
+    other = changed(golden, tmp_path / "d", replaced("train/2/labels", padded))
+    assert "made on other samples" not in skipped(tr.compare(golden, other), "gradient")

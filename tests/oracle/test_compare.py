@@ -1,0 +1,153 @@
+"""A comparison as a whole: incomplete traces, what is judged and what is said not to be, other models, the report."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tlora_ref as tr
+from tests.oracle.altered import MODEL, SAMPLES, Array, Change, changed, kind, replaced, without
+from tests.tiny import tiny_llama
+from tlora_ref.errors import CheckpointError, ConfigError, TLoRAError
+from tlora_ref.oracle.traces import Trace
+from tlora_ref.training import TrainSettings
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_right_candidate_that_recorded_less_is_never_wrong(golden: Path, tmp_path: Path, seed: int) -> None:
+    """Nor is a golden trace that holds less: what cannot be checked is skipped, whatever is missing."""
+    rng = random.Random(seed)
+
+    def fewer(tensors: dict[str, Array]) -> Mapping[str, Array]:
+        if rng.random() < 0.5:
+            share = rng.random()
+            return {k: v for k, v in tensors.items() if rng.random() < share}
+        kinds = sorted(set(map(kind, tensors)))
+        out = set(rng.sample(kinds, rng.randint(1, len(kinds) - 1)))
+        return {k: v for k, v in tensors.items() if kind(k) not in out}
+
+    candidate = changed(golden, tmp_path / "c", fewer)
+    other = changed(golden, tmp_path / "g", fewer) if rng.random() < 0.4 else golden
+    try:
+        report = tr.compare(other, candidate, checkpoint=MODEL if rng.random() < 0.6 else None)
+    except CheckpointError as refusal:  # a golden trace may lack what makes it one
+        assert other != golden and re.search(r"the golden trace has no|g: the trace holds no", str(refusal))
+        return
+    assert not report.of("fail") and not report.of("cascade")
+    assert report.passed == bool(report.of("pass"))
+
+
+def every_kind(folder: Path) -> dict[str, str]:
+    """One name of every kind that a trace holds, by its kind; of training, of the second step."""
+    names = [name for name in Trace(folder).names() if not name.startswith("train/1/")]
+    return {re.sub(r"^(sample|train)/\d+/", r"\1/n/", kind(name)): name for name in reversed(names)}
+
+
+def test_everything_that_is_recorded_is_judged_or_said_not_to_be(golden: Path, tmp_path: Path) -> None:
+    """A wrong number anywhere makes the candidate wrong or bad input: nothing recorded is looked over."""
+    for number, name in enumerate(every_kind(golden).values()):
+
+        def wrong(tensors: dict[str, Array], name: str = name) -> dict[str, Array]:
+            value = np.array(tensors[name])
+            first = (0,) * value.ndim
+            value[first] = value[first] + 1 if value.dtype.kind == "i" else value[first] * 1.5 + 0.1
+            return {**tensors, name: value}
+
+        try:
+            report = tr.compare(golden, changed(golden, tmp_path / str(number), wrong), checkpoint=MODEL)
+        except TLoRAError:  # other samples, or a rank that is not that of A
+            assert re.search(r"input_ids|labels|attention_mask|rank/", name)
+            continue
+        assert not report.passed, name
+    assert tr.compare(golden, golden, checkpoint=MODEL).unjudged == []
+
+
+def test_what_is_recorded_and_cannot_be_judged_is_named(golden: Path) -> None:
+    """Without the weights there is nothing to hold singular values against."""
+    assert tr.compare(golden, golden).unjudged == ["sigma/<m>"]
+
+
+def test_what_is_not_recorded_is_named(golden: Path, tmp_path: Path) -> None:
+    module = next(iter(MODEL.shapes()))
+    gone = rf"train/loss|train/2/.*|sample/1/sensitivity/{module}|sample/0/(?!loss).*"
+    report = tr.compare(golden, changed(golden, tmp_path / "c", without(gone)), checkpoint=MODEL)
+    modules, adapted = len(MODEL.shapes()), len(Trace(golden).modules("A"))
+    assert report.passed
+    assert report.unrecorded["train/loss"] == "1 of 1" and "train/lr" not in report.unrecorded
+    assert report.unrecorded["train/<t>/B/<m>"] == f"{adapted} of {2 * adapted}"
+    assert report.unrecorded["sample/<n>/sensitivity/<m>"] == f"{modules + 1} of {3 * modules}"
+    assert report.unrecorded["sample/<n>/input_ids"] == "1 of 3" and "sample/<n>/loss" not in report.unrecorded
+
+
+def test_other_weights_are_not_the_checkpoint(golden: Path) -> None:
+    other = tiny_llama(seed=3)
+    tr.compare(golden, golden, checkpoint=other)
+    name = "model.layers.1.mlp.up_proj.weight"
+    other.tensors[name] = other.tensors[name] * 1.001
+    with pytest.raises(CheckpointError, match="not those that the golden trace was recorded with"):
+        tr.compare(golden, golden, checkpoint=other)
+
+
+@pytest.mark.parametrize("width", [8, 32])
+def test_another_checkpoint_is_refused(golden: Path, width: int) -> None:
+    with pytest.raises(CheckpointError, match=r"q_proj is \(.*\) in the checkpoint, \(16, 16\) in the trace"):
+        tr.compare(golden, golden, checkpoint=tiny_llama(hidden_size=width))
+
+
+def test_tolerances_widen_and_narrow_the_bounds_of_a_stage(golden: Path, tmp_path: Path) -> None:
+    module = next(iter(Trace(golden).shapes))
+    mine = [f for f in tr.compare(golden, golden).findings if f.module == module and f.against == "golden"]
+    (bound,) = [f.verdict.allowed for f in mine if f.verdict and f.verdict.what == "entries"]
+    nudge = np.zeros(Trace(golden).get(f"covariance/{module}").shape)
+    nudge[0, 0] = 3.0 * bound
+    candidate = changed(golden, tmp_path / "c", lambda t: without(r"sample/.*")(
+        t | {f"covariance/{module}": t[f"covariance/{module}"] + nudge}))  # fmt: skip
+    for factor, passes in ((1.0, False), (2.0, False), (4.0, True), (0.1, False)):
+        found = tr.compare(golden, candidate, tolerances={"covariance": factor}).findings
+        mine = [f.verdict for f in found if f.stage == "covariance" and f.module == module and f.verdict]
+        (verdict,) = [v for v in mine if v.what == "entries"]
+        assert verdict.passed is passes and verdict.allowed == pytest.approx(factor * bound, rel=1e-6)
+
+
+def test_the_report_says_where_its_bounds_come_from(golden: Path, tmp_path: Path) -> None:
+    assert "own deviation in float32" in tr.compare(golden, golden).tolerances["the whole network"]
+    bare = changed(golden, tmp_path / "c", lambda t: t)
+    manifest = json.loads((bare / "manifest.json").read_text())
+    (bare / "manifest.json").write_text(json.dumps({**manifest, "noise": {}}))
+    assert "measured no noise" in tr.compare(bare, golden).tolerances["the whole network"]
+
+
+def test_the_report_reads_as_json(golden: Path) -> None:
+    values = json.loads(json.dumps(tr.compare(golden, golden).to_dict()))
+    assert values["passed"] and values["counts"]["fail"] == values["counts"]["cascade"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (replaced("train/lr", lambda t, k: t[k][:1]), "train/lr has 1 entries, but step 2 is recorded"),
+        (replaced("train/loss", lambda t, k: t[k][None]), "expected 1 axes"),
+        (replaced("sample/0/loss", lambda t, k: t[k][None]), "expected 0 axes"),
+        (replaced(r"train/1/B/.*q_proj", lambda t, k: t[k][:, :-1]), "they must agree"),
+        (replaced(r"rank/.*v_proj", lambda t, k: t[k] + 1), "they must agree"),
+    ],
+)
+def test_what_does_not_fit_together_is_bad_input(golden: Path, tmp_path: Path, change: Change, said: str) -> None:
+    with pytest.raises(CheckpointError, match=said):
+        tr.compare(golden, changed(golden, tmp_path / "c", change), checkpoint=MODEL)
+
+
+def test_a_trace_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
+    for settings, said in (
+        (TrainSettings(grad_accumulation=2), "grad_accumulation"),
+        (TrainSettings(also=("lm_head.weight",)), "lm_head.weight"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            tr.trace(MODEL, SAMPLES, tmp_path / "t", settings=settings)
+    assert not (tmp_path / "t").exists()
