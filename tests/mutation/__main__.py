@@ -45,8 +45,8 @@ TARGETS: dict[str, tuple[str, str]] = {
     "comparison": (
         "oracle/stages/*.py oracle/compare.py oracle/judge.py oracle/order.py oracle/precision.py oracle/verdict.py "
         "oracle/traces/replay.py",
-        "tests/oracle/stages tests/oracle/test_compare.py tests/oracle/test_gallery.py tests/oracle/kit/test_vectors.py "
-        "tests/oracle/traces tests/models/test_golden.py tests/oracle/kit/test_kit.py",
+        "tests/oracle/stages tests/oracle/test_compare.py tests/oracle/test_gallery.py "
+        "tests/oracle/kit/test_vectors.py tests/oracle/traces tests/models/test_golden.py tests/oracle/kit/test_kit.py",
     ),
 }
 #: Operators that say nothing here: they replace names at random, exceptions by ones of their own, or equality by

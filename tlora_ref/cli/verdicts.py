@@ -30,14 +30,7 @@ def show_checks(screen: Screen, report: KitReport) -> None:
     first = next((r for r in wrong if r.stage == report.first_failing and len(r.reproduce) <= LONGEST), None)
     if first is not None:
         screen.say(f"\nthe smallest case of {first.id}, to run again:\n\n{first.reproduce}")
-    if report.passed:
-        skipped = len(report.of(SKIPPED))
-        screen.say("right: every check of what is there passes" + (f" ({skipped} not checked)" if skipped else ""))
-    elif report.first_failing is None:
-        screen.say("nothing new is wrong, but the list of expected failures is out of date, or nothing passed")
-    else:
-        cause = report.cause or "unknown"
-        screen.say(f"wrong: the first failing stage is {report.first_failing}; likely cause: {cause}")
+    screen.say(report.headline)
 
 
 def finish_checks(screen: Screen, report: KitReport) -> None:
@@ -70,9 +63,4 @@ def show_findings(screen: Screen, report: Report) -> None:
         screen.say(f"tolerance, {name}: {text}")
     if len(report.of(SKIP)) == len(report.findings):
         raise CheckpointError("nothing could be checked: the candidate has nothing that the golden trace can judge")
-    if report.passed:
-        screen.say("right: everything that was checked agrees")
-    else:
-        screen.say(
-            f"wrong: the first failing stage is {report.first_failing}; likely cause: {report.cause or 'unknown'}"
-        )
+    screen.say(report.headline)
