@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tlora_ref.oracle.report import ORDER
 
 import tlora_ref as tr
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.errors import ConfigError, ShapeError
+from tlora_ref.oracle.order import ORDER
 from tlora_ref.oracle.recorder import Recorder
 from tlora_ref.oracle.recorder.foreign import adapters_of
 from tlora_ref.oracle.traces import Trace

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tlora_ref.oracle.report import ORDER
 
 import tlora_ref as tr
 from tests.families.make_tiny import tiny_model
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.errors import ConfigError
+from tlora_ref.oracle.order import ORDER
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.recorder import Recorder
 from tlora_ref.oracle.traces import MANIFEST, Trace
