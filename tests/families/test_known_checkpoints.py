@@ -7,217 +7,23 @@ from typing import Any
 
 import pytest
 
+from tests.families.known import KNOWN, ROUNDED
 from tlora_ref.transformer import family
 
-COMMON = {"torch_dtype": "bfloat16", "transformers_version": "4.40.0", "use_cache": True, "initializer_range": 0.02}
-LLAMA_31_ROPE = {
-    "factor": 8.0,
-    "high_freq_factor": 4.0,
-    "low_freq_factor": 1.0,
-    "original_max_position_embeddings": 8192,
-    "rope_type": "llama3",
-}
 
-
-def llama_like(kind: str, name: str, sizes: tuple[int, ...], **more: Any) -> dict[str, Any]:
-    keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    return {
-        **dict(zip((*keys, "num_key_value_heads", "max_position_embeddings"), sizes, strict=True)),
-        **{"model_type": kind, "architectures": [f"{name}ForCausalLM"], "hidden_act": "silu", "rms_norm_eps": 1e-5},
-        **{"attention_dropout": 0.0, **COMMON, **more},
-    }
-
-
-def opt(width: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
-    return {
-        **{"model_type": "opt", "architectures": ["OPTForCausalLM"], "activation_function": "relu", "prefix": "</s>"},
-        **{"activation_dropout": 0.0, "dropout": 0.1, "layerdrop": 0.0, "init_std": 0.02, "bos_token_id": 2},
-        **{"do_layer_norm_before": True, "eos_token_id": 2, "pad_token_id": 1, "max_position_embeddings": 2048},
-        **{"hidden_size": width, "ffn_dim": 4 * width, "num_hidden_layers": layers, "num_attention_heads": heads},
-        **{"vocab_size": 50272, "word_embed_proj_dim": width, "torch_dtype": "float16", **more},
-    }
-
-
-QWEN = {"bos_token_id": 151643, "eos_token_id": 151645, "rope_theta": 1e6, "tie_word_embeddings": True}
-GEMMA = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "head_dim": 256, "attention_bias": False}
-GEMMA_3 = {
-    **{**GEMMA, "hidden_activation": "gelu_pytorch_tanh", "hidden_act": None, "sliding_window": 512},
-    **{"attn_logit_softcapping": None, "final_logit_softcapping": None, "query_pre_attn_scalar": 256},
-    **{"rope_local_base_freq": 10000, "rope_scaling": None, "rope_theta": 1000000},
-}
-PHI_3 = {
-    **{"attention_bias": False, "bos_token_id": 1, "pad_token_id": 32000, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
-    **{"original_max_position_embeddings": 4096, "rope_theta": 10000.0, "auto_map": {"AutoConfig": "x.Phi3Config"}},
-}
-KNOWN: dict[str, tuple[int, dict[str, Any]]] = {
-    "Llama-2-7b": (
-        6_738_415_616,
-        llama_like(
-            *("llama", "Llama", (32000, 4096, 11008, 32, 32, 32, 4096)),
-            **{"pretraining_tp": 1, "rope_scaling": None, "tie_word_embeddings": False},
-        ),
-    ),
-    "Llama-3.1-8B": (
-        8_030_261_248,
-        llama_like(
-            *("llama", "Llama", (128256, 4096, 14336, 32, 32, 8, 131072)),
-            **{"rope_scaling": LLAMA_31_ROPE, "rope_theta": 500000.0, "eos_token_id": [128001, 128008, 128009]},
-            **{"attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False},
-        ),
-    ),
-    "SmolLM2-135M": (
-        134_515_008,
-        llama_like(
-            *("llama", "Llama", (49152, 576, 1536, 30, 9, 3, 8192)),
-            **{"is_llama_config": True, "rope_interleaved": False, "rope_theta": 100000, "tie_word_embeddings": True},
-        ),
-    ),
-    "Mistral-7B-v0.1": (
-        7_241_732_096,
-        llama_like(
-            *("mistral", "Mistral", (32000, 4096, 14336, 32, 32, 8, 32768)),
-            **{"sliding_window": 4096, "rope_theta": 10000.0, "tie_word_embeddings": False},
-        ),
-    ),
-    "Qwen2.5-0.5B": (
-        494_032_768,
-        llama_like(
-            *("qwen2", "Qwen2", (151936, 896, 4864, 24, 14, 2, 32768)),
-            **{**QWEN, "sliding_window": 32768, "max_window_layers": 24, "use_sliding_window": False},
-            use_mrope=False,
-        ),
-    ),
-    "Qwen3-0.6B": (
-        596_049_920,
-        llama_like(
-            *("qwen3", "Qwen3", (151936, 1024, 3072, 28, 16, 8, 40960)),
-            **{**QWEN, "head_dim": 128, "attention_bias": False, "rope_scaling": None},
-            **{"sliding_window": None, "max_window_layers": 28, "use_sliding_window": False},
-        ),
-    ),
-    "gemma-2b": (
-        2_506_172_416,
-        llama_like(
-            *("gemma", "Gemma", (256000, 2048, 16384, 18, 8, 1, 8192)),
-            **{**GEMMA, "hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh", "rope_scaling": None},
-            rope_theta=10000.0,
-        ),
-    ),
-    "gemma-2-2b": (
-        2_614_341_888,
-        llama_like(
-            *("gemma2", "Gemma2", (256000, 2304, 9216, 26, 8, 4, 8192)),
-            **{**GEMMA, "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh"},
-            **{"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 256},
-            **{"cache_implementation": "hybrid", "sliding_window": 4096, "rope_theta": 10000.0},
-        ),
-    ),
-    "gemma-3-270m": (
-        268_098_176,
-        llama_like(
-            *("gemma3_text", "Gemma3", (262144, 640, 2048, 18, 4, 1, 32768)),
-            **{**GEMMA_3, "_sliding_window_pattern": 6, "use_bidirectional_attention": False},
-            layer_types=[f"{'sliding' if (i + 1) % 6 else 'full'}_attention" for i in range(18)],
-        ),
-    ),
-    "gemma-3-1b": (
-        999_885_952,
-        llama_like(
-            *("gemma3_text", "Gemma3", (262144, 1152, 6912, 26, 4, 1, 32768)),
-            **{**GEMMA_3, "cache_implementation": "hybrid", "sliding_window_pattern": 6},
-        ),
-    ),
-    "Phi-3-mini-4k-instruct": (
-        3_821_079_552,
-        llama_like(
-            *("phi3", "Phi3", (32064, 3072, 8192, 32, 32, 32, 4096)),
-            **{**PHI_3, "rope_scaling": None, "sliding_window": 2047, "tie_word_embeddings": False},
-            eos_token_id=32000,
-        ),
-    ),
-    "Phi-4-mini-instruct": (
-        3_836_021_760,
-        llama_like(
-            *("phi3", "Phi3", (200064, 3072, 8192, 32, 24, 8, 131072)),
-            **{**PHI_3, "bos_token_id": 199999, "eos_token_id": 199999, "pad_token_id": 199999, "mlp_bias": False},
-            **{"full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": False, "partial_rotary_factor": 0.75},
-            **{"sliding_window": 262144, "tie_word_embeddings": True},
-            rope_scaling={"type": "longrope", "short_factor": [1.0] * 48, "long_factor": [1.0 + i for i in range(48)]},
-        ),
-    ),
-    "OLMo-2-0425-1B": (
-        1_484_916_736,
-        llama_like(
-            *("olmo2", "Olmo2", (100352, 2048, 8192, 16, 16, 16, 4096)),
-            **{"attention_bias": False, "eos_token_id": 100257, "pad_token_id": 100277, "rope_scaling": None},
-            **{"rope_theta": 500000, "tie_word_embeddings": False},
-        ),
-    ),
-    "SmolLM3-3B": (
-        3_075_098_624,
-        llama_like(
-            *("smollm3", "SmolLM3", (128256, 2048, 11008, 36, 16, 4, 65536)),
-            **{"attention_bias": False, "mlp_bias": False, "eos_token_id": 128012, "pad_token_id": 128004},
-            **{"no_rope_layer_interval": 4, "no_rope_layers": [int((i + 1) % 4 > 0) for i in range(36)]},
-            **{"layer_types": ["full_attention"] * 36, "max_window_layers": 28, "pretraining_tp": 2},
-            **{"rope_scaling": None, "rope_theta": 5000000.0, "sliding_window": None, "use_sliding_window": False},
-        ),
-    ),
-    "granite-3.1-2b-instruct": (
-        2_533_531_648,
-        llama_like(
-            *("granite", "Granite", (49155, 2048, 8192, 40, 32, 8, 131072)),
-            **{"attention_bias": False, "mlp_bias": False, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0},
-            **{"attention_multiplier": 0.015625, "embedding_multiplier": 12.0, "residual_multiplier": 0.22},
-            **{"logits_scaling": 8.0, "rope_scaling": None, "rope_theta": 5000000.0, "tie_word_embeddings": True},
-        ),
-    ),
-    "gpt2": (
-        124_439_808,
-        {
-            **{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new"},
-            **{"attn_pdrop": 0.1, "embd_pdrop": 0.1, "resid_pdrop": 0.1, "initializer_range": 0.02},
-            **{"bos_token_id": 50256, "eos_token_id": 50256, "layer_norm_epsilon": 1e-5, "vocab_size": 50257},
-            **{"n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024},
-            **{"summary_activation": None, "summary_first_dropout": 0.1, "summary_proj_to_labels": True},
-            **{"summary_type": "cls_index", "summary_use_proj": True, "task_specific_params": {"text-generation": {}}},
-        },
-    ),
-    "opt-125m": (125_239_296, opt(768, 12, 12)),
-    "opt-350m": (331_196_416, opt(1024, 24, 16, word_embed_proj_dim=512, do_layer_norm_before=False)),
-    "opt-1.3b": (1_315_758_080, opt(2048, 24, 32)),
-    "pythia-70m": (
-        70_426_624,
-        {
-            **{"model_type": "gpt_neox", "architectures": ["GPTNeoXForCausalLM"], "hidden_act": "gelu"},
-            **{"bos_token_id": 0, "eos_token_id": 0, "hidden_size": 512, "intermediate_size": 2048},
-            **{"layer_norm_eps": 1e-5, "max_position_embeddings": 2048, "num_attention_heads": 8},
-            **{"num_hidden_layers": 6, "rotary_emb_base": 10000, "rotary_pct": 0.25, "tie_word_embeddings": False},
-            **{"use_parallel_residual": True, "vocab_size": 50304, **COMMON},
-        },
-    ),
-}
+def weights(values: dict[str, Any]) -> int:
+    """How many a model of this config.json has."""
+    config_class, model_class = family(values["model_type"], values["architectures"])
+    return sum(prod(shape) for shape in model_class.tensor_shapes(config_class.from_dict(values)).values())
 
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_published_size(name: str) -> None:
     published, values = KNOWN[name]
-    config_class, model_class = family(values["model_type"], values["architectures"])
-    shapes = model_class.tensor_shapes(config_class.from_dict(values))
-    assert sum(prod(shape) for shape in shapes.values()) == published
+    assert weights(values) == published
 
 
-def test_ministral_3_3b_has_a_language_model_of_3_4_billion() -> None:
-    """Its folder holds a vision model too and gives no count of its own: the model card's "3.4B", to that precision."""
-    rope = {"rope_type": "yarn", "type": "yarn", "rope_theta": 1e6, "factor": 16.0, "beta_fast": 32.0, "beta_slow": 1.0}
-    values = llama_like(
-        *("ministral3", "Ministral3", (131072, 3072, 9216, 26, 32, 8, 262144)),
-        **{"head_dim": 128, "sliding_window": None, "tie_word_embeddings": True},
-        rope_parameters={
-            **{**rope, "original_max_position_embeddings": 16384, "mscale": 1.0, "mscale_all_dim": 1.0},
-            "llama_4_scaling_beta": 0.1,
-        },
-    )
-    config_class, model_class = family("ministral3", values["architectures"])
-    shapes = model_class.tensor_shapes(config_class.from_dict(values))
-    assert round(sum(prod(shape) for shape in shapes.values()) / 1e9, 1) == 3.4
+@pytest.mark.parametrize("name", ROUNDED)
+def test_published_size_in_billions(name: str) -> None:
+    billions, values = ROUNDED[name]
+    assert round(weights(values) / 1e9, 1) == billions
