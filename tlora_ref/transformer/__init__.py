@@ -22,6 +22,7 @@ from tlora_ref.transformer.phi3 import Phi3, Phi3Classifier, Phi3Config
 from tlora_ref.transformer.qwen2 import Qwen2, Qwen2Classifier, Qwen2Config
 from tlora_ref.transformer.qwen3 import Qwen3, Qwen3Classifier, Qwen3Config
 from tlora_ref.transformer.roberta import Roberta, RobertaClassifier, RobertaConfig
+from tlora_ref.transformer.settings import told
 from tlora_ref.transformer.smollm3 import SmolLM3, SmolLM3Classifier, SmolLM3Config
 from tlora_ref.transformer.t5 import T5, T5Config
 
@@ -77,15 +78,16 @@ def family(model_type: object, architectures: object = None) -> tuple[Any, type[
     """
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ConfigError(
-            f"config.json: model_type {model_type!r} is not supported: expected one of {', '.join(sorted(FAMILIES))}"
+            f"config.json: model_type {told(model_type)} is not supported: expected one of "
+            f"{', '.join(sorted(FAMILIES))}"
         )
     config_class, models = FAMILIES[model_type]
     if not architectures:
         return config_class, next(iter(models.values()))
     name = architectures[0] if isinstance(architectures, list | tuple) else architectures
-    if name not in models:
+    if not isinstance(name, str) or name not in models:
         raise ConfigError(
-            f"config.json: architecture {name!r} of a {model_type} model is not implemented: expected one of "
+            f"config.json: architecture {told(name)} of a {model_type} model is not implemented: expected one of "
             f"{', '.join(models)}"
         )
     return config_class, models[name]

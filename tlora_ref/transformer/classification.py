@@ -15,7 +15,7 @@ from tlora_ref.transformer.encoder import Encoder
 from tlora_ref.transformer.head import loss_divisor_of
 from tlora_ref.transformer.inputs import padding_mask, positions_of, token_ids
 from tlora_ref.transformer.output import Output
-from tlora_ref.transformer.settings import Settings
+from tlora_ref.transformer.settings import MAX_CLASSES, Settings, told, told_names
 
 #: The modules beside the base model in transformers' classifiers.
 HEADS = ("pre_classifier", "classifier", "score")
@@ -27,13 +27,16 @@ def read_head(settings: Settings, default: str) -> dict[str, Any]:
 
     default : the architecture where config.json names none
     """
-    names = settings.take("architectures", list, None) or [default]
+    names = settings.take("architectures", (list, str), None) or [default]
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names[0], str):
+        raise ConfigError(f'config.json: "architectures" is {told(names)}, expected names')
     settings.seen.update(("num_labels", "id2label", "label2id", "problem_type"))
     if not str(names[0]).endswith("ForSequenceClassification"):
         return {"architecture": str(names[0]), "labels": ()}
     settings.expect("problem_type", ["single_label_classification"], "cross entropy over the classes")
     id2label = settings.take("id2label", dict, None)
-    count = settings.count("num_labels", 2 if id2label is None else len(id2label))
+    count = settings.count("num_labels", 2 if id2label is None else max(1, len(id2label)), most=MAX_CLASSES)
     if id2label is None:
         id2label = {i: f"LABEL_{i}" for i in range(count)}
     labels = _label_names(id2label)
@@ -49,7 +52,7 @@ def _label_names(id2label: Mapping[Any, Any]) -> tuple[str, ...]:
     by_key = {str(key): str(name) for key, name in id2label.items()}
     wanted = [str(i) for i in range(len(by_key))]
     if set(by_key) != set(wanted):
-        raise ConfigError(f'config.json: "id2label" has the keys {", ".join(by_key)}: expected {", ".join(wanted)}')
+        raise ConfigError(f'config.json: "id2label" has the keys {told_names(by_key)}: expected {told_names(wanted)}')
     return tuple(by_key[key] for key in wanted)
 
 

@@ -57,7 +57,7 @@ class Gemma2Config(GemmaConfig):
         settings.seen.add("cache_implementation")  # how transformers lays out its cache
         return {
             **super().own_fields(settings),
-            "query_pre_attn_scalar": settings.count("query_pre_attn_scalar"),
+            "query_pre_attn_scalar": settings.count("query_pre_attn_scalar", most=2**63),
             "sliding_window": window,
             "layer_types": read_layer_types(settings, cls.implied_layer_types(settings), window),
             "final_logit_softcapping": settings.number_or_none("final_logit_softcapping"),

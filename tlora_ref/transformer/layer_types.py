@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tlora_ref.errors import ConfigError
-from tlora_ref.transformer.settings import Settings
+from tlora_ref.transformer.settings import Settings, told
 
 FULL, SLIDING = LAYER_TYPES = ("full_attention", "sliding_attention")
 
@@ -17,9 +17,9 @@ def read_layer_types(settings: Settings, implied: Sequence[str], window: int | N
     window : the length of the window, without which no layer can have one
     """
     types = settings.take("layer_types", list, list(implied))
-    if len(types) != len(implied) or not set(types) <= set(LAYER_TYPES):
+    if len(types) != len(implied) or not all(kind in LAYER_TYPES for kind in types):
         raise ConfigError(
-            f'config.json: "layer_types" is {types}: expected {len(implied)} entries, each one of {LAYER_TYPES}'
+            f'config.json: "layer_types" is {told(types)}: expected {len(implied)} entries, each one of {LAYER_TYPES}'
         )
     if window is None and SLIDING in types:
         raise ConfigError(

@@ -188,7 +188,7 @@ class OPTDecoder(Decoder):
                 f"a sequence of {int(positions.max()) + 1} tokens: this opt model has {longest} learned positions "
                 "(max_position_embeddings), and none beyond. Shorten the text"
             )
-        words = embedding(self.parameter(self.embedding_name), self.device.put(ids))  # (batch, tokens, d_embedding)
+        words = self.embedded(self.embedding_name.removesuffix(".weight"), ids)  # (batch, tokens, d_embedding)
         if self.config.projects:
             words = self.linear("model.decoder.project_in", words)
         table = self.parameter("model.decoder.embed_positions.weight")

@@ -37,6 +37,11 @@ class RobertaConfig(BertConfig):
     def __post_init__(self) -> None:
         if not isinstance(self.pad_token_id, int):
             raise ConfigError('config.json: "pad_token_id" is null: the positions of a roberta model count from it')
+        if not 0 <= self.pad_token_id < self.max_position_embeddings - 1:
+            raise ConfigError(
+                f'config.json: "pad_token_id" is {self.pad_token_id}: the positions of a roberta model count from it, '
+                f"and there are {self.max_position_embeddings}"
+            )
 
 
 class Roberta(Bert):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from tlora_ref.backend import Array, asarray
 from tlora_ref.errors import ConfigError
-from tlora_ref.transformer.settings import Settings
+from tlora_ref.transformer.settings import Settings, told, told_names
 
 #: Types whose parameters include the length that the model was trained with before it was stretched.
 STRETCHED = ("llama3", "longrope", "yarn")
@@ -43,12 +43,17 @@ class Rope:
         values = {key: value for key, value in (old or new or {}).items() if value is not None}
         kind = values.pop("rope_type", None) or values.get("type") or "default"
         values.pop("type", None)
+        if kind not in STRETCHED:  # it says where the model comes from; transformers does not read it
+            values.pop("original_max_position_embeddings", None)
+        if values.get("partial_rotary_factor") == 1.0:
+            del values["partial_rotary_factor"]
         base = values.pop("rope_theta", base)
-        if not isinstance(base, int | float | None) or isinstance(base, bool):
-            raise ConfigError(f'config.json: "rope_theta" is {base!r}, expected a number above 1')
+        if base is not None and not (_is_number(base) and base > 1):
+            raise ConfigError(f'config.json: "rope_theta" is {told(base)}, expected a number above 1')
         if not isinstance(kind, str) or kind not in TYPES:
             raise ConfigError(
-                f'config.json: rope type "{kind}" is not implemented: expected one of {", ".join(sorted(TYPES))}'
+                f'config.json: rope type "{told_names([str(kind)])}" is not implemented: expected one of '
+                f"{', '.join(sorted(TYPES))}"
             )
         positions = settings.count("max_position_embeddings", 2048)
         if kind in STRETCHED:
@@ -64,11 +69,9 @@ class Rope:
         unknown = sorted(set(self.parameters) - TYPES[self.kind].keys)
         if unknown:
             raise ConfigError(
-                f'config.json: rope type "{self.kind}" has unknown parameter(s) {", ".join(unknown)}: expected '
-                f"{', '.join(sorted(TYPES[self.kind].keys)) or 'none'}"
+                f'config.json: rope type "{self.kind}" has unknown parameter(s) {told_names(unknown)}: '
+                f"expected {', '.join(sorted(TYPES[self.kind].keys)) or 'none'}"
             )
-        if not 1.0 < self.theta < math.inf:
-            raise ConfigError(f'config.json: "rope_theta" is {self.theta}, expected a number above 1')
         TYPES[self.kind].frequencies(self, d_rotary, self.max_positions)
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,18 +83,20 @@ class Rope:
     def number(self, key: str, default: float | None = None) -> float:
         """A positive number among the parameters, or a ConfigError naming it."""
         value = self.parameters.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise ConfigError(f'config.json: rope type "{self.kind}" needs the number "{key}" above 0, got {value!r}')
+        if not _is_number(value) or value <= 0:
+            raise ConfigError(
+                f'config.json: rope type "{self.kind}" needs the number "{key}" above 0, got {told(value)}'
+            )
         return float(value)
 
     def numbers(self, key: str, count: int) -> Array:
         """A list of `count` positive numbers among the parameters, or a ConfigError naming it."""
         values = self.parameters.get(key)
         fits = isinstance(values, list | tuple) and len(values) == count
-        if not fits or not all(isinstance(x, int | float) and not isinstance(x, bool) and x > 0 for x in values or ()):
+        if not fits or not all(_is_number(x) and x > 0 for x in values or ()):
             raise ConfigError(
                 f'config.json: rope type "{self.kind}" needs "{key}", a list of {count} numbers above 0 (one a pair of '
-                f"channels), got {values!r}"
+                f"channels), got {told(values)}"
             )
         return np.asarray(values, dtype=np.float64)
 
@@ -100,6 +105,11 @@ class Rope:
         """`factor`; where it is not given, the model's length over the length it was trained with."""
         trained = self.number("original_max_position_embeddings")
         return self.number("factor", self.max_positions / trained)
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    """Whether it is a finite number that a float can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 # ---------------------------------------------------------------------------------------------- the types
@@ -242,6 +252,9 @@ def read_partial_rope(
 
 def _agreed(name: str, values: list[Any], usual: float) -> float:
     """The one number among `values` that are given, or the usual one."""
+    for value in values:
+        if value is not None and not _is_number(value):
+            raise ConfigError(f'config.json: "{name}" is {told(value)}, expected a number')
     given = {float(value) for value in values if value is not None}
     if len(given) > 1:
         raise ConfigError(f'config.json: "{name}" is given more than once, and differently: {sorted(given)}')

@@ -41,7 +41,7 @@ from tlora_ref.errors import CheckpointError, ConfigError
 from tlora_ref.transformer.cache import KeyValueCache
 from tlora_ref.transformer.model import Targets
 from tlora_ref.transformer.seq2seq import Seq2SeqLM
-from tlora_ref.transformer.settings import Settings
+from tlora_ref.transformer.settings import Settings, told
 
 #: Where checkpoints store copies of `shared.weight`.
 EMBEDDING_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
@@ -80,6 +80,7 @@ class T5Config:
         settings = Settings({"pad_token_id": 0, "eos_token_id": 1, **values}, "t5")
         settings.expect("is_encoder_decoder", [True], "the encoder alone is another model")
         settings.expect("is_decoder", [False], "encoder and decoder")
+        settings.seen.add("bos_token_id")
         settings.expect("tie_encoder_decoder", [False], "each has its own weights")
         settings.seen.update(("n_positions", "classifier_dropout"))  # relative positions have no longest length
         layers = settings.count("num_layers", 6)
@@ -122,7 +123,9 @@ def _read_mlp(settings: Settings) -> dict[str, Any]:
     named = settings.take("feed_forward_proj", str, "relu")
     parts = named.split("-")
     if len(parts) > 2 or (len(parts) == 2 and parts[0] != "gated"):
-        raise ConfigError(f'config.json: "feed_forward_proj" is "{named}", expected "relu", "gated-gelu" or their like')
+        raise ConfigError(
+            f'config.json: "feed_forward_proj" is {told(named)}, expected "relu", "gated-gelu" or their like'
+        )
     act = settings.take("dense_act_fn", str, "gelu_new" if named == "gated-gelu" else parts[-1])
     return {
         "feed_forward_proj": named,
