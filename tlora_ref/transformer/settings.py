@@ -11,8 +11,8 @@ from tlora_ref.errors import ConfigError
 
 T = TypeVar("T")
 
-#: The largest number that counts rows of a table (or tokens), layers, and anything else. More than any model has; a damaged file
-#: must not cost the machine's memory before its numbers are held against the weights.
+#: The largest number that counts rows of a table (or tokens), layers, and anything else. More than any model has: a
+#: damaged file must not cost the machine's memory before its numbers are held against the weights.
 MAX_ROWS, MAX_LAYERS, MAX_COUNT = 2**31 - 1, 10_000, 2**24
 MAX_CLASSES = 1_000_000
 
