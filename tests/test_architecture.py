@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "tlora_ref"
 
-EVERYWHERE = {"backend", "errors", "names"}
+EVERYWHERE = {"backend", "errors", "files", "names"}
 MAKES_ARTEFACTS = EVERYWHERE | {"provenance"}
 ALL_BUT_CLI = {
     *MAKES_ARTEFACTS,
@@ -48,6 +48,7 @@ ALL_BUT_CLI = {
 #: share them without importing each other. calibration and training import the transformer's public type alone.
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
+    "files": {"errors"},
     "names": set(),
     "backend": {"errors"},
     "machine": set(),
@@ -68,7 +69,18 @@ ARROWS: dict[str, set[str]] = {
     "oracle": ALL_BUT_CLI - {"tasks", "planning", "pipeline", "reports"},
     "reports": EVERYWHERE | {"adapter", "checkpoint", "oracle", "training"},
     # A command reads settings, calls the library and prints: what computes is out of its reach.
-    "cli": {"errors", "machine", "provenance", "__init__", "checkpoint", "data", "tasks", "planning", "pipeline"}
+    "cli": {
+        "errors",
+        "files",
+        "machine",
+        "provenance",
+        "__init__",
+        "checkpoint",
+        "data",
+        "tasks",
+        "planning",
+        "pipeline",
+    }
     | {"reports", "training", "oracle"},
     "__init__": ALL_BUT_CLI,
     "__main__": {"machine", "cli"},

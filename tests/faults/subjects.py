@@ -17,8 +17,9 @@ from tests.families.make_tiny import MODELS, tiny_model
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.checkpoint import read_config
 from tlora_ref.cli.main import main
-from tlora_ref.data import encode_prompt, encode_rows, load_dataset, load_task, task_rows
+from tlora_ref.data import encode_prompt, encode_rows, load_dataset
 from tlora_ref.errors import TLoRAError
+from tlora_ref.tasks import load_task, task_rows
 
 CHAT = (
     "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] | trim }} {{ eos_token }} {% endfor %}"

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from tlora_ref.backend import Array, to_numpy
 from tlora_ref.calibration.blocked import mirror
 from tlora_ref.errors import CheckpointError, ConfigError, OutputError
+from tlora_ref.files import temporary
 from tlora_ref.names import span, told_by_kind
 from tlora_ref.provenance import provenance
 
@@ -141,7 +142,7 @@ class CalibrationStats:
         # One entry: safetensors writes several in an order that differs every time.
         metadata = {FORMAT: json.dumps({"version": VERSION, "provenance": provenance(), "facts": facts})}
         tensors = {f"covariance/{m}": to_numpy(C) for m, C in self.covariance_sums.items()}
-        beside = path.with_name(path.name + ".partial")
+        beside = temporary(path)
         try:
             save_file(tensors, beside, metadata=metadata)
             beside.replace(path)

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from tlora_ref.backend import Array
 from tlora_ref.errors import OutputError
+from tlora_ref.files import LOCK_FILE, temporary
 
 
 def check_output(folder: str | Path, *, overwrite: bool = False, replace: bool = False) -> Path:
@@ -34,7 +35,7 @@ def check_output(folder: str | Path, *, overwrite: bool = False, replace: bool =
     try:
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder}: there is a file of that name in the way. Choose another folder")
-        if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        if folder.is_dir() and any(path.name != LOCK_FILE for path in folder.iterdir()) and not overwrite:
             raise OutputError(f"{folder}: already exists and is not empty. Choose another folder, or allow overwriting")
         inner = sorted(path.name for path in folder.iterdir() if path.is_dir()) if replace and folder.is_dir() else []
         if inner:
@@ -55,8 +56,8 @@ def new_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Path]
     """A folder to fill, which takes the name `folder` only when all went well; an old one stays until then."""
     target = check_output(folder, overwrite=overwrite, replace=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    beside.chmod(0o755)
+    beside = temporary(target)
+    beside.mkdir()
     try:
         yield beside
         _swap(beside, target)
@@ -71,13 +72,12 @@ def _swap(beside: Path, target: Path) -> None:
     if not target.exists():
         beside.rename(target)
         return
-    old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
-    target.rename(old / target.name)
+    old = temporary(target)
+    target.rename(old)
     try:
         beside.rename(target)
     except BaseException:  # an interrupt as well: the old one comes back
-        (old / target.name).rename(target)
-        old.rmdir()
+        old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
 

@@ -17,6 +17,7 @@ import yaml
 from tlora_ref.checkpoint import check_output
 from tlora_ref.data import file_sha256
 from tlora_ref.errors import CheckpointError, ConfigError, OutputError
+from tlora_ref.files import write_text
 from tlora_ref.provenance import provenance
 
 #: Where a command notes the flags that do nothing in this call: {name, ...} in the context's `meta`.
@@ -57,9 +58,9 @@ def write_beside(folder: Path, context: typer.Context, facts: Mapping[str, Any] 
     """The resolved flags, and the manifest if there are `facts`, in a folder of results."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_FILE).write_text(yaml.safe_dump(resolved(context), sort_keys=False), encoding="utf-8")
+        write_text(folder / CONFIG_FILE, yaml.safe_dump(resolved(context), sort_keys=False))
         if facts is not None:
-            (folder / MANIFEST_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            write_text(folder / MANIFEST_FILE, json.dumps(facts, indent=2) + "\n")
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from error
 

@@ -16,6 +16,7 @@ from tlora_ref.cli.settings import ADAPTER_FLAGS, adapter_settings, data_source,
 from tlora_ref.cli.tables import say_memory, show_plan
 from tlora_ref.data import Row
 from tlora_ref.errors import ConfigError
+from tlora_ref.files import claimed
 from tlora_ref.training import TrainResult, append_history, whole_tensors, write_history
 
 Samples = list[dict[str, Any]]
@@ -85,6 +86,7 @@ def run(
     base, trained = tr.load_adapted(model, start, dtype, device)
     say_of_head(base, whole_tensors(base, settings.also))
     train_samples, valid_samples = encoded(source, base, model, rows, held)
+    context.with_resource(claimed(out))
     try:
         indices = None
         if trained is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tlora_ref.data import Row, response_text
 from tlora_ref.errors import OutputError
+from tlora_ref.files import write_text
 from tlora_ref.tasks.answering import Answering
 from tlora_ref.tasks.scoring import chosen_option, final_number
 from tlora_ref.tasks.task import Task
@@ -85,11 +86,9 @@ def exact_matches(answering: Answering, rows: Sequence[Row], *, progress: Progre
 def write_responses(path: Path, result: TaskResult) -> None:
     """The responses for the tools that score them, one JSON object a line: for code, the sample format of human-eval
     and evalplus (task_id, completion), else id, prompt, response and reference. OutputError if it cannot be written."""
-    beside = path.with_name(path.name + ".partial")
     try:
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _lines(result))
-        beside.write_text(lines, encoding="utf-8")
-        beside.replace(path)
+        write_text(path, lines)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tlora_ref.errors import CheckpointError
+from tlora_ref.files import write_text
 
 HISTORY_FILE = "history.jsonl"
 
@@ -21,7 +22,7 @@ def append_history(folder: Path, entry: Mapping[str, Any]) -> None:
 def write_history(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
     """The whole at the end: a run may have been stopped past its last state, and steps written twice."""
     lines = "".join(json.dumps(entry) + "\n" for entry in entries)
-    (folder / HISTORY_FILE).write_text(lines, encoding="utf-8")
+    write_text(folder / HISTORY_FILE, lines)
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:

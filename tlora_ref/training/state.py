@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from tlora_ref.backend import Array, array_module, asarray, to_numpy
 from tlora_ref.errors import CheckpointError, ConfigError, OutputError
+from tlora_ref.files import temporary
 
 FORMAT = "tlora_ref.training"
 VERSION = 2
@@ -49,9 +50,9 @@ def save_state(state: TrainState, identity: dict[str, Any], folder: Path) -> Non
     facts = {"version": VERSION, "step": state.step, "history": state.history, "identity": identity}
     metadata = {FORMAT: json.dumps(facts)}  # one entry: safetensors writes several in an order that differs every time
     path = folder / STATE_FILE
-    beside = path.with_name(path.name + ".partial")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        beside = temporary(path)
         save_file(tensors, beside, metadata=metadata)
         beside.replace(path)
     except (OSError, SafetensorError) as error:

@@ -1,0 +1,88 @@
+"""Files that are whole or not there, whatever ends the process; and folders that one process at a time writes into.
+
+What is being written has a temporary name beside its own, `.NAME.HOST-PID.RANDOM`, and is renamed when it is whole. A
+process that is killed leaves its temporary behind; the next one that writes the same name sees that the process is gone
+and clears it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import re
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from tlora_ref.errors import OutputError
+
+#: In a folder that a process is writing into.
+LOCK_FILE = ".lock"
+
+
+def temporary(target: Path) -> Path:
+    """A name beside `target` for what will become it. What dead processes of this machine left under such names goes."""
+    clear_leftovers(target)
+    return target.with_name(f".{target.name}.{_host()}-{os.getpid()}.{secrets.token_hex(4)}")
+
+
+def clear_leftovers(target: Path) -> None:
+    """Remove temporaries of `target` whose process is gone; another machine's stay, for its processes are not seen here."""
+    ours = re.compile(rf"\.{re.escape(target.name)}\.{re.escape(_host())}-(\d+)\.[0-9a-f]+")
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        found = ours.fullmatch(path.name)
+        if found is not None and not psutil.pid_exists(int(found[1])):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:32] or "host"
+
+
+def write_text(path: Path, text: str) -> None:
+    """A UTF-8 file, old or new at any moment. OSError as the system gives it."""
+    beside = temporary(path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """`folder`, made if need be, for this process alone; a killed process's claim ends with it.
+
+    Raises
+    ------
+    OutputError
+        if another process is writing into it, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK_FILE)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OutputError(
+            f"{folder}: another run is writing into this folder now. Wait for its end, or choose another folder"
+        ) from None
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    try:
+        yield
+    finally:
+        if os.name == "nt":  # an open file stays there
+            lock.release()
+        (folder / LOCK_FILE).unlink(missing_ok=True)
+        lock.release()
+        with contextlib.suppress(OSError):  # made for nothing, if a command was refused after all
+            folder.rmdir()
