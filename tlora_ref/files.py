@@ -27,13 +27,13 @@ LOCK_FILE = ".lock"
 
 
 def temporary(target: Path) -> Path:
-    """A name beside `target` for what will become it. What dead processes of this machine left under such names goes."""
+    """A name beside `target` for what will become it. What dead processes left under such names goes."""
     clear_leftovers(target)
     return target.with_name(f".{target.name}.{_host()}-{os.getpid()}.{secrets.token_hex(4)}")
 
 
 def clear_leftovers(target: Path) -> None:
-    """Remove temporaries of `target` whose process is gone; another machine's stay, for its processes are not seen here."""
+    """Remove temporaries of `target` whose process is gone; another machine's stay, its processes are not seen."""
     ours = re.compile(rf"\.{re.escape(target.name)}\.{re.escape(_host())}-(\d+)\.[0-9a-f]+")
     for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
         found = ours.fullmatch(path.name)
