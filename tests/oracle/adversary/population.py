@@ -1,0 +1,114 @@
+"""The whole population, the golden runs it is held against, and the measurement of a verdict on each of its members."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import tlora_ref as tr
+from tests.oracle.adversary.mistakes_loop import LOOP
+from tests.oracle.adversary.mistakes_method import METHOD
+from tests.oracle.adversary.mistakes_model import DATA, MODEL, Mistake
+from tests.oracle.adversary.run import candidate
+from tests.tiny import tiny_llama
+from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.report import Report
+from tlora_ref.training import TrainSettings
+from tlora_ref.transformer import Model
+
+torch.set_num_threads(1)
+
+PRECISIONS = ("float64", "float32", "bfloat16")
+MISTAKES = [*MODEL, *DATA, *METHOD, *LOOP]
+#: Mistakes below the rounding of a precision: nothing can see them there.
+BELOW = {
+    "float32": {"lr off by 1e-5"},
+    "bfloat16": {
+        *("lr off by 1e-5", "lr off by 1e-3", "norm eps 1e-5", "eps 1e-6", "softmax of half precision"),
+        *("C off by 1e-3", "S off by 1e-3", "scales off by 1e-3", "C in float16", "down_proj off by 1e-3"),
+        *("gradients in float16, times 1e-4", "merged in float16"),
+    },
+}
+
+
+def tiny() -> tuple[Model, list[dict[str, Any]]]:
+    """A Llama of 2 layers, width 32 and 61 tokens, of weights that bfloat16 holds, and four samples."""
+    made = tiny_llama(seed=36, hidden_size=32, intermediate_size=48, vocab_size=61)
+    rounded = Precision.of("bfloat16").rounded
+    model = type(made)(made.config, {name: rounded(x) for name, x in made.tensors.items()})
+    rng, samples = np.random.default_rng(12), []
+    for length in (9, 17, 12, 14):
+        ids = rng.integers(4, 61, length).tolist()  # 0 pads
+        samples.append({"input_ids": ids, "labels": [-100] * (length // 3) + ids[length // 3 :]})
+    return model, samples
+
+
+def goldens(
+    folder: Path, model: Model, samples: list[dict[str, Any]], names: Iterable[str] = ("plain", "warm", "small")
+) -> dict[str, Path]:
+    """Golden traces: `plain` with a falling rate and clipping, `warm` with a warm-up, `small` with ranks of 0."""
+    settings: dict[str, Any] = {"batch_size": 2, "lr": 1e-2, "schedule": "linear", "weight_decay": 0.1}
+    plans = {
+        "plain": TrainSettings(**settings, warmup_ratio=0.0, max_grad_norm=0.05),
+        "warm": TrainSettings(**settings, warmup_ratio=0.5),
+        "small": TrainSettings(**settings, warmup_ratio=0.0),
+    }
+    for name in names:
+        r_init = 1 if name == "small" else 3
+        tr.trace(model, samples, folder / name, r_init=r_init, alpha=4.0, steps=4, settings=plans[name])
+    return {name: folder / name for name in names}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `verify` said of one member of the population."""
+
+    mistake: Mistake
+    precision: str
+    weights: bool
+    report: Report
+    refused: str = ""  # an error in the place of a verdict
+
+    @property
+    def caught(self) -> bool:
+        return not self.report.passed and not self.refused
+
+    @property
+    def stage_right(self) -> bool:
+        return self.report.first_failing == self.mistake.stage
+
+    @property
+    def named(self) -> bool:
+        return self.report.cause is not None
+
+    @property
+    def cause_right(self) -> bool:
+        pattern, cause = self.mistake.cause, self.report.cause
+        return pattern is not None and cause is not None and re.search(pattern, cause) is not None
+
+
+def measured(
+    mistakes: Iterable[Mistake], precisions: Iterable[str], folder: Path, *, without: bool = True
+) -> Iterator[Outcome]:
+    """The verdict on every mistake in every precision, with the checkpoint and (unless `without` is false) without."""
+    model, samples = tiny()
+    golden = goldens(folder, model, samples)
+    precisions = list(precisions)
+    for mistake in mistakes:
+        for precision in precisions:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                candidate(golden[mistake.golden], folder / "c", model, precision, mistake.made())
+            for weights in (True, False) if without else (True,):
+                try:
+                    report = tr.compare(golden[mistake.golden], folder / "c", checkpoint=model if weights else None)
+                    yield Outcome(mistake, precision, weights, report)
+                except tr.TLoRAError as error:
+                    yield Outcome(mistake, precision, weights, Report([]), str(error))
