@@ -22,7 +22,7 @@ from tests.oracle.adversary.run import candidate
 from tests.oracle.adversary.variants import VARIANTS, Variant
 from tests.tiny import tiny_llama
 from tlora_ref.oracle.precision import Precision
-from tlora_ref.oracle.report import Report
+from tlora_ref.oracle.reports.comparison import Report
 from tlora_ref.training import TrainSettings
 from tlora_ref.transformer import Model
 

@@ -19,7 +19,7 @@ from tests.oracle.adversary.mistakes_model import DATA, MODEL, Mistake
 from tests.oracle.adversary.run import candidate
 from tests.tiny import tiny_llama
 from tlora_ref.oracle.precision import Precision
-from tlora_ref.oracle.report import Report
+from tlora_ref.oracle.reports.comparison import Report
 from tlora_ref.training import TrainSettings
 from tlora_ref.transformer import Model
 
