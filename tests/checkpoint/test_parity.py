@@ -183,3 +183,15 @@ def test_pickled_checkpoints_of_theirs_are_refused_with_the_way_out(base: Path, 
     (tmp_path / "config.json").write_text((base / "config.json").read_text())
     with pytest.raises(CheckpointError, match=r"never read.*safe_serialization"):
         load_model(tmp_path)
+
+
+def test_a_merged_classifier_keeps_what_only_transformers_reads(tmp_path: Path) -> None:
+    config = transformers.BertConfig(
+        **{"vocab_size": 31, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1},
+        **{"num_attention_heads": 2, "hidden_dropout_prob": 0.2, "classifier_dropout": 0.3, "num_labels": 3},
+    )
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "base")
+    save_model(load_model(tmp_path / "base"), tmp_path / "m", source=tmp_path / "base")
+    before, after = (transformers.AutoConfig.from_pretrained(tmp_path / name).to_dict() for name in ("base", "m"))
+    assert {key for key in before if before[key] != after[key]} <= {"_name_or_path"}
+    assert after["hidden_dropout_prob"] == 0.2 and after["classifier_dropout"] == 0.3

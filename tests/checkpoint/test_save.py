@@ -17,7 +17,7 @@ from tests.tiny import tiny_llama
 from tlora_ref.adapter import Adapter
 from tlora_ref.checkpoint import check_output, load_model, rounding_report, save_model
 from tlora_ref.checkpoint.write import new_folder
-from tlora_ref.errors import ConfigError, NumericsError, OutputError
+from tlora_ref.errors import CheckpointError, ConfigError, NumericsError, OutputError
 
 TYPES = {"float64": np.float64, "float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 Q0 = "model.layers.0.self_attn.q_proj"
@@ -261,3 +261,51 @@ def test_a_tiny_update_is_seen_to_vanish_in_16_bits() -> None:
         merged.tensors[f"{module}.weight"] = W * (1 + 2.0**-12)
     assert min(rounding_report(base, merged, "bfloat16").values()) == pytest.approx(1.0)
     assert max(rounding_report(base, merged, "float32").values()) < 1e-3
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())
+
+
+def test_the_source_s_configuration_is_kept(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    save_model(tiny_llama(), source, "float64")
+    kept = {"attention_dropout": 0.2, "initializer_range": 0.03, "use_cache": False, "task_specific_params": {"a": 1}}
+    rope = {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "dtype": "float64",
+        "_name_or_path": "x",
+    }
+    values = {k: v for k, v in config_of(source).items() if k not in ("rope_theta", "rope_scaling", "torch_dtype")}
+    (source / "config.json").write_text(json.dumps({**values, **kept, **rope}))
+    save_model(load_model(source), tmp_path / "m", "bfloat16", source=source)
+    assert config_of(tmp_path / "m") == {**values, **kept, **rope, "dtype": "bfloat16"}
+    assert load_model(tmp_path / "m").config == load_model(source).config
+
+
+def test_what_merging_changes_is_changed(tmp_path: Path) -> None:
+    save_model(tiny_llama(tie_word_embeddings=True), tmp_path / "source")
+    table = np.random.default_rng(0).standard_normal((31, 16))
+    model = load_model(tmp_path / "source")
+    with pytest.warns(UserWarning, match="ties to"):
+        merged = model.merge(Adapter({}, {}, {}, saved={"lm_head.weight": table}))
+    save_model(merged, tmp_path / "m", source=tmp_path / "source")
+    before, after = (config_of(tmp_path / name) for name in ("source", "m"))
+    assert {key for key in before if before[key] != after[key]} == {"tie_word_embeddings"}
+    assert np.array_equal(load_model(tmp_path / "m").tensors["lm_head.weight"], table.astype("f4"))
+
+
+def test_a_source_of_another_family_has_no_say(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "config.json").write_text('{"model_type": "gpt2", "n_embd": 3}')
+    save_model(tiny_llama(), tmp_path / "m", source=tmp_path / "source")
+    assert config_of(tmp_path / "m") == {**tiny_llama().config.to_dict(), "torch_dtype": "float32"}
+
+
+def test_a_companion_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> None:
+    save_model(tiny_llama(), tmp_path / "source")
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "source" / "tokenizer.json").symlink_to(tmp_path / "secret")
+    with pytest.raises(CheckpointError, match="leads out"):
+        save_model(tiny_llama(), tmp_path / "m", source=tmp_path / "source")
+    assert not (tmp_path / "m").exists()

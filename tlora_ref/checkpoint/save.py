@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from tlora_ref.backend import Array, to_numpy
+from tlora_ref.checkpoint.reader import inside, read_json
 from tlora_ref.checkpoint.write import new_folder, write_json, write_tensors
 from tlora_ref.errors import ConfigError, NumericsError
 from tlora_ref.transformer import Model
@@ -24,12 +25,10 @@ FILE_DTYPES: dict[str, np.dtype[Any]] = {
 }
 #: Files that go along from the folder a model came from.
 COMPANIONS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt", "merges.txt"),
+    *("chat_template.jinja", "chat_template.json", "generation_config.json"),
+    *("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "USE_POLICY.md"),
 )
 
 
@@ -53,7 +52,8 @@ def save_model(
     Parameters
     ----------
     dtype : float32, float64, float16 or bfloat16; see `rounding_report` before choosing 16 bits
-    source : the folder that the model came from: its tokenizer files go along
+    source : the folder that the model came from: its tokenizer and generation files go along, and its config.json but
+        for what is otherwise now
 
     Raises
     ------
@@ -66,11 +66,26 @@ def save_model(
     host = {name: rounded(name, to_numpy(x), kind) for name, x in model.tensors.items()}
     with new_folder(folder, overwrite=overwrite) as beside:
         write_tensors(type(model).unsanitize(host, model.config), beside / "model.safetensors")
-        write_json({**model.config.to_dict(), "torch_dtype": dtype}, beside / "config.json")
+        write_json(_config(model, dtype, source), beside / "config.json")
         for name in COMPANIONS if source is not None else ():
-            companion = Path(str(source)) / name
+            companion = inside(Path(str(source)), name)
             if companion.is_file():
                 shutil.copyfile(companion, beside / name)
+
+
+def _config(model: Model, dtype: str, source: str | Path | None) -> dict[str, Any]:
+    """What config.json says: all that the source's says (dropout, say, which this library does not read), but for what
+    the model has otherwise."""
+    now = model.config.to_dict()
+    if source is None or not (Path(source) / "config.json").is_file():
+        return {**now, "torch_dtype": dtype}
+    values = read_json(inside(Path(source), "config.json"))
+    if values.get("model_type") != now["model_type"]:
+        return {**now, "torch_dtype": dtype}
+    before = type(model.config).from_dict(values).to_dict()
+    changed = {key: value for key, value in now.items() if key not in before or before[key] != value}
+    named = [key for key in ("dtype", "torch_dtype") if key in values] or ["torch_dtype"]
+    return {**values, **changed, "architectures": now["architectures"], **dict.fromkeys(named, dtype)}
 
 
 def rounded(name: str, x: Array, kind: np.dtype[Any]) -> Array:
