@@ -26,6 +26,7 @@ ALL_BUT_CLI = {
     *(
         "version",
         "machine",
+        "shipped",
         "autograd",
         "method",
         "algorithm",
@@ -50,6 +51,7 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
     "names": set(),
+    "shipped": {"errors"},
     "backend": {"errors"},
     "machine": set(),
     "provenance": {"machine", "version"},

@@ -18,6 +18,7 @@ from .pipeline import (
 )
 from .planning import MemoryPlan, TimePlan, plan_memory, plan_time
 from .reports import Summary, summarize
+from .shipped import shipped_model
 from .tasks import Answering, Task, evaluate_task, load_task, task_rows
 from .training import TrainSettings, evaluate, train
 from .transformer import Model
@@ -65,6 +66,7 @@ __all__ = [
     "save_model",
     "save_peft",
     "save_universal",
+    "shipped_model",
     "summarize",
     "task_rows",
     "trace",
