@@ -14,8 +14,8 @@ import pytest
 import tlora_ref as tr
 from tests.oracle.altered import MODEL, SAMPLES, Array, Change, changed, kind, replaced, without
 from tests.tiny import tiny_llama
-from tlora_ref.errors import CheckpointError, ConfigError, TLoRAError
-from tlora_ref.oracle.traces import Trace
+from tlora_ref.errors import CheckpointError, ConfigError, ShapeError, TLoRAError
+from tlora_ref.oracle.traces import Trace, TraceWriter
 from tlora_ref.training import TrainSettings
 
 
@@ -133,7 +133,7 @@ def test_the_report_reads_as_json(golden: Path) -> None:
     [
         (replaced("train/lr", lambda t, k: t[k][:1]), "train/lr has 1 entries, but step 2 is recorded"),
         (replaced("train/loss", lambda t, k: t[k][None]), "expected 1 axes"),
-        (replaced("sample/0/loss", lambda t, k: t[k][None]), "expected 0 axes"),
+        (replaced("sample/0/loss", lambda t, k: t[k][None, None]), "expected 0 axes"),
         (replaced(r"train/1/B/.*q_proj", lambda t, k: t[k][:, :-1]), "they must agree"),
         (replaced(r"rank/.*v_proj", lambda t, k: t[k] + 1), "they must agree"),
     ],
@@ -151,3 +151,23 @@ def test_a_trace_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=said):
             tr.trace(MODEL, SAMPLES, tmp_path / "t", settings=settings)
     assert not (tmp_path / "t").exists()
+
+
+def test_a_number_may_be_an_array_of_one(golden: Path, tmp_path: Path) -> None:
+    """Frameworks that have no numbers, and files that have no tensors without axes, write (1,)."""
+
+    def arrays(tensors: dict[str, Array]) -> dict[str, Array]:
+        return {name: x.reshape(1) if x.shape == () else x for name, x in tensors.items()}
+
+    candidate = changed(golden, tmp_path / "c", arrays)
+    assert (
+        tr.compare(golden, candidate, checkpoint=MODEL).to_dict()
+        == tr.compare(golden, golden, checkpoint=MODEL).to_dict()
+    )
+    assert Trace(candidate).get("sample/0/loss").shape == ()
+    writer = TraceWriter(Trace(golden).manifest)
+    writer.add("sample/0/loss", np.ones(1))
+    assert writer.tensors["sample/0/loss"].shape == ()
+    for odd in (np.ones(2), np.ones((1, 1))):
+        with pytest.raises(ShapeError):
+            writer.add("sample/1/loss", odd)

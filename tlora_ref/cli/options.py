@@ -40,6 +40,14 @@ MaxLength = Annotated[int | None, typer.Option(min=2, help="Longest sample in to
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples of one forward pass.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest generated response.")]
 
+LearningRate = Annotated[float, typer.Option(help="Peak learning rate.")]
+Schedule = Annotated[str, typer.Option(help="cosine, linear or constant.")]
+WarmupRatio = Annotated[float, typer.Option(help="Share of the steps in which the rate rises.")]
+Betas = Annotated[tuple[float, float], typer.Option(help="AdamW's two.", metavar="FLOAT FLOAT")]
+Eps = Annotated[float, typer.Option(help="AdamW's.")]
+WeightDecay = Annotated[float, typer.Option(help="AdamW's decoupled decay.")]
+MaxGradNorm = Annotated[float | None, typer.Option(help="Clip the gradient's norm.")]
+
 Rank = Annotated[int, typer.Option(min=1, help="r_init: the rank that plain LoRA would give every module.")]
 Alpha = Annotated[float | None, typer.Option(help="alpha of plain LoRA; by default the rank.")]
 Targets = Annotated[

@@ -63,4 +63,4 @@ def data_source(context: typer.Context) -> tr.DataSource:
 def train_settings(context: typer.Context, **changes: Any) -> tr.TrainSettings:
     """The training flags, checked; `changes` win."""
     flags = {f.name: context.params[f.name] for f in fields(tr.TrainSettings) if f.name in context.params}
-    return tr.TrainSettings(**{**flags, "also": tuple(flags["also"] or ()), **changes})
+    return tr.TrainSettings(**{**flags, "also": tuple(flags.get("also") or ()), **changes})

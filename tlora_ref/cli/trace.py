@@ -10,7 +10,7 @@ import tlora_ref as tr
 from tlora_ref.cli import options as o
 from tlora_ref.cli.output import check_folder, command_line, data_facts, write_beside
 from tlora_ref.cli.screen import Screen, warn
-from tlora_ref.cli.settings import data_source, switches
+from tlora_ref.cli.settings import data_source, switches, train_settings
 from tlora_ref.data import choose_samples
 from tlora_ref.oracle.traces.record import EXTRAS, STAGES
 
@@ -35,7 +35,13 @@ def run(
     profile: o.Profile = "paper",
     switch: o.SwitchValues = None,
     init: o.Init = "wc-svd",
-    lr: Annotated[float, typer.Option(help="Learning rate, constant over the steps.")] = 1e-2,
+    lr: o.LearningRate = 1e-2,
+    schedule: o.Schedule = "constant",
+    warmup_ratio: o.WarmupRatio = 0.0,
+    betas: o.Betas = (0.9, 0.999),
+    eps: o.Eps = 1e-8,
+    weight_decay: o.WeightDecay = 0.01,
+    max_grad_norm: o.MaxGradNorm = None,
     batch_size: o.BatchSize = 1,
     split: o.Split = "train",
     field: o.Fields = None,
@@ -71,7 +77,7 @@ def run(
         targets=target or None,
         init=init,
         seed=seed,
-        settings=tr.TrainSettings(batch_size=batch_size, lr=lr, schedule="constant", warmup_ratio=0.0, seed=seed),
+        settings=train_settings(context),
         noise=not no_noise,
         overwrite=overwrite,
         facts={

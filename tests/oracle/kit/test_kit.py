@@ -274,3 +274,14 @@ def test_bad_input_to_the_command_is_an_error(
     mine.write_text(text)
     assert status("check", *(a.format(mine) for a in arguments)) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_number_may_be_an_array_of_one() -> None:
+    right = Reference()
+    candidate = SimpleNamespace(
+        loss=lambda *given: np.array([right.loss(*given)]),
+        sensitivity=lambda *given: np.array([right.sensitivity(*given)]),
+    )
+    assert tr.check_implementation(candidate, examples=5).passed
+    candidate.loss = lambda *given: np.array([[right.loss(*given)]])
+    assert tr.check_implementation(candidate, examples=5).first_failing == "loss"

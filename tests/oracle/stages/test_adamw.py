@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import pytest
 import tlora_ref as tr
 from tests.oracle.altered import MODEL, SAMPLES, SETTINGS, Array, changed, replaced, skipped, without
 from tests.oracle.stages.cases import cases
+from tlora_ref.errors import ConfigError
 from tlora_ref.method.adamw import adamw_step, clip_factor
 from tlora_ref.method.switches import PROFILES
 from tlora_ref.oracle.implementation import Reference
@@ -110,9 +113,10 @@ def test_a_learning_rate_that_comes_a_step_late_is_named(tmp_path: Path) -> None
 
 
 def test_clipped_gradients_are_told_from_whole_ones(golden: Path, tmp_path: Path) -> None:
-    """The golden run clips: a candidate that does not is wrong, and one that lacks a gradient cannot be judged."""
+    """The golden run clips: a candidate that says so and does not is wrong; one that lacks a gradient is not judged."""
     whole = {"profile": golden.name, "r_init": 2, "alpha": 3.0, "steps": 2}
     tr.trace(MODEL, SAMPLES, tmp_path / "w", settings=TrainSettings(batch_size=2, lr=1e-2), **whole)
+    (tmp_path / "w" / "manifest.json").write_text((golden / "manifest.json").read_text())
     report = tr.compare(golden, tmp_path / "w", checkpoint=MODEL)
     assert report.first_failing == "adamw" and not report.passed
     module = next(iter(Trace(golden).modules("A")))
@@ -126,3 +130,59 @@ def test_learning_rates_follow_the_golden_settings(golden: Path, tmp_path: Path)
     report = tr.compare(golden, candidate)
     wrong = [f.verdict for f in report.of("fail") if f.verdict and f.verdict.what == "learning rates"]
     assert len(wrong) == 1 and wrong[0].index == (1,)
+
+
+OTHER: list[dict[str, Any]] = [
+    {"schedule": "linear", "warmup_ratio": 0.5},
+    {"max_grad_norm": 0.05},
+    {"betas": (0.5, 0.75)},
+    {"weight_decay": 0.3, "lr": 0.05},
+    {"eps": 1e-3},
+]
+
+
+@pytest.mark.parametrize("changes", OTHER, ids=lambda changes: ", ".join(changes))
+def test_a_candidate_is_judged_by_its_own_settings(changes: dict[str, Any], tmp_path: Path) -> None:
+    """Its `train` block says them; one that says the golden run's, or nothing, is judged by those, and is wrong."""
+    tr.trace(MODEL, SAMPLES, tmp_path / "g", r_init=2, alpha=3.0, steps=3)
+    tr.trace(MODEL, SAMPLES, tmp_path / "c", r_init=2, alpha=3.0, steps=3, **changes)
+    assert tr.compare(tmp_path / "c", tmp_path / "c", checkpoint=MODEL).passed
+    report = tr.compare(tmp_path / "g", tmp_path / "c", checkpoint=MODEL)
+    assert report.passed, [finding.line() for finding in report.of("fail")][:3]
+    assert all(f"{name} " in skipped(report, "adamw") for name in changes)
+    manifest = json.loads((tmp_path / "c" / "manifest.json").read_text())
+    for block in ({}, json.loads((tmp_path / "g" / "manifest.json").read_text())["train"]):
+        (tmp_path / "c" / "manifest.json").write_text(json.dumps({**manifest, "train": block}))
+        report = tr.compare(tmp_path / "g", tmp_path / "c", checkpoint=MODEL)
+        assert report.first_failing == "adamw" and "own settings" not in skipped(report, "adamw")
+    said = {name: manifest["train"][name] for name in changes}  # what it leaves out is the golden run's
+    (tmp_path / "c" / "manifest.json").write_text(json.dumps({**manifest, "train": said}))
+    assert tr.compare(tmp_path / "g", tmp_path / "c", checkpoint=MODEL).passed
+
+
+def test_a_rate_that_is_not_recorded_is_that_of_the_schedule(tmp_path: Path) -> None:
+    rising: dict[str, Any] = {"schedule": "linear", "warmup_ratio": 1.0, "lr": 0.1, "steps": 3, "r_init": 2}
+    tr.trace(MODEL, SAMPLES, tmp_path / "g", **rising)
+    bare = changed(tmp_path / "g", tmp_path / "c", without("train/lr"))
+    assert tr.compare(tmp_path / "g", bare, checkpoint=MODEL).passed
+    assert tr.compare(bare, bare, checkpoint=MODEL).passed
+    late = changed(
+        last_updates(tmp_path / "g", tmp_path / "l", lambda g, norm: g, late=1), tmp_path / "b", without("train/lr")
+    )
+    report = tr.compare(tmp_path / "g", late, checkpoint=MODEL)
+    assert report.first_failing == "adamw" and report.cause == "the learning rate is that of the step before"
+
+
+def test_a_trace_takes_the_settings_of_training_by_keyword(tmp_path: Path) -> None:
+    tr.trace(MODEL, SAMPLES, tmp_path / "g", steps=2, noise=False, betas=[0.5, 0.75], max_grad_norm=0.1)
+    train = Trace(tmp_path / "g").manifest.train
+    assert (train["betas"], train["max_grad_norm"], train["schedule"], train["lr"]) == (
+        [0.5, 0.75],
+        0.1,
+        "constant",
+        1e-2,
+    )
+    for wrong in ({"momentum": 0.9}, {"betas": (0.9, 1.5)}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            tr.trace(MODEL, SAMPLES, tmp_path / "w", **wrong)
+    assert not (tmp_path / "w").exists()

@@ -263,8 +263,13 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
     folders = [tmp_path / name for name in ("a", "b")]
     command = ["trace", str(tmp_path / "model"), "--data", str(tmp_path / "rows.jsonl"), "--rank", "2", "--steps", "2"]
+    settings = ["--schedule", "linear", "--warmup-ratio", "0.5", "--betas", "0.8", "0.9", "--weight-decay", "0.1"]
+    command += [*settings, "--max-grad-norm", "0.5"]
     assert run(*command, "--samples", "3", "--out", str(folders[0])) == 0
-    again = json.loads((folders[0] / MANIFEST).read_text())["command"][1:]
+    manifest = json.loads((folders[0] / MANIFEST).read_text())
+    train, again = manifest["train"], manifest["command"][1:]
+    assert (train["schedule"], train["warmup_ratio"], train["betas"]) == ("linear", 0.5, [0.8, 0.9])
+    assert (train["weight_decay"], train["max_grad_norm"], train["lr"]) == (0.1, 0.5, 1e-2)
     assert run(*[str(folders[1]) if word == str(folders[0]) else word for word in again]) == 0
     assert (folders[0] / TENSORS).read_bytes() == (folders[1] / TENSORS).read_bytes()
     capsys.readouterr()

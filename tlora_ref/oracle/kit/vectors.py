@@ -21,6 +21,7 @@ from tlora_ref.oracle.kit.calling import output_of
 from tlora_ref.oracle.kit.run import Search, all_checks
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.checks import FAILED, PASSED, SKIPPED, CheckResult, KitReport
+from tlora_ref.oracle.scalars import unwrapped
 from tlora_ref.oracle.stages.spectrum import BLUNT, spectrum
 
 FORMAT, OUTPUTS_FORMAT, VERSION = "tlora_ref.vectors", "tlora_ref.outputs", 1
@@ -40,7 +41,6 @@ RETURNED: dict[str, tuple[str, ...]] = {
     "train": ("A", "B"),
     "merge": ("W",),
 }
-SCALARS = ("loss", "sensitivity")
 #: Inputs are exact in this precision; bounds are given for it and for float64.
 STORED = "float32"
 LARGEST = 400
@@ -208,9 +208,8 @@ def _result(
     """One case."""
     id, stage, note = case["id"], case["stage"], case["note"]
     names = [f"{id}/{name}" for name in RETURNED[stage]]
-    given = [outputs[name] for name in names if name in outputs]
-    if len(names) == 1 and given and given[0].shape == (1,) and stage in SCALARS:
-        given = [given[0].reshape(())]  # some writers have no tensors without axes
+    expected = {name: np.shape(golden.tensors.get(f"{id}/out/{name.rpartition('/')[2]}", ())) for name in names}
+    given = [unwrapped(outputs[name], expected[name]) for name in names if name in outputs]
     if case.get("refuses"):
         if given:
             cause = "it gives an answer where none is defined: it must refuse"
@@ -225,9 +224,9 @@ def _result(
         return CheckResult(id, note, SKIPPED, why=f"no {missing}: not checked")
     for name, tensor in zip(names, given, strict=True):
         check_finite(str(folder / OUTPUT_TENSORS), name, tensor)
-        expected = golden.tensors[f"{id}/out/{name.rpartition('/')[2]}"].shape
-        if tensor.shape != expected:
-            raise CheckpointError(f"{folder / OUTPUT_TENSORS}: {name} has shape {tensor.shape}, expected {expected}")
+        if tensor.shape != expected[name]:
+            said = f"{name} has shape {tensor.shape}, expected {expected[name]}"
+            raise CheckpointError(f"{folder / OUTPUT_TENSORS}: {said}")
     inputs = {
         name: _rounded(value, precision) for name, value in golden.inputs(case).items()
     }  # below float32 the candidate rounds what it reads to its own storage first

@@ -75,7 +75,7 @@ class ByHand:
         for quantity, values in quantities.items():
             for theirs, value in values.items():
                 module = golden_name(theirs, self.golden.shapes)
-                self.writer.add(f"{quantity}/{module}", _scalar(host(value), MODULE_SHAPES[quantity]))
+                self.writer.add(f"{quantity}/{module}", host(value))
 
     def sample(
         self,
@@ -88,7 +88,7 @@ class ByHand:
     ) -> None:
         """What sample n left: its loss, logits (T, V), X of modules (T, d_in), dLoss/dW (d_out, d_in)."""
         if loss is not None:
-            self.writer.add(f"sample/{n}/loss", host(loss).reshape(()))
+            self.writer.add(f"sample/{n}/loss", host(loss))
         if logits is not None:
             self.writer.add(f"sample/{n}/logits", host(logits))
         for theirs, X in (inputs or {}).items():
@@ -128,8 +128,3 @@ class ByHand:
             if values and sorted(values) == list(range(1, len(values) + 1)) and name not in self.writer.tensors:
                 self.writer.add(name, np.array([values[t] for t in sorted(values)]))
         self.writer.write(folder, overwrite=overwrite)
-
-
-def _scalar(value: Array, shape: tuple[Any, ...]) -> Array:
-    """A number that came in an array of one entry, as a number."""
-    return value.reshape(()) if shape == () and value.size == 1 else value

@@ -1,6 +1,7 @@
 """Stage "adamw": every update of every trained matrix, and its two moments.
 
-Judged by the candidate's own gradient, moments and matrix before the step, with the golden run's settings.
+Judged by the candidate's own gradient, moments and matrix before the step, with the settings that its manifest says,
+or else the golden run's.
 """
 
 from __future__ import annotations
@@ -17,23 +18,25 @@ from tlora_ref.method.switches import Switches
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import Finding
 from tlora_ref.oracle.stages.bounds import Slip, entries, malformed
-from tlora_ref.oracle.stages.clipping import Clip, clip_of, other_updates, rates
+from tlora_ref.oracle.stages.clipping import Clip, clip_of, other_updates, rates, scheduled
 from tlora_ref.oracle.stages.moments import Moments, step_with_errors
 from tlora_ref.oracle.stages.sides import Sides
+from tlora_ref.oracle.traces.manifest import completed
 from tlora_ref.oracle.verdict import Verdict
 
 NAMES = ("B", "exp_avg", "exp_avg_sq")
 
+SETTINGS = ("lr", "schedule", "warmup_ratio", "steps", "betas", "eps", "weight_decay", "max_grad_norm")
 L2 = "weight decay is added to the gradient (Adam with L2, not AdamW)"
 
 
 def findings(sides: Sides) -> list[Finding]:
     """Every recorded update from the candidate's own gradient, moments and matrix before it; and the learning rates."""
-    c, train = sides.candidate, sides.golden.manifest.train
+    c = sides.candidate
     steps = c.numbered("train", "grad_B")
-    if not steps or not train:
+    if not steps or not sides.train:
         return [sides.skipped("adamw", None, "no training recorded")]
-    found = [rates(sides)] if c.has("train/lr") and sides.golden.has("train/lr") else []
+    found = _other_settings(sides) + ([rates(sides)] if c.has("train/lr") else [])
     for step in steps:
         clip = clip_of(sides, step)
         for letter in sides.letters:
@@ -46,8 +49,20 @@ def findings(sides: Sides) -> list[Finding]:
     return found
 
 
+def _other_settings(sides: Sides) -> list[Finding]:
+    """Says where the candidate's settings are not those of the golden run."""
+    golden = completed(sides.golden.manifest.train)
+    other = [
+        f"{name} {sides.train[name]} (golden {golden[name]})"
+        for name in SETTINGS
+        if golden and sides.train[name] != golden[name]
+    ]
+    why = f"trained with {', '.join(other)}: judged by its own settings"
+    return [sides.skipped("adamw", None, why)] if other else []
+
+
 def _update(sides: Sides, step: int, letter: str, m: str, clip: Clip) -> list[Finding]:
-    c, train = sides.candidate, sides.golden.manifest.train
+    c, train = sides.candidate, sides.train
     kinds = NAMES if letter == "B" else ("A", *(f"A_{name}" for name in NAMES[1:]))
     after = [f"train/{step}/{kind}/{m}" for kind in kinds]
     before = [f"train/{step - 1}/{kind}/{m}" for kind in kinds]
@@ -60,7 +75,7 @@ def _update(sides: Sides, step: int, letter: str, m: str, clip: Clip) -> list[Fi
     if letter == "A" and step == 1:
         weight = c.get(f"A/{m}")
     settings = {name: train[name] for name in ("eps", "weight_decay")} | {"betas": tuple(train["betas"])}
-    lr = float(c.get("train/lr")[step - 1]) if c.has("train/lr") else float(sides.golden.get("train/lr")[step - 1])
+    lr = float(c.get("train/lr")[step - 1] if c.has("train/lr") else scheduled(sides, step)[-1])
     if not all(map(c.has, after)):  # without moments: the matrix alone
         after = [after[0]]
     got = [c.get(name) for name in after]

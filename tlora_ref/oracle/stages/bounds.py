@@ -14,6 +14,7 @@ import numpy as np
 
 from tlora_ref.backend import Array
 from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.scalars import unwrapped
 from tlora_ref.oracle.verdict import Verdict
 
 SAFETY = 6.0
@@ -43,7 +44,7 @@ def as_array(value: object, shape: tuple[int, ...]) -> Array | str:
         array = np.asarray(value)
         if array.dtype.kind == "c":
             return "not an array of numbers: complex"
-        array = array.astype(np.float64)
+        array = unwrapped(array.astype(np.float64), shape)
     except (TypeError, ValueError, RuntimeError) as error:
         return f"not an array of numbers: {type(value).__name__} ({str(error)[:80]})"
     if array.shape != shape:

@@ -26,8 +26,8 @@ class Clip:
 
 
 def clip_of(sides: Sides, step: int) -> Clip | None:
-    """By the golden run's settings, of the candidate's gradients; None where it cannot be told."""
-    most = sides.golden.manifest.train.get("max_grad_norm")
+    """By its settings, of the candidate's gradients; None where it cannot be told."""
+    most = sides.train.get("max_grad_norm")
     if most is None:
         return Clip()
     names = [f"train/{step}/grad_{letter}/{m}" for letter in sides.letters for m in sides.adapted]
@@ -42,17 +42,23 @@ def clip_of(sides: Sides, step: int) -> Clip | None:
 
 
 def rates(sides: Sides) -> Finding:
-    """The learning rate of each step, from the golden run's settings."""
-    train, got = sides.golden.manifest.train, sides.candidate.get("train/lr")
-    schedule = {"schedule": train["schedule"], "warmup_ratio": train["warmup_ratio"]}
-    total = int(train["steps"])
-    right = np.array([learning_rate(t, total, train["lr"], **schedule) for t in range(len(got))])
-    return sides.own("adamw", None, entries("adamw", "learning rates", got, right, 8.0 * sides.unit * train["lr"]))
+    """The learning rate of each step, from the candidate's settings."""
+    got = sides.candidate.get("train/lr")
+    right, allowed = scheduled(sides, len(got)), 8.0 * sides.unit * sides.train["lr"]
+    return sides.own("adamw", None, entries("adamw", "learning rates", got, right, allowed))
+
+
+def scheduled(sides: Sides, steps: int) -> Array:
+    """The learning rates of the first `steps` steps, by the settings."""
+    train = sides.train
+    total = int(train["steps"] or steps)
+    rules = {"schedule": train["schedule"], "warmup_ratio": train["warmup_ratio"]}
+    return np.array([learning_rate(t, total, train["lr"], **rules) for t in range(steps)])
 
 
 def other_updates(sides: Sides, step: int, grad: Array, norm: float) -> list[tuple[str, dict[str, Any]]]:
     """What slips with the clipping and the learning rate put into a step; `grad` is not clipped, `norm` of them all."""
-    most, c = sides.golden.manifest.train.get("max_grad_norm"), sides.candidate
+    most, c = sides.train.get("max_grad_norm"), sides.candidate
     found: list[tuple[str, dict[str, Any]]] = []
     if most is not None:
         found = [
@@ -64,7 +70,7 @@ def other_updates(sides: Sides, step: int, grad: Array, norm: float) -> list[tup
             ("the gradient is clipped entry by entry", {"grad": np.clip(grad, -most, most)}),
             ("the gradient is clipped to norm 1, not to max_grad_norm", {"grad": clip_factor(norm, 1.0) * grad}),
         ]
-    rates = (c if c.has("train/lr") else sides.golden).get("train/lr")
+    rates = c.get("train/lr") if c.has("train/lr") else scheduled(sides, int(sides.train["steps"] or step))
     for text, t in (("before", step - 2), ("after", step)):
         if 0 <= t < len(rates):
             found.append((f"the learning rate is that of the step {text}", {"lr": float(rates[t])}))

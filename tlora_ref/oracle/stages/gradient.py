@@ -47,7 +47,7 @@ def _of_step(sides: Sides, replay: Replay, step: int) -> list[Finding]:
         return [sides.skipped("gradient", None, f"step {step}: A, B, scale or the batch is not recorded")]
     A, B, scale = matrices
     expected, loss = replay.step(batch, step, A, B, scale, letters=sides.letters)
-    most = sides.golden.manifest.train.get("max_grad_norm") or math.inf
+    most = sides.train.get("max_grad_norm") or math.inf
     clip = clip_factor(math.sqrt(sum(float((g**2).sum()) for g in expected.values())), most)
     tokens = int((batch.get(f"train/{step}/labels") != -100).sum())
     for (letter, m), right in expected.items():

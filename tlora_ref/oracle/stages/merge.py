@@ -22,7 +22,7 @@ from tlora_ref.oracle.verdict import Verdict
 def findings(sides: Sides) -> list[Finding]:
     """W' from the candidate's own A, B and scale; W_0 from the model, or from the golden merge undone."""
     found, c = [], sides.candidate
-    last = max([*c.numbered("train", "B"), _steps(sides)])
+    last = max([*c.numbered("train", "B"), int(sides.train.get("steps") or 0)])
     for m in sides.golden.modules("merged"):
         A = sides.A_before(last + 1, m)
         names = [f"merged/{m}", f"scale/{m}", *([f"train/{last}/B/{m}"] if last else [])]

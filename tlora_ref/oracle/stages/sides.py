@@ -12,6 +12,7 @@ from tlora_ref.backend import Array
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import GOLDEN, OWN_INPUTS, Finding
 from tlora_ref.oracle.stages.bounds import SAFETY, Slip, entries, stored
+from tlora_ref.oracle.traces.manifest import completed
 from tlora_ref.oracle.traces.reader import Trace
 from tlora_ref.oracle.traces.replay import Replay
 from tlora_ref.oracle.verdict import Verdict
@@ -35,6 +36,8 @@ class Sides:
         self.golden, self.candidate, self.model, self.factors = golden, candidate, model, factors
         self.precision = precision
         self.switches = golden.manifest.resolved()
+        #: The optimizer's settings that the candidate is judged by: its own, where it says them, else the golden run's.
+        self.train = completed(golden.manifest.train, candidate.manifest.train)
         self.replay = None if model is None else Replay(model, golden)
         measured = "float32" in golden.manifest.noise
         self.noise: Mapping[str, Mapping[str, float]] = golden.manifest.noise.get("float32", {})

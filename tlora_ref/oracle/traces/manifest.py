@@ -96,8 +96,7 @@ class Manifest:
                 f"{path}: unknown or missing: {', '.join(odd)}. FORMAT.md in oracle/traces lists what it has"
             )
         try:
-            if values.get("train"):
-                values["train"] = TrainSettings(**{**values["train"], **_tuples(values["train"])}).to_dict()
+            completed(values.get("train", {}))
             manifest = Manifest(**values)
             manifest.shapes()
             manifest.resolved()
@@ -135,6 +134,8 @@ def _check_kinds(path: Path, values: Mapping[str, Any]) -> None:
             raise CheckpointError(f'{path}: "noise" of {dtype} is not {{quantity: {{key: number}}}}')
 
 
-def _tuples(train: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
-    """The settings that JSON holds as lists."""
-    return {name: tuple(value) for name, value in train.items() if isinstance(value, list)}
+def completed(*blocks: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a training run from `train` blocks, later ones first; what none says is as usual. {} of none."""
+    said = {name: value for block in blocks for name, value in block.items()}
+    tuples = {name: tuple(value) for name, value in said.items() if isinstance(value, list)}
+    return TrainSettings(**{**said, **tuples}).to_dict() if said else {}

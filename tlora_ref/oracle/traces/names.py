@@ -48,29 +48,39 @@ PLAIN: dict[str, int | None] = {
 }
 
 
+def axes_of(name: str) -> tuple[tuple[Any, ...] | None, str | None]:
+    """The axes of a quantity ("d_out", "d_in", "r", or None for any length; None for any axes), and its module.
+
+    ConfigError for a name that the format lacks.
+    """
+    for plain, many in PLAIN.items():
+        if re.fullmatch(plain, name):
+            return None if many is None else (None,) * many, None
+    for pattern, table in ((r"sample/\d+/", SAMPLE_SHAPES), (r"train/\d+/", STEP_SHAPES), (r"", MODULE_SHAPES)):
+        match = re.fullmatch(pattern + r"([A-Za-z_0-9]+)/(.+)", name)
+        if match is not None and match[1] in table:
+            return table[match[1]], match[2]
+    raise ConfigError(f"trace: {name} is no name of the format; tlora_ref/oracle/traces/FORMAT.md lists them")
+
+
 def check_name(name: str, shape: Sequence[int], shapes: Mapping[str, tuple[int, int]]) -> tuple[str, int] | None:
     """The module and r, of a name that has an axis of length r.
 
     ConfigError for a name that the format lacks or a module that is not listed; ShapeError for a wrong shape.
     """
-    for plain, axes in PLAIN.items():
-        if re.fullmatch(plain, name):
-            if axes not in (None, len(shape)):
-                raise ShapeError(f"trace: {name} has shape {tuple(shape)}, expected {axes} axes")
-            return None
-    for pattern, table in ((r"sample/\d+/", SAMPLE_SHAPES), (r"train/\d+/", STEP_SHAPES), (r"", MODULE_SHAPES)):
-        match = re.fullmatch(pattern + r"([A-Za-z_0-9]+)/(.+)", name)
-        if match is None or match[1] not in table:
-            continue
-        if match[2] not in shapes:
-            raise ConfigError(f"trace: {name} is of a module that the manifest does not list")
-        d_out, d_in = shapes[match[2]]
-        expected = [{"d_out": d_out, "d_in": d_in}.get(axis) for axis in table[match[1]]]
-        if len(shape) != len(expected) or any(e is not None and e != n for e, n in zip(expected, shape, strict=True)):
-            said = ", ".join(str(axis or "any") for axis in table[match[1]])
-            raise ShapeError(f"trace: {name} has shape {tuple(shape)}, expected ({said}) of a {d_out} x {d_in} module")
-        return (match[2], shape[table[match[1]].index("r")]) if "r" in table[match[1]] else None
-    raise ConfigError(f"trace: {name} is no name of the format; tlora_ref/oracle/traces/FORMAT.md lists them")
+    axes, module = axes_of(name)
+    if module is None:
+        if axes is not None and len(axes) != len(shape):
+            raise ShapeError(f"trace: {name} has shape {tuple(shape)}, expected {len(axes)} axes")
+        return None
+    if module not in shapes:
+        raise ConfigError(f"trace: {name} is of a module that the manifest does not list")
+    d_out, d_in = shapes[module]
+    expected = [{"d_out": d_out, "d_in": d_in}.get(axis) for axis in axes or ()]
+    if len(shape) != len(expected) or any(e is not None and e != n for e, n in zip(expected, shape, strict=True)):
+        said = ", ".join(str(axis or "any") for axis in axes or ())
+        raise ShapeError(f"trace: {name} has shape {tuple(shape)}, expected ({said}) of a {d_out} x {d_in} module")
+    return (module, shape[axes.index("r")]) if axes and "r" in axes else None
 
 
 def kind_of(name: str) -> str:

@@ -11,8 +11,9 @@ import numpy as np
 from tlora_ref.backend import Array
 from tlora_ref.checkpoint.reader import check_finite, inside, read_header, read_tensors
 from tlora_ref.errors import CheckpointError, ConfigError, ShapeError
+from tlora_ref.oracle.scalars import unwrapped
 from tlora_ref.oracle.traces.manifest import Manifest
-from tlora_ref.oracle.traces.names import TENSORS, check_name, summary
+from tlora_ref.oracle.traces.names import TENSORS, axes_of, check_name, summary
 
 
 class Trace:
@@ -36,12 +37,13 @@ class Trace:
         return trace
 
     def _hold(self, manifest: Manifest, tensors: dict[str, Array]) -> None:
-        self.manifest, self.shapes, self._tensors = manifest, manifest.shapes(), tensors
+        self.manifest, self.shapes, self._tensors = manifest, manifest.shapes(), {}
         self.read: set[str] = set()
         ranks: dict[str, tuple[int, str]] = {}
         for name, tensor in tensors.items():
             try:
-                found = check_name(name, tensor.shape, self.shapes)
+                self._tensors[name] = unwrapped(tensor, axes_of(name)[0])
+                found = check_name(name, self._tensors[name].shape, self.shapes)
             except (ConfigError, ShapeError) as error:
                 raise CheckpointError(f"{self.folder / TENSORS}: {error}") from error
             if name.startswith("rank/"):

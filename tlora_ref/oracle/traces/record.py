@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ def trace(
     noise: bool = True,
     overwrite: bool = False,
     facts: Mapping[str, Any] | None = None,
+    **changes: Any,
 ) -> Manifest:
     """Run the method on `samples` and write every intermediate quantity to `folder`, as FORMAT.md names them.
 
@@ -57,8 +58,9 @@ def trace(
     samples : {"input_ids", "labels"}, 1-D: they calibrate, and train in the settings' order
     stages : some of STAGES (each needs those before it; training may be left out before merge), and of EXTRAS, which
         add large tensors: the inputs of every module, the gradients of every weight, the logits
-    settings : of the training run; `steps` and "B" or "AB" (by the profile) replace its own. By default a constant
-        learning rate of 1e-2 and one sample a step
+    settings, changes : a TrainSettings, or its fields by keyword (schedule=..., max_grad_norm=..., betas=..., ...);
+        `steps` and "B" or "AB" (by the profile) replace its own. By default a constant learning rate of 1e-2 and one
+        sample a step
     noise : run again in float32 and note how far that is away, so that a float32 or bfloat16 candidate can be judged
         (only for a float64 run on the CPU)
     facts : further fields of the manifest (`command`, `checkpoint`, `data`)
@@ -69,7 +71,7 @@ def trace(
     """
     wanted = _checked(stages, samples)
     switches = resolve(profile)
-    training = _settings(settings, switches, steps, seed)
+    training = _settings(settings, switches, seed, {**changes, "steps": steps})
     model.detach()
     stats, shapes = _empty(model, switches, targets), model.shapes(targets)
     manifest = _manifest(model, shapes, switches, samples, dict(facts or {}))
@@ -128,13 +130,19 @@ def _checked(stages: Sequence[str] | None, samples: Sequence[Mapping[str, Any]])
     return tuple(s for s in STAGES + EXTRAS if s in given or s == "calibration")
 
 
-def _settings(given: TrainSettings | None, switches: Switches, steps: int, seed: int) -> TrainSettings:
+def _settings(given: TrainSettings | None, switches: Switches, seed: int, changes: Mapping[str, Any]) -> TrainSettings:
+    """The settings of the training run; ConfigError for what a trace cannot hold, or an unknown one."""
+    unknown = set(changes) - {field.name for field in fields(TrainSettings)}
+    if unknown:
+        raise ConfigError(f"trace: {', '.join(sorted(unknown))} unknown: expected settings of TrainSettings")
     base = given or TrainSettings(batch_size=1, lr=1e-2, schedule="constant", warmup_ratio=0.0, seed=seed)
+    tuples = {name: tuple(value) for name, value in changes.items() if isinstance(value, list)}
+    base = replace(base, **{**changes, **tuples})
     if base.grad_accumulation != 1:
         raise ConfigError("a trace records one batch a step: leave grad_accumulation at 1")
     if base.also:
         raise ConfigError(f"a trace records the adapter alone: leave {', '.join(base.also)} out of `also`")
-    return replace(base, steps=steps, trainable="B" if switches.freeze_A else "AB")
+    return replace(base, trainable="B" if switches.freeze_A else "AB")
 
 
 def _empty(model: Model, switches: Switches, targets: str | Sequence[str] | None) -> CalibrationStats:

@@ -12,8 +12,9 @@ from safetensors.numpy import save_file
 from tlora_ref.backend import Array, to_numpy
 from tlora_ref.checkpoint.write import new_folder, write_json
 from tlora_ref.errors import ConfigError
+from tlora_ref.oracle.scalars import unwrapped
 from tlora_ref.oracle.traces.manifest import Manifest
-from tlora_ref.oracle.traces.names import MANIFEST, TENSORS, check_name, summary
+from tlora_ref.oracle.traces.names import MANIFEST, TENSORS, axes_of, check_name, summary
 
 
 class TraceWriter:
@@ -30,6 +31,7 @@ class TraceWriter:
     def add(self, name: str, value: Any) -> None:
         """One quantity. ConfigError for a name that the format does not have, ShapeError for another shape."""
         array = np.array(to_numpy(value), order="C")  # a copy: the caller may go on changing it
+        array = unwrapped(array, axes_of(name)[0])
         check_name(name, array.shape, self._shapes)
         if name in self.tensors:
             raise ConfigError(f"trace: {name} is recorded twice")
