@@ -184,6 +184,20 @@ def test_cross_entropy(monkeypatch, chunk: int) -> None:  # type: ignore[no-unty
     assert huge.item() == pytest.approx(1e4)
 
 
+@pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize(("tokens", "taps"), [(6, 3), (2, 3), (1, 4), (5, 1)])
+def test_causal_convolution(tokens: int, taps: int, with_state: bool) -> None:
+    x, weight, state = normal(2, tokens, 3), normal(3, taps), normal(2, taps - 1, 3)
+    before = state if with_state else None
+    gradcheck(lambda x, w: ag.causal_convolution(x, w, before), [x, weight])
+    y = ag.causal_convolution(ag.Tensor(x), ag.Tensor(weight), before).data
+    for b, c in np.ndindex(2, 3):
+        earlier = state[b, :, c] if with_state else np.zeros(taps - 1)
+        line = np.concatenate([earlier, x[b, :, c]])
+        expected = np.convolve(line, weight[c, ::-1], mode="valid")  # a convolution turns its kernel round
+        np.testing.assert_allclose(y[b, :, c], expected, rtol=1e-12, atol=1e-13)
+
+
 def test_bucket_bias() -> None:
     table, buckets = normal(4, 3), np.array([[0, 2, 2], [3, 0, 2]])  # bucket 1 is never used
     y = ag.bucket_bias(ag.Tensor(table), buckets).data

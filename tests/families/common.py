@@ -45,6 +45,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **{**LLAMA_LIKE, "model_type": "granite", "tie_word_embeddings": True},
         **{"embedding_multiplier": 1.7, "attention_multiplier": 0.4, "residual_multiplier": 0.6, "logits_scaling": 1.3},
     },
+    "lfm2": {
+        **{**LLAMA_LIKE, "model_type": "lfm2", **SPECIALS, "num_hidden_layers": 3, "block_multiple_of": 5},
+        **{"full_attn_idxs": [1], "block_ff_dim": 24},
+    },
     "ministral3": {
         **{**LLAMA_LIKE, "model_type": "ministral3", "head_dim": 6},
         "rope_parameters": {

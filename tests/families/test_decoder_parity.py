@@ -89,6 +89,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "granite": ("granite", {}),
     "granite-untied-biases": ("granite", {"tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True}),
     "granite-yarn": ("granite", {"rope_scaling": YARN, "hidden_act": "gelu"}),
+    "lfm2": ("lfm2", {}),
+    "lfm2-four-taps-untied": ("lfm2", {"full_attn_idxs": [0], "conv_L_cache": 4, "tie_embedding": False}),
+    "lfm2-attention-alone": ("lfm2", {"layer_types": ["full_attention"] * 3, "block_auto_adjust_ff_dim": False}),
+    "lfm2-wider": ("lfm2", {"block_ffn_dim_multiplier": 1.3, "layer_types": ["conv", "conv", "full_attention"]}),
     "ministral3": ("ministral3", {}),
     "ministral3-window": ("ministral3", {"sliding_window": 3, "tie_word_embeddings": True}),
     "olmo2": ("olmo2", {}),
@@ -160,6 +164,13 @@ def test_window_of_one() -> None:
     # Without generation: the cache of transformers 5 forgets to forget at this length (its slice [-1 + 1 :] is whole).
     model = theirs({**CONFIGS["mistral"], "sliding_window": 1})
     check_language_model(model, ours(model))
+
+
+def test_convolutions_with_biases() -> None:
+    # Without padding: in transformers a convolution's first taps see the bias of what is padded, here they see zeros.
+    model = theirs({**CONFIGS["lfm2"], "conv_bias": True})
+    ids = np.random.default_rng(5).integers(1, 31, (2, 11))
+    check_pass(model, ours(model), {"input_ids": ids, "labels": ids})
 
 
 @pytest.mark.parametrize("kind", CLASSIFIERS)

@@ -15,6 +15,7 @@ from tlora_ref.autograd.basic import (
     take_rows,
     transpose,
 )
+from tlora_ref.autograd.convolution import causal_convolution
 from tlora_ref.autograd.fused import activation, check_activation, gated, layer_norm, rms_norm, rotary, soft_cap
 from tlora_ref.autograd.gradcheck import gradcheck
 from tlora_ref.autograd.loss import cross_entropy, linear_cross_entropy
@@ -28,6 +29,7 @@ __all__ = [
     "attention",
     "backward",
     "bucket_bias",
+    "causal_convolution",
     "check_activation",
     "cross_entropy",
     "embedding",

@@ -16,6 +16,7 @@ class KeyValueCache:
         self.length = 0
         self._store: dict[str, tuple[Array, Array]] = {}
         self._fixed: dict[str, tuple[Tensor, Tensor]] = {}
+        self._latest: dict[str, Array] = {}
 
     def extend(self, layer: str, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append the new k and v (batch, tokens, groups, d_head) of a layer; returns all so far."""
@@ -28,6 +29,16 @@ class KeyValueCache:
         keys[:, self.length : stop] = k.data
         values[:, self.length : stop] = v.data
         return Tensor(keys[:, :stop]), Tensor(values[:, :stop])
+
+    def latest(self, layer: str, x: Tensor, count: int) -> Array:
+        """The `count` tokens before x (batch, tokens, d) as earlier passes gave them, zeros before the first of all;
+        those of x are kept for the next pass."""
+        xp = array_module(x.data)
+        before = self._latest.get(layer)
+        if before is None or self.length == 0:
+            before = xp.zeros((x.shape[0], count, x.shape[2]), dtype=x.dtype)
+        self._latest[layer] = xp.concatenate([before, x.data], axis=1)[:, x.shape[1] :]
+        return before
 
     def once(self, layer: str, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """k and v of what does not grow (an encoder's output): made at the first pass, kept for those after it."""

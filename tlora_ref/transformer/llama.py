@@ -165,6 +165,9 @@ class LlamaDecoder(Decoder):
     config: Any
     default_targets: ClassVar[tuple[str, ...]] = tuple(f"{p}_proj" for p in ("q", "k", "v", "o", "gate", "up", "down"))
 
+    last_norm: ClassVar[str] = "model.norm"
+    out_projection: ClassVar[str] = "o_proj"
+
     @classmethod
     def biases(cls, config: Any) -> frozenset[str]:
         """The modules of a layer that have a bias."""
@@ -205,7 +208,7 @@ class LlamaDecoder(Decoder):
         return {
             "model.embed_tokens.weight": (config.vocab_size, config.hidden_size),
             **{f"model.layers.{i}.{name}": layer[name] for i in range(config.num_hidden_layers) for name in layer},
-            "model.norm.weight": (config.hidden_size,),
+            f"{cls.last_norm}.weight": (config.hidden_size,),
         }
 
     @classmethod
@@ -223,7 +226,7 @@ class LlamaDecoder(Decoder):
             window = self.window(i)
             see = all_before if window is None else replace(all_before, window=window)
             x = self.layer(f"model.layers.{i}", x, Surroundings(positions, angles[i], see, cache))
-        return self.norm("model.norm", x)
+        return self.norm(self.last_norm, x)
 
     def embed(self, ids: Array) -> Tensor:
         """(batch, tokens) ids -> (batch, tokens, d_model)."""
@@ -253,7 +256,7 @@ class LlamaDecoder(Decoder):
             k, v = around.cache.extend(name, k, v)
         scale, cap = self.score_scale, self.score_cap
         y = attention(q, k, v, scale=scale, see=around.see, cap=cap)  # (batch, tokens, heads, d_head)
-        return self.linear(f"{name}.o_proj", reshape(y, (*x.shape[:2], -1)))
+        return self.linear(f"{name}.{self.out_projection}", reshape(y, (*x.shape[:2], -1)))
 
     def queries_keys_values(self, name: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q (batch, tokens, heads, d_head), k and v (batch, tokens, groups, d_head)."""
