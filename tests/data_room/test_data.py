@@ -117,7 +117,6 @@ def test_own_field_names(tmp_path: Path) -> None:
         ("[1]", "line 2: expected an object"),
         ('{"prompt": "a"}', 'line 2: field "completion" is missing'),
         ('{"prompt": 3, "completion": "b"}', 'line 2: field "prompt" is int, expected a string'),
-        ('{"prompt": "a", "completion": " "}', 'line 2: field "completion" is empty'),
         ('{"input_ids": [1, 2]}', 'line 2: field "labels" is missing'),
         ('{"input_ids": [], "labels": []}', 'line 2: field "input_ids" must be a list of integers'),
         ('{"input_ids": [1.5], "labels": [1]}', 'line 2: field "input_ids" must be a list of integers'),
@@ -191,11 +190,8 @@ def test_a_template_cannot_leave_its_sandbox(template: str) -> None:
         word_tokenizer(chat=template).apply_chat_template([{"role": "user", "content": "one"}])
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused() -> None:
-    rewriting = "{{ messages | length }} {% for m in messages %}{{ m['content'] }} {% endfor %}"
-    row = _row({"messages": [{"role": r, "content": "one"} for r in ("user", "assistant", "user", "assistant")]})
-    with pytest.raises(DataError, match="rewrites earlier turns"):
-        encode_rows([row], word_tokenizer(chat=rewriting))
+def test_a_template_is_needed_for_conversations() -> None:
+    row = _row({"messages": [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]})
     with pytest.raises(DataError, match="no chat template"):
         encode_rows([row], word_tokenizer(chat=None))
 

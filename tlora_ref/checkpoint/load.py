@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tlora_ref.backend import Array, get_device
+from tlora_ref.checkpoint.generation_config import end_tokens
 from tlora_ref.checkpoint.reader import check_finite, read_folder, read_json, read_tensors, release, shown
 from tlora_ref.errors import CheckpointError, ConfigError
 from tlora_ref.machine import kernel_hint
@@ -85,7 +86,9 @@ def load_model(folder: str | Path, dtype: str = "float64", device: str = "cpu") 
         hint = kernel_hint()
         if hint is not None:
             warnings.warn(hint, stacklevel=2)
-    return model_class(config, placed)
+    model = model_class(config, placed)
+    model.end_tokens = end_tokens(folder)
+    return model
 
 
 def _check_tensors(folder: Path, tensors: dict[str, Array], shapes: dict[str, tuple[int, ...]]) -> None:

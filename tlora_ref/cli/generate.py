@@ -41,8 +41,9 @@ def run(
     if ready.context is not None and longest > ready.context and ready.task_type == "CAUSAL_LM":
         warn(f"prompt and response may reach {longest} tokens, beyond the model's context {ready.context}")
     stream = _Stream(tokenizer, silent=json)
-    options = {"temperature": temperature, "top_p": top_p, "seed": seed, "eos_token_id": tokenizer.eos_token_id}
-    ready.generate(ids, max_new_tokens=max_new_tokens, on_token=stream.take, **options)
+    options = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    ends = ready.ends(tokenizer.eos_token_id)
+    ready.generate(ids, max_new_tokens=max_new_tokens, on_token=stream.take, eos_token_id=ends, **options)
     stream.end()
     screen.finish({"prompt": prompt, "text": tokenizer.decode(stream.made), "tokens": stream.made})
 

@@ -3,9 +3,11 @@
 from tlora_ref.data.batches import batches, choose_samples, halves, pad_batch
 from tlora_ref.data.encode import EncodingReport, encode_prompt, encode_rows, response_text
 from tlora_ref.data.form import sample_form
-from tlora_ref.data.rows import Row, dataset_file, file_sha256, load_dataset
+from tlora_ref.data.records import dataset_file, file_sha256
+from tlora_ref.data.rows import Row, load_dataset
 from tlora_ref.data.templates import templates
-from tlora_ref.data.tokenizer import Tokenizer, load_tokenizer
+from tlora_ref.data.tokenizer import Tokenizer
+from tlora_ref.data.tokenizer_folder import load_tokenizer
 
 __all__ = [
     "EncodingReport",

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tlora_ref.data.chat import Conversation, says_something
 from tlora_ref.data.rows import Row
+from tlora_ref.data.seam import joined
 from tlora_ref.data.templates import CHAT, check_template, prompt_text
 from tlora_ref.data.tokenizer import Tokenizer
 from tlora_ref.errors import ConfigError, DataError
@@ -23,11 +25,13 @@ Sample = dict[str, Any]
 
 @dataclass
 class EncodingReport:
-    """What became of the rows: how many are samples, and which were dropped or cut, by where they stand."""
+    """What became of the rows: how many are samples, and, by where they stand, which were cut or dropped as too long,
+    which have no labelled token, and which are samples that no token ends."""
 
     samples: int = 0
     too_long: list[str] = field(default_factory=list)
     unlabelled: list[str] = field(default_factory=list)
+    endless: list[str] = field(default_factory=list)
     truncated: bool = False
     max_length: int | None = None
 
@@ -39,6 +43,11 @@ class EncodingReport:
             said.append(f"{len(self.too_long)} row(s) {verb} {self.max_length} tokens (first: {self.too_long[0]})")
         if self.unlabelled:
             said.append(f"{len(self.unlabelled)} row(s) left out: no labelled token (first: {self.unlabelled[0]})")
+        if self.endless:
+            said.append(
+                f"{len(self.endless)} row(s) without a scored end token, from which a model does not learn to stop "
+                f"(first: {self.endless[0]}): the chat template writes none, or the tokenizer names no eos_token"
+            )
         return said
 
 
@@ -55,9 +64,10 @@ def encode_rows(
 ) -> tuple[list[Sample], EncodingReport]:
     """Samples {"input_ids", "labels"} of all rows that can be used, and a report of those that cannot.
 
-    The prompt and the response are tokenised apart, so the boundary between unscored and scored tokens is exact; the
-    response ends with the end-of-sequence token, which is scored. A begin-of-sequence token is put first if the
-    tokenizer puts one there itself. In `messages` rows every assistant turn is scored; in `text` rows every token.
+    Prompt and response have the tokens of the whole text wherever a token ends at the seam (see `seam.joined`); the
+    response ends with the end-of-sequence token, which is scored. First comes what the tokenizer itself puts before a
+    text. A conversation has the tokens of its whole rendering, and every assistant turn of it is scored, or what the
+    template's `{% generation %}` tags enclose. In `text` rows every token is scored.
 
     Parameters
     ----------
@@ -80,23 +90,33 @@ def encode_rows(
     report = EncodingReport(truncated=too_long == "truncate", max_length=max_length)
     samples = []
     for row in rows:
-        sample = _encode(row, tokenizer, template, form, class_names)
-        _check_ids(row, sample["input_ids"], vocab_size)
+        if not _teaches(row):
+            report.unlabelled.append(row.where)
+            continue
+        sample, ended = _encode(row, tokenizer, template, form, class_names)
+        _check_ids(row, sample["input_ids"], vocab_size, tokenizer)
         if max_length is not None and max(len(v) for v in sample.values() if isinstance(v, list)) > max_length:
             report.too_long.append(row.where)
             if too_long == "drop":
                 continue
             sample = {k: v[:max_length] if isinstance(v, list) else v for k, v in sample.items()}
-        labels = sample["labels"]
-        scored = labels[1:] if isinstance(labels, list) and form == "causal" else labels  # the first has no predecessor
-        if not sample["input_ids"] or (isinstance(labels, list) and all(label == IGNORED for label in scored)):
+        if not _scored(sample, form):
             report.unlabelled.append(row.where)
             continue
         samples.append(sample)
+        report.endless += [] if ended else [row.where]
     report.samples = len(samples)
     if not samples:
         raise DataError("no row can be used: " + "; ".join(report.lines()))
     return samples, report
+
+
+def _scored(sample: Sample, form: str) -> bool:
+    """Whether a sample has a label that counts: a class, or a token that has a predecessor."""
+    labels = sample["labels"]
+    if not sample["input_ids"] or not isinstance(labels, list):
+        return bool(sample["input_ids"])
+    return any(label != IGNORED for label in (labels[1:] if form == "causal" else labels))
 
 
 def encode_text(prompt: str, tokenizer: Tokenizer, template: str = "plain", form: str = "causal") -> list[int]:
@@ -107,25 +127,16 @@ def encode_text(prompt: str, tokenizer: Tokenizer, template: str = "plain", form
 def encode_prompt(row: Row, tokenizer: Tokenizer, template: str = "plain", form: str = "causal") -> list[int]:
     """Token ids of what stands before a row's (last) response, for generation."""
     _check_text(row.where, row.values)
-    text = _prompt(row, tokenizer, template)
-    if form != "causal":
-        return tokenizer.encode(text, add_special_tokens=True)
-    starts = row.form == "pair" and template != CHAT  # a chat template writes the first token itself
-    return (_start(tokenizer) if starts else []) + tokenizer.encode(text)
-
-
-def _prompt(row: Row, tokenizer: Tokenizer, template: str) -> str:
-    """The text before a row's (last) response."""
-    if row.form == "pair" and template != CHAT:
-        return prompt_text(template, row.values)[0]
     if row.form in ("text", "tokens"):
         raise DataError(
             f"{row.where}: a row of the form {row.form} has no prompt of text to answer: name the fields of a "
             "prompt and a response (--field), or a task that makes them (--task)"
         )
-    messages = _as_messages(row)
-    last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-    return tokenizer.apply_chat_template(messages[:last], add_generation_prompt=True)
+    if row.form == "messages" or template == CHAT:
+        text, start = Conversation(row, tokenizer).prompt(), []  # the template writes the first token itself
+    else:
+        text, start = prompt_text(template, row.values)[0], tokenizer.frame[0]
+    return start + tokenizer.encode(text) if form == "causal" else tokenizer.encode(text, add_special_tokens=True)
 
 
 def response_text(row: Row) -> str:
@@ -133,19 +144,22 @@ def response_text(row: Row) -> str:
     if row.form == "pair":
         return str(row.values.get("completion", row.values.get("output")))
     if row.form == "messages":
-        return str([m for m in row.values["messages"] if m["role"] == "assistant"][-1]["content"])
+        content = [m for m in row.values["messages"] if m["role"] == "assistant"][-1].get("content")
+        return "".join(part["text"] for part in content) if isinstance(content, list) else content or ""
     raise DataError(f"{row.where}: a row of the form {row.form} has no response text")
 
 
-def _start(tokenizer: Tokenizer) -> list[int]:
-    """The tokens that the tokenizer's own post-processor puts before a text (a begin-of-sequence token, or none)."""
-    with_special = tokenizer.encode("a", add_special_tokens=True)
-    return [tokenizer.bos_token_id] if with_special[:1] == [tokenizer.bos_token_id] else []  # type: ignore[list-item]
+def _teaches(row: Row) -> bool:
+    """Whether a row has anything to learn: its response, or its text, is not empty."""
+    if row.form == "messages":
+        return any(says_something(m) for m in row.values["messages"][row.extra.get("given", 0) :])
+    return row.form == "tokens" or bool((row.values["text"] if row.form == "text" else response_text(row)).strip())
 
 
 def _encode(
     row: Row, tokenizer: Tokenizer | None, template: str, form: str = "causal", class_names: Sequence[str] = ()
-) -> Sample:
+) -> tuple[Sample, bool]:
+    """A row's sample, and whether a token ends what is scored."""
     if row.form == "tokens":
         labels = row.values["labels"]
         if form == "causal" and isinstance(labels, list) and len(labels) != len(row.values["input_ids"]):
@@ -153,30 +167,31 @@ def _encode(
                 f"{row.where}: labels has {len(labels)} entries, input_ids {len(row.values['input_ids'])}: one label a "
                 "token is expected"
             )
-        return dict(row.values)
+        return dict(row.values), True
     if tokenizer is None:
         raise DataError(f"{row.where}: a row of text needs a tokenizer; only rows of input_ids and labels do without")
     _check_text(row.where, row.values)
+    ended = bool(tokenizer.end)
     if form != "causal":
         ids, response = encode_prompt(row, tokenizer, template, form), response_text(row)
         if form == "classes":
-            return {"input_ids": ids, "labels": _class(row, response.strip(), class_names)}
-        return {"input_ids": ids, "labels": tokenizer.encode(response) + _end(tokenizer)}
+            return {"input_ids": ids, "labels": _class(row, response.strip(), class_names)}, True
+        return {"input_ids": ids, "labels": tokenizer.encode(response) + tokenizer.end}, ended
     if row.form == "text":
-        ids = _start(tokenizer) + tokenizer.encode(row.values["text"]) + _end(tokenizer)
-        return {"input_ids": ids, "labels": list(ids)}
+        ids = tokenizer.frame[0] + tokenizer.encode(row.values["text"]) + tokenizer.end
+        return {"input_ids": ids, "labels": list(ids)}, ended
     if row.form == "messages" or template == CHAT:
-        return _encode_chat(row, _as_messages(row), tokenizer)
-    prompt, response = prompt_text(template, row.values)
-    before = _start(tokenizer) + tokenizer.encode(prompt)
-    after = tokenizer.encode(response) + _end(tokenizer)
-    return {"input_ids": before + after, "labels": [IGNORED] * len(before) + after}
+        ids, scored, ended = Conversation(row, tokenizer).encoded()
+        return {"input_ids": ids, "labels": [i if s else IGNORED for i, s in zip(ids, scored, strict=True)]}, ended
+    before, after = joined(tokenizer, *prompt_text(template, row.values))
+    before, after = tokenizer.frame[0] + before, after + tokenizer.end
+    return {"input_ids": before + after, "labels": [IGNORED] * len(before) + after}, ended
 
 
 def _check_text(where: str, value: Any) -> None:
     """DataError for half of a surrogate pair anywhere in a row: it is no character, and no tokenizer takes it."""
     if isinstance(value, Mapping | list):
-        for part in value.values() if isinstance(value, Mapping) else value:
+        for part in [*value, *value.values()] if isinstance(value, Mapping) else value:
             _check_text(where, part)
     elif isinstance(value, str):
         try:
@@ -201,48 +216,17 @@ def _class(row: Row, response: str, names: Sequence[str]) -> int:
     )
 
 
-def _end(tokenizer: Tokenizer) -> list[int]:
-    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-
-
-def _as_messages(row: Row) -> list[Mapping[str, str]]:
-    """A row as a conversation."""
-    if row.form == "messages":
-        return list(row.values["messages"])
-    prompt, response = prompt_text("plain", row.values)
-    return [{"role": "user", "content": prompt.strip()}, {"role": "assistant", "content": response}]
-
-
-def _encode_chat(row: Row, messages: Sequence[Mapping[str, str]], tokenizer: Tokenizer) -> Sample:
-    """The conversation piece by piece: before each assistant turn unscored, the turn itself scored.
-
-    The template is rendered for growing prefixes; each must begin with the one before, or the turns cannot be told
-    apart in the text.
-    """
-    ids: list[int] = []
-    labels: list[int] = []
-    text = ""
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        prompt = tokenizer.apply_chat_template(messages[:i], add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template(messages[: i + 1])
-        if not prompt.startswith(text) or not whole.startswith(prompt):
-            raise DataError(
-                f"{row.where}: this chat template rewrites earlier turns when a turn is added (at messages[{i}]), so "
-                "the assistant's tokens cannot be told apart. Use rows of one prompt and completion"
-            )
-        before, turn = tokenizer.encode(prompt[len(text) :]), tokenizer.encode(whole[len(prompt) :])
-        ids += before + turn
-        labels += [IGNORED] * len(before) + turn
-        text = whole
-    return {"input_ids": ids, "labels": labels}
-
-
-def _check_ids(row: Row, ids: Sequence[int], vocab_size: int | None) -> None:
+def _check_ids(row: Row, ids: Sequence[int], vocab_size: int | None, tokenizer: Tokenizer | None) -> None:
     worst = next((i for i in ids if i < 0 or (vocab_size is not None and i >= vocab_size)), None)
-    if worst is not None:
+    if worst is None:
+        return
+    added = {} if tokenizer is None else {i: token for token, i in tokenizer.added.items()}
+    if worst in added:
         raise DataError(
-            f"{row.where}: token id {worst} is outside the model's vocabulary of {vocab_size}: was this row encoded "
-            "for another model?"
+            f"{row.where}: the token {added[worst]} has no place in the model's vocabulary of {vocab_size}: "
+            "tokenizer_config.json names it, and tokenizer.json lacks it. Name a token there that the model knows"
         )
+    raise DataError(
+        f"{row.where}: token id {worst} is outside the model's vocabulary of {vocab_size}: was this row encoded "
+        "for another model?"
+    )

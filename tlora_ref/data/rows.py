@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import json
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tlora_ref.data.messages import check_learnable, conversation
+from tlora_ref.data.records import dataset_file, records
 from tlora_ref.errors import DataError
 
-SUFFIXES = (".jsonl", ".json", ".jsonl.gz")
-SPLITS = ("train", "valid", "test")
-ROLES = ("system", "user", "assistant", "tool")
 #: What a field may be called in `fields` (the mapping of own names to ours).
-NAMES = ("messages", "prompt", "completion", "instruction", "input", "output", "answer", "text", "input_ids", "labels")
+NAMES = (
+    *("messages", "conversations", "prompt", "completion", "instruction", "input", "output", "answer", "text"),
+    *("input_ids", "labels"),
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,8 @@ class Row:
     values : the fields of that form, checked, under our names
     where : file and line, for messages
     answer : the row's short answer, where it has one
+    extra : what goes along. Of messages: "tools", "documents", "template_options"; "given", how many of the first
+        messages are the prompt and not learnt
     """
 
     form: str
@@ -40,22 +40,9 @@ class Row:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def dataset_file(path: str | Path, split: str = "train") -> Path:
-    """The file of a split: `path` itself if it is a file, else `<path>/<split>.jsonl` or `.json`."""
-    path = Path(path)
-    if path.is_file():
-        return path
-    if not path.exists():
-        raise DataError(f"{path}: there is no such file or directory of data")
-    candidates = [path / f"{split}{suffix}" for suffix in SUFFIXES]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise DataError(f"{path}: there is no {' or '.join(file.name for file in candidates)} in this directory")
-
-
 def load_dataset(path: str | Path, split: str = "train", fields: Mapping[str, str] | None = None) -> list[Row]:
-    """All rows of a `.jsonl` or `.json` file (a list), or of a directory's split.
+    """All rows of a file (JSON Lines, JSON, CSV, TSV, Parquet), or of a directory's split. Rows that have nothing to
+    learn, such as an empty completion, are among them: `encode_rows` leaves them out and counts them.
 
     Parameters
     ----------
@@ -77,39 +64,6 @@ def load_dataset(path: str | Path, split: str = "train", fields: Mapping[str, st
     return rows
 
 
-def file_sha256(path: str | Path) -> str:
-    """Digest of a data file, for manifests."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def records(file: Path) -> Iterator[tuple[str, Any]]:
-    """(where, value) of every record, blank lines skipped; a file that ends in .gz is unpacked."""
-    try:
-        packed = file.read_bytes()
-        text = (gzip.decompress(packed) if file.suffix == ".gz" else packed).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 text (byte {error.start}): save it as UTF-8") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file}: cannot be read ({error})") from error
-    if file.suffix == ".json":
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{file}: not valid JSON ({error})") from error
-        if not isinstance(values, list):
-            raise DataError(f"{file}: expected a JSON list of rows, found {type(values).__name__}")
-        yield from ((f"{file}, row {i}", value) for i, value in enumerate(values, 1))
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            yield f"{file}, line {number}", json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{file}, line {number}: not valid JSON ({error}). Expected one object a line") from error
-
-
 def _row(where: str, record: Any, fields: Mapping[str, str]) -> Row:
     """One record as a checked row."""
     if not isinstance(record, dict):
@@ -125,13 +79,15 @@ def _row(where: str, record: Any, fields: Mapping[str, str]) -> Row:
     answer = values.get("answer")
     if "input_ids" in values:
         return Row("tokens", _tokens(where, values), where)
-    if "messages" in values:
-        return Row("messages", {"messages": _messages(where, values["messages"])}, where)
+    if "messages" in values or "conversations" in values:
+        return _conversation(where, values)
+    if isinstance(values.get("prompt"), list) or isinstance(values.get("completion"), list):
+        return _conversational_pair(where, values)
     if "prompt" in values or "completion" in values:
         return Row("pair", _texts(where, values, ("prompt", "completion")), where, _answer(answer))
     if "instruction" in values or "output" in values:
-        chosen = _texts(where, {"input": "", **values}, ("instruction", "input", "output"))
-        return Row("pair", chosen, where, _answer(answer))
+        values = {**values, "input": "" if values.get("input") is None else values["input"]}
+        return Row("pair", _texts(where, values, ("instruction", "input", "output")), where, _answer(answer))
     if "text" in values:
         return Row("text", _texts(where, values, ("text",)), where)
     raise DataError(
@@ -145,28 +101,53 @@ def _answer(value: Any) -> str | None:
 
 
 def _texts(where: str, values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, str]:
-    """The named fields, each a string; the last one (what is learnt) not empty."""
+    """The named fields, each a string; the last one (what is learnt) may be null, which is empty."""
+    found = {}
     for name in names:
         if name not in values:
-            raise DataError(f'{where}: field "{name}" is missing (the row has {", ".join(values)})')
-        if not isinstance(values[name], str):
-            raise DataError(f'{where}: field "{name}" is {type(values[name]).__name__}, expected a string')
-    if not values[names[-1]].strip():
-        raise DataError(f'{where}: field "{names[-1]}" is empty: there is nothing to learn from this row')
-    return {name: values[name] for name in names}
+            raise DataError(f'{where}: field "{name}" is missing (the row has {", ".join(map(str, values))})')
+        value = "" if values[name] is None and name == names[-1] else values[name]
+        if not isinstance(value, str):
+            kind = "null" if value is None else type(value).__name__
+            raise DataError(f'{where}: field "{name}" is {kind}, expected a string: write text in quotes')
+        found[name] = value
+    return found
 
 
-def _messages(where: str, messages: Any) -> list[dict[str, str]]:
-    if not isinstance(messages, list) or not messages:
-        raise DataError(f'{where}: field "messages" must be a list of {{"role": ..., "content": ...}}, not empty')
-    for i, message in enumerate(messages):
-        if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
-            raise DataError(f"{where}: messages[{i}] must have a string role and a string content")
-        if message["role"] not in ROLES:
-            raise DataError(f'{where}: messages[{i}] has the role "{message["role"]}", expected {", ".join(ROLES)}')
-    if not any(message["role"] == "assistant" for message in messages):
-        raise DataError(f"{where}: no message is the assistant's: there is nothing to learn from this row")
-    return messages
+def _conversation(where: str, values: Mapping[str, Any]) -> Row:
+    name = "messages" if "messages" in values else "conversations"
+    messages = conversation(where, name, values[name], values.get("system"))
+    check_learnable(where, messages)
+    return Row("messages", {"messages": messages}, where, extra=_beside(where, values))
+
+
+def _conversational_pair(where: str, values: Mapping[str, Any]) -> Row:
+    """TRL's conversational form: prompt and completion are lists of messages, and the completion's are learnt."""
+    parts = []
+    for name in ("prompt", "completion"):
+        if not isinstance(values.get(name), list):
+            raise DataError(f"{where}: prompt and completion must both be strings, or both lists of messages")
+        parts.append(conversation(where, name, values[name]))
+    check_learnable(where, parts[1])
+    extra = {**_beside(where, values), "given": len(parts[0])}
+    return Row("messages", {"messages": parts[0] + parts[1]}, where, extra=extra)
+
+
+def _beside(where: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a conversation keeps beside its messages for the template: tools, documents, the template's own options."""
+    found: dict[str, Any] = {}
+    for name in ("tools", "documents"):
+        value = values.get(name)
+        if value is not None:
+            if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+                raise DataError(f'{where}: field "{name}" must be a list of objects')
+            found[name] = value or None
+    options = values.get("chat_template_kwargs")
+    if options is not None:
+        if not isinstance(options, dict):
+            raise DataError(f'{where}: field "chat_template_kwargs" must be an object')
+        found["template_options"] = options
+    return found
 
 
 def _tokens(where: str, values: Mapping[str, Any]) -> dict[str, Any]:

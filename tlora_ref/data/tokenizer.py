@@ -1,149 +1,207 @@
-"""Text to tokens and back, with the chat template of the checkpoint in a sandbox."""
+"""Text to tokens and back."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import tokenizers
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from tlora_ref.data.chat_template import ChatTemplate
+from tlora_ref.data.special_tokens import complete_vocabulary, named_tokens
 from tlora_ref.errors import DataError
 
-SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+Offsets = list[tuple[int, int]]
 
 
 class Tokenizer:
     """A `tokenizers.Tokenizer` with what a checkpoint folder says about it.
 
+    Parameters
+    ----------
+    backend : is given the tokens that `config` names and it lacks, and loses its padding and truncation
+    config : tokenizer_config.json, with special_tokens_map.json where that counts
+    templates : Jinja source of the chat template; several by name, of which "default" is used; or None
+
     Attributes
     ----------
-    bos_token, eos_token, pad_token : strings or None; `*_token_id` their ids
-    chat_template : Jinja source or None
+    special : {name: token} of the named tokens, as templates see them
+    bos_token, eos_token, pad_token, unk_token : strings or None; `*_token_id` their ids
+    added : {token: id} of tokens that tokenizer.json lacks: a model may have no embedding for them
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], template: str | None) -> None:
+    def __init__(
+        self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], templates: Mapping[str, str] | str | None = None
+    ) -> None:
         self.backend = backend
         self.backend.no_padding()
         self.backend.no_truncation()
-        self.chat_template = template
-        names = {name: _content(config.get(name)) for name in SPECIAL}
-        self.bos_token, self.eos_token, self.pad_token, self.unk_token = (names[name] for name in SPECIAL)
+        self.special = named_tokens(config)
+        with _our_errors("the tokenizer's named tokens cannot be added"):
+            self.added = complete_vocabulary(backend, config)
+        self.templates = {"default": templates} if isinstance(templates, str) else dict(templates or {})
+        self.bos_token, self.eos_token = self.special.get("bos_token"), self.special.get("eos_token")
+        self.pad_token, self.unk_token = self.special.get("pad_token"), self.special.get("unk_token")
         self.bos_token_id, self.eos_token_id, self.pad_token_id = (
             None if token is None else backend.token_to_id(token)
             for token in (self.bos_token, self.eos_token, self.pad_token)
         )
+        if self.eos_token in self.added:
+            warnings.warn(
+                f"the end token {self.eos_token} is not in tokenizer.json: it is added as token {self.eos_token_id}, "
+                "as transformers adds it, and the model never saw it. If texts end with another, name that as "
+                '"eos_token" in tokenizer_config.json',
+                stacklevel=2,
+            )
 
     @property
     def vocab_size(self) -> int:
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
+    @property
+    def chat_template(self) -> str | None:
+        """The source of the chat template that is used by default."""
+        return self.templates.get("default")
+
+    # ------------------------------------------------------------------ text and tokens
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """Token ids of `text`; with `add_special_tokens`, what the tokenizer's post-processor adds around it."""
-        return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        with _our_errors(f"{text[:40]!a} cannot be tokenised"):
+            return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        """Token ids of `text`, and the characters (from, to) that each stands for, blanks at its ends included."""
+        with _our_errors(f"{text[:40]!a} cannot be tokenised"):
+            encoding = self._untrimmed.encode(text, add_special_tokens=False)
+        return list(encoding.ids), list(encoding.offsets)
+
+    def encode_continuation(self, text: str) -> list[int]:
+        """Token ids of a text that goes on where another ended: without the blank that some tokenizers put first."""
+        if self._continuing is self.backend:
+            return self.encode(text)
+        with _our_errors(f"{text[:40]!a} cannot be tokenised"):
+            whole = self.backend.encode(text, add_special_tokens=False)
+            # from an added token on, each piece of text begins as the tokenizer has it
+            added = self.backend.get_added_tokens_decoder()
+            places = zip(whole.ids, whole.offsets, strict=True)
+            starts = [start for i, (start, end) in places if i in added and added[i].content in text[start:end]]
+            cut = starts[0] if starts else len(text)
+            return [*self._continuing.encode(text[:cut], add_special_tokens=False).ids, *self.encode(text[cut:])]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of token ids."""
-        return str(self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens))
+        with _our_errors("these tokens cannot be decoded"):
+            return str(self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens))
 
-    def apply_chat_template(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = False) -> str:
-        """The text of a conversation by the checkpoint's template.
+    @cached_property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The tokens that the post-processor puts before and after a text (a begin-of-sequence token, or none)."""
+        bare, whole = self.encode("a"), self.encode("a", add_special_tokens=True)
+        at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), len(whole))
+        return whole[:at], whole[at + len(bare) :]
 
-        The template came with the checkpoint and is not trusted: it runs in jinja2's immutable sandbox.
+    @property
+    def end(self) -> list[int]:
+        """What ends a text that is learnt: the end-of-sequence token, or what the post-processor puts there."""
+        return self.frame[1] if self.eos_token_id is None else [self.eos_token_id]
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Every token that may end a turn: the end-of-sequence token and those that the vocabulary calls special."""
+        special = (i for i, token in self.backend.get_added_tokens_decoder().items() if token.special)
+        return frozenset((*special, *self.end))
+
+    @cached_property
+    def _untrimmed(self) -> tokenizers.Tokenizer:
+        """The backend without a post-processor that takes blanks out of the offsets, where it has one."""
+        processor = self.backend.post_processor
+        if processor is None or b'"trim_offsets":true' not in processor.__getstate__():
+            return self.backend
+        return tokenizers.Tokenizer.from_str(json.dumps({**_parts(self.backend), "post_processor": None}))
+
+    @cached_property
+    def _continuing(self) -> tokenizers.Tokenizer:
+        """The backend without the blank that it puts before a text; itself if it puts none."""
+        parts = [_state(part) for part in (self.backend.normalizer, self.backend.pre_tokenizer)]
+        if parts == _without_prefix(parts):
+            return self.backend
+        whole = _parts(self.backend)
+        changed = {name: _without_prefix(whole[name]) for name in ("normalizer", "pre_tokenizer")}
+        return tokenizers.Tokenizer.from_str(json.dumps({**whole, **changed}))
+
+    # ------------------------------------------------------------------ conversations
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False, **options: Any
+    ) -> str:
+        """The text of a conversation by the checkpoint's template, as transformers renders it.
+
+        The template came with the checkpoint and is not trusted: it runs in Jinja's sandbox, in a process of its own
+        with bounded time and memory.
+
+        Parameters
+        ----------
+        options : `tools` (JSON schemas) and `documents` (lists of objects), and whatever else the template asks for
 
         Raises
         ------
         DataError
-            if there is no template, or it fails or tries to leave the sandbox.
+            if there is no template, or it fails, tries to leave the sandbox, or takes too much time or memory.
         """
-        if self._template is None:
+        template = self.template(options.get("tools") is not None)
+        return template.render([(messages, add_generation_prompt)], {**self.special, **options})[0].text
+
+    def template(self, tools: bool = False) -> ChatTemplate:
+        """The chat template: "tool_use" for conversations with tools where there is one, else the default."""
+        name = "tool_use" if tools and "tool_use" in self.templates else "default"
+        if name not in self.templates:
+            known = f" of the name default, only {', '.join(self.templates)}" if self.templates else ""
             raise DataError(
-                "this tokenizer has no chat template: use rows of prompt and completion, or a named template"
+                f"this tokenizer has no chat template{known}: use rows of prompt and completion, or a named template"
             )
-        try:
-            return self._template.render(
-                messages=[dict(m) for m in messages],
-                add_generation_prompt=add_generation_prompt,
-                bos_token=self.bos_token or "",
-                eos_token=self.eos_token or "",
-                pad_token=self.pad_token or "",
-                unk_token=self.unk_token or "",
-                tools=None,
-                documents=None,
-            )
-        except (jinja2.TemplateError, TypeError, ValueError, RecursionError, OverflowError) as error:
-            raise DataError(f"the chat template failed on these messages: {error}") from error
+        return self._compiled.setdefault(name, ChatTemplate(self.templates[name]))
 
     @cached_property
-    def _template(self) -> jinja2.Template | None:
-        """The compiled template, in the environment that transformers gives it."""
-        if self.chat_template is None:
-            return None
-        sandbox = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        sandbox.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
-        sandbox.globals["raise_exception"] = _refuse
-        sandbox.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        try:
-            return sandbox.from_string(self.chat_template)
-        except jinja2.TemplateError as error:
-            raise DataError(f"the chat template is not valid Jinja: {error}") from error
-
-
-def _refuse(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _content(token: Any) -> str | None:
-    """A special token's text: a string, or an object with `content`."""
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON object, empty if the file is not there."""
-    if not path.is_file():
+    def _compiled(self) -> dict[str, ChatTemplate]:
         return {}
+
+
+def _parts(backend: tokenizers.Tokenizer) -> dict[str, Any]:
+    parts: dict[str, Any] = json.loads(backend.to_str())
+    return parts
+
+
+def _state(part: Any) -> Any:
+    return None if part is None else json.loads(part.__getstate__())
+
+
+def _without_prefix(part: Any) -> Any:
+    """A normalizer or pre-tokenizer, as JSON, that neither puts a blank before a text nor takes one away."""
+    if isinstance(part, list):
+        return [_without_prefix(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    changes = {
+        "Prepend": {"type": "Sequence", "normalizers": []},
+        "Metaspace": {**part, "prepend_scheme": "never"},
+        "ByteLevel": {**part, "add_prefix_space": False},
+        "Strip": {**part, "strip_left": False},
+    }
+    inner = {key: _without_prefix(value) for key, value in part.items()}
+    return changes.get(str(part.get("type")), inner)
+
+
+@contextmanager
+def _our_errors(what: str) -> Iterator[None]:
+    """The `tokenizers` library raises bare exceptions, and panics that are not even those: DataError for either."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a JSON file ({error})") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: expected a JSON object")
-    return values
-
-
-def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder (tokenizer.json, tokenizer_config.json, chat_template.jinja).
-
-    Raises
-    ------
-    DataError
-        if tokenizer.json is missing or damaged.
-    """
-    folder = Path(folder)
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise DataError(
-            f"{folder}: there is no tokenizer.json. Save the checkpoint's fast tokenizer there, or give rows that hold "
-            "input_ids and labels, which need no tokenizer"
-        )
-    try:
-        backend = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise DataError(f"{path}: not a tokenizer of the `tokenizers` library ({error})") from error
-    config = {**_json(folder / "special_tokens_map.json"), **_json(folder / "tokenizer_config.json")}
-    template = config.get("chat_template")
-    jinja = folder / "chat_template.jinja"
-    if jinja.is_file():
-        template = jinja.read_text(encoding="utf-8")
-    if isinstance(template, list):  # several named templates
-        template = next((t.get("template") for t in template if t.get("name") == "default"), None)
-    return Tokenizer(backend, config, template if isinstance(template, str) else None)
+        yield
+    except DataError:
+        raise
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise DataError(f"{what} ({type(error).__name__}: {error})") from error

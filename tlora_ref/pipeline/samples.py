@@ -17,7 +17,7 @@ from tlora_ref.data import (
     load_tokenizer,
     sample_form,
 )
-from tlora_ref.data.rows import SUFFIXES
+from tlora_ref.data.records import SUFFIXES
 from tlora_ref.data.templates import CHAT, check_template
 from tlora_ref.errors import ConfigError
 from tlora_ref.tasks import Task, task_rows

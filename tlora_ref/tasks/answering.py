@@ -39,8 +39,11 @@ class Answering:
         room = self.max_new_tokens
         if self.form == "causal" and self.model.context is not None:
             room = max(1, min(room, self.model.context - len(prompt)))
-        ids = self.model.generate(prompt, max_new_tokens=room, eos_token_id=self.tokenizer.eos_token_id)
+        ends = self.model.ends(self.tokenizer.eos_token_id)
+        ids = self.model.generate(prompt, max_new_tokens=room, eos_token_id=ends)
         made = ids[1:] if self.form == "seq2seq" else ids[len(prompt) :]  # a decoder begins with its own start token
+        if made[-1] in ends:  # it ends the text and is none, though its vocabulary may not call it special
+            made = made[:-1]
         return cut(self.tokenizer.decode(made.tolist()), stop)
 
     def fits(self, row: Row) -> bool:

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from tlora_ref.data.rows import Row, dataset_file, records
+from tlora_ref.data.records import dataset_file, records
+from tlora_ref.data.rows import Row
 from tlora_ref.data.templates import fill
 from tlora_ref.errors import ConfigError, DataError
 

@@ -16,11 +16,17 @@ from tlora_ref.transformer.head import next_token_logits
 from tlora_ref.transformer.inputs import padding_mask, positions_of, token_ids
 
 
-class Continues(Protocol):
-    """What `generate` needs of a model (`CausalLM` is one)."""
+class Ends(Protocol):
+    """What says where a text ends (every `Model` is one)."""
 
     @property
     def config(self) -> Any: ...
+    def ends(self) -> tuple[int, ...]: ...
+
+
+class Continues(Ends, Protocol):
+    """What `generate` needs of a model (`CausalLM` is one)."""
+
     @property
     def horizon(self) -> int | None: ...
     def watching(self, names: Iterable[str] | None) -> Self: ...
@@ -71,7 +77,8 @@ def generate(
     ----------
     temperature : 0 for greedy
     top_p : in (0, 1], used if temperature > 0
-    eos_token_id : one token or several, any of which ends a row; None for the configuration's, -1 for none
+    eos_token_id : one token or several, any of which ends a row; None for the checkpoint's (see `Model.ends`), -1 for
+        none
     use_cache : False computes every step from the whole sequence, for checking
     on_token : called with each step's new tokens, one a row
 
@@ -84,7 +91,7 @@ def generate(
     ids, keep = _left_padded(ids, padding_mask(attention_mask, ids))
     model = model.watching([])
     cache = KeyValueCache(ids.shape[1] + max_new_tokens) if use_cache else None
-    eos = ending_tokens(model.config, eos_token_id)
+    eos = ending_tokens(model, eos_token_id)
     ids = continued(
         ids,
         lambda ids: _next_logits(model, ids, keep, cache),
@@ -99,12 +106,12 @@ def generate(
     return ids[0] if np.ndim(input_ids) == 1 else ids
 
 
-def ending_tokens(config: Any, eos_token_id: int | Sequence[int] | None) -> tuple[int, ...]:
-    """The tokens that end a row: the configuration's unless some are given; none of them for -1."""
-    eos = config.eos_token_id if eos_token_id is None else eos_token_id
-    if eos is None or eos == -1:
-        return ()
-    return (eos,) if isinstance(eos, int) else tuple(eos)
+def ending_tokens(model: Ends, eos_token_id: int | Sequence[int] | None) -> tuple[int, ...]:
+    """The tokens that end a row: the checkpoint's unless some are given; none of them for -1."""
+    if eos_token_id is None:
+        return model.ends()
+    given = (eos_token_id,) if isinstance(eos_token_id, int) else tuple(eos_token_id)
+    return () if given == (-1,) else given
 
 
 def continued(

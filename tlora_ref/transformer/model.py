@@ -41,6 +41,8 @@ class Model:
         self.config = config
         self.tensors = dict(tensors)
         self.adapter: AttachedAdapter | None = None
+        #: The tokens that end what is generated, as the checkpoint's folder names them; None for the configuration's.
+        self.end_tokens: tuple[int, ...] | None = None
         self._watched: frozenset[str] | None = None  # None: every tensor
         self._observer: Observer | None = None
 
@@ -104,6 +106,13 @@ class Model:
     def generate(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> Array:
         """Continue a prompt, where the family can; see `tlora_ref.transformer.generation.generate`."""
         raise ConfigError(f"a {type(self).__name__} model does not generate text")
+
+    def ends(self, *also: int | None) -> tuple[int, ...]:
+        """The tokens at which what is generated ends: those of generation_config.json where the checkpoint has one,
+        else of the configuration; and `also` (a tokenizer's, which may have none)."""
+        own = self.config.eos_token_id if self.end_tokens is None else self.end_tokens
+        several = own if isinstance(own, tuple | list) else (own,)
+        return tuple(dict.fromkeys(token for token in (*several, *also) if token is not None))
 
     @property
     def context(self) -> int | None:
@@ -238,7 +247,9 @@ class Model:
         config = self.config
         if apart:
             config, tensors = self.untied(config, tensors, apart)
-        return type(self)(config, tensors)
+        made = type(self)(config, tensors)
+        made.end_tokens = self.end_tokens
+        return made
 
     @classmethod
     def untied(cls, config: Any, tensors: dict[str, Array], apart: dict[str, Array]) -> tuple[Any, dict[str, Array]]:

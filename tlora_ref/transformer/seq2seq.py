@@ -161,7 +161,7 @@ def generate_answer(
     view = model.watching([])
     memory = view.encode(ids, keep)
     cache = KeyValueCache(1 + max_new_tokens) if use_cache else None
-    eos = ending_tokens(view.config, eos_token_id)
+    eos = ending_tokens(view, eos_token_id)
 
     def next_logits(made: Array) -> Array:
         seen = 0 if cache is None else cache.length

@@ -1,0 +1,92 @@
+"""Messages as people have them: OpenAI's, TRL's prompt and completion, ShareGPT's; checked, and brought to one form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tlora_ref.errors import DataError
+
+ROLES = ("system", "user", "assistant", "tool", "developer", "function")
+#: Who speaks, under ShareGPT's names.
+SHAREGPT = {
+    **{"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant"},
+    **{"bot": "assistant", "model": "assistant", "function_call": "assistant", "system": "system", "tool": "tool"},
+    **{"observation": "tool", "function_response": "tool"},
+}
+
+Message = dict[str, Any]
+
+
+def conversation(where: str, name: str, value: Any, system: Any = None) -> list[Message]:
+    """The messages of one field: a list of {"role", "content"}, or of ShareGPT's {"from", "value"}.
+
+    Parameters
+    ----------
+    name : the field, for errors
+    system : a system message that a row keeps beside its turns, as ShareGPT's rows may
+
+    Raises
+    ------
+    DataError
+        naming the message and what is wrong with it.
+    """
+    if isinstance(value, str):  # a cell of CSV can hold nothing else
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            value = None
+    if not isinstance(value, list) or not value:
+        raise DataError(f'{where}: field "{name}" must be a list of {{"role": ..., "content": ...}}, not empty')
+    messages = [_message(where, f"{name}[{i}]", message) for i, message in enumerate(value)]
+    if isinstance(system, str) and system.strip() and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    return messages
+
+
+def check_learnable(where: str, messages: list[Message]) -> None:
+    """DataError if no message is the assistant's."""
+    if not any(message["role"] == "assistant" for message in messages):
+        raise DataError(f"{where}: no message is the assistant's: there is nothing to learn from this row")
+
+
+def _message(where: str, at: str, message: Any) -> Message:
+    if isinstance(message, Mapping) and "role" not in message and "from" in message:
+        role, content = message["from"], message.get("value")
+        if not isinstance(role, str) or role not in SHAREGPT:
+            raise DataError(f"{where}: {at} is from {str(role)[:40]!a}, expected {', '.join(SHAREGPT)}")
+        message = {"role": SHAREGPT[role], "content": content}
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise DataError(f"{where}: {at} must have a string role and a string content")
+    if message["role"] not in ROLES:
+        raise DataError(f'{where}: {at} has the role "{message["role"][:40]}", expected {", ".join(ROLES)}')
+    calls = message.get("tool_calls")
+    if calls is not None and not (isinstance(calls, list) and all(isinstance(call, Mapping) for call in calls)):
+        raise DataError(f"{where}: {at}: tool_calls must be a list of objects")
+    return {**message, "content": _content(where, at, message.get("content"), bool(calls))}
+
+
+def _content(where: str, at: str, content: Any, calls: bool) -> Any:
+    """A message's words: text, parts of text, or none beside tool calls."""
+    if isinstance(content, str) or (content is None and calls):
+        return content
+    if not isinstance(content, list):
+        raise DataError(
+            f"{where}: {at} must have a string role and a string content (or a list of parts, or null beside "
+            "tool_calls)"
+        )
+    return [_part(where, at, part) for part in content]
+
+
+def _part(where: str, at: str, part: Any) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == "text" and isinstance(part.get("text"), str):
+        return dict(part)
+    said = str(kind or type(part).__name__)[:40]
+    raise DataError(
+        f"{where}: {at} has a part of the type {said!a}: models of text take parts of the type text alone. Leave the "
+        "row out, or put into words what it shows"
+    )

@@ -1,0 +1,201 @@
+"""Dataset files to records: JSON Lines, JSON, CSV, TSV and Parquet, packed with gzip or not."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tlora_ref.errors import DataError
+
+SUFFIXES = (
+    *(".jsonl", ".json", ".csv", ".tsv", ".parquet", "-00000-of-00001.parquet"),
+    *(".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz"),
+)
+FORMS = "data are read from .jsonl, .json, .csv and .tsv (each also packed, .gz), and .parquet"
+#: Fields that hold lists: a cell of CSV has them as JSON.
+LISTS = ("messages", "conversations", "input_ids", "labels", "token_type_ids")
+
+
+def dataset_file(path: str | Path, split: str = "train") -> Path:
+    """The file of a split: `path` itself if it is a file, else `<path>/<split>` with one of SUFFIXES."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or directory of data")
+    candidates = [path / f"{split}{suffix}" for suffix in SUFFIXES]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise DataError(f"{path}: there is no {' or '.join(file.name for file in candidates)} in this directory")
+
+
+def file_sha256(path: str | Path) -> str:
+    """Digest of a data file, for manifests."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def records(file: Path) -> Iterator[tuple[str, Any]]:
+    """(where, value) of every record; DataError for a file that cannot be read."""
+    suffix = Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
+    if suffix == ".parquet":
+        return _parquet(file)
+    text = _text(file)
+    if suffix in (".csv", ".tsv"):
+        return _table(file, text, "\t" if suffix == ".tsv" else ",")
+    return _json(file, text) if suffix == ".json" else _lines(file, text)
+
+
+def _text(file: Path) -> str:
+    try:
+        packed = file.read_bytes()
+        return (gzip.decompress(packed) if file.suffix == ".gz" else packed).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 text (byte {error.start}): save it as UTF-8. {FORMS}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file}: cannot be read ({error})") from error
+
+
+# ---- JSON ----
+
+
+def _lines(file: Path, text: str) -> Iterator[tuple[str, Any]]:
+    """One value a line; or values that take several lines, or a list of all rows, under a name that says otherwise."""
+    found, number = [], 0
+    try:
+        for number, line in enumerate(text.split("\n"), 1):
+            found += [(f"line {number}", _loads(line))] if line.strip() else []
+    except ValueError as error:
+        try:
+            found = list(_values(text))
+        except ValueError:
+            raise DataError(
+                f"{file}, line {number}: not valid JSON ({error}). Expected one object a line; {FORMS}"
+            ) from error
+    yield from _rows(file, found)
+
+
+def _json(file: Path, text: str) -> Iterator[tuple[str, Any]]:
+    """A list of rows; an object of columns, or with the list under its only name; or JSON Lines."""
+    try:
+        found = list(_values(text))
+    except ValueError as error:
+        raise DataError(f"{file}: not valid JSON ({error}). {FORMS}") from error
+    if len(found) != 1:
+        yield from _rows(file, found)
+        return
+    value = found[0][1]
+    rows = _unwrapped(value) if isinstance(value, dict) else value
+    if not isinstance(rows, list):
+        raise DataError(
+            f"{file}: expected a JSON list of rows, found {type(value).__name__}: a list, an object that holds one "
+            '({"data": [...]}), or one row a line'
+        )
+    yield from ((f"{file}, row {i}", row) for i, row in enumerate(rows, 1))
+
+
+def _rows(file: Path, found: list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    if len(found) == 1 and isinstance(found[0][1], list) and any(isinstance(row, dict) for row in found[0][1]):
+        found = [(f"row {i}", row) for i, row in enumerate(found[0][1], 1)]
+    yield from ((f"{file}, {at}", value) for at, value in found)
+
+
+def _values(text: str) -> Iterator[tuple[str, Any]]:
+    """(line, value) of JSON values that follow each other; ValueError where one is not valid."""
+    decoder, at, line = json.JSONDecoder(object_pairs_hook=_unique), 0, 1
+    while True:
+        start = at
+        while at < len(text) and text[at].isspace():
+            at += 1
+        line += text.count("\n", start, at)
+        if at == len(text):
+            return
+        try:
+            value, end = decoder.raw_decode(text, at)
+        except RecursionError as error:
+            raise ValueError("nested too deep") from error
+        yield f"line {line}", value
+        line, at = line + text.count("\n", at, end), end
+
+
+def _loads(line: str) -> Any:
+    try:
+        return json.loads(line, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names are all different: which of two values counts would be a guess."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)[:40]!a} is there twice in one object")
+    return values
+
+
+def _unwrapped(value: dict[str, Any]) -> Any:
+    """The rows in an object: itself, if it is one; the list under its only list's name; or columns, turned."""
+    lists = {name: column for name, column in value.items() if isinstance(column, list)}
+    if "input_ids" in lists and all(type(i) is int for i in lists["input_ids"]) and lists["input_ids"]:
+        return [value]
+    turns = [column for column in lists.values() if column and isinstance(column[0], dict)]
+    if any("role" in column[0] or "from" in column[0] for column in turns):
+        return [value]
+    if len(lists) == 1 and turns:
+        return turns[0]
+    if lists and len(lists) == len(value) and len({len(column) for column in lists.values()}) == 1:
+        return [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
+    return [value] if value and not lists else value
+
+
+# ---- tables ----
+
+
+def _table(file: Path, text: str, delimiter: str) -> Iterator[tuple[str, Any]]:
+    """Rows of CSV under the names in the first line."""
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        names = next(reader, [])
+        if len(set(names)) < len(names):
+            raise DataError(f"{file}: two columns have one name: {', '.join(names)[:200]}")
+        for cells in reader:
+            where = f"{file}, line {reader.line_num}"
+            if not any(cells):
+                continue
+            if len(cells) != len(names):
+                raise DataError(f"{where}: {len(cells)} cells, but the first line names {len(names)} columns")
+            yield where, {name: _cell(name, cell) for name, cell in zip(names, cells, strict=True)}
+    except csv.Error as error:
+        raise DataError(f"{file}, line {reader.line_num}: not valid CSV ({error}). {FORMS}") from error
+
+
+def _cell(name: str, cell: str) -> Any:
+    if name in LISTS:
+        try:
+            return _loads(cell)
+        except ValueError:
+            return cell
+    return cell
+
+
+def _parquet(file: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError(f"{file}: Parquet needs pyarrow: pip install 'tlora-ref[parquet]'") from error
+    try:
+        rows = pyarrow.parquet.read_table(file).to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError, TypeError) as error:
+        raise DataError(f"{file}: not a Parquet file that can be read ({error}). {FORMS}") from error
+    yield from ((f"{file}, row {i}", row) for i, row in enumerate(rows, 1))
