@@ -135,7 +135,7 @@ def asarray(array: Any, like: Array, dtype: Any = None) -> Array:
 
 
 def scatter_add(target: Array, rows: Array, values: Array) -> None:
-    """target[rows[i]] += values[i] for every i, repeated rows adding up. Shapes (n, d), (k,), (k, d)."""
+    """target[rows[i]] += values[i] for every i, repeated rows adding up. Shapes (n, ...), (k,), (k, ...)."""
     xp = array_module(target, values)
     xp.add.at(target, rows, values)
 

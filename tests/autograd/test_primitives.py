@@ -165,6 +165,38 @@ def test_capped_attention(monkeypatch, block: int, with_bias: bool) -> None:  # 
     gradcheck(f, inputs)
 
 
+@pytest.mark.parametrize("of_keys", [False, True])
+def test_position_scores(of_keys: bool) -> None:
+    x, table, buckets = normal(2, 4, 3, 5), normal(6, 3, 5), np.random.default_rng(0).integers(0, 6, (4, 4))
+    gradcheck(lambda x, table: ag.position_scores(x, table, buckets, of_keys=of_keys), [x, table])
+    got = ag.position_scores(ag.Tensor(x), ag.Tensor(table), buckets, of_keys=of_keys).data
+    for b, h, t, s in np.ndindex(2, 3, 4, 4):
+        assert got[b, h, t, s] == pytest.approx(x[b, s if of_keys else t, h] @ table[buckets[t, s], h], rel=1e-12)
+
+
+@pytest.mark.parametrize("block", [2, 128])
+def test_attention_with_a_bias_a_sample(monkeypatch, block: int) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(sys.modules["tlora_ref.autograd.attention"], "BLOCK", block)
+    see = ag.Visibility(keys=KEYS)
+    q, k, v, bias = normal(3, 4, 4, 3), normal(3, 5, 2, 3), normal(3, 5, 2, 2), normal(3, 4, 4, 5)
+
+    def f(q, k, v, bias):  # type: ignore[no-untyped-def]
+        return ag.attention(q, k, v, scale=0.7, see=see, bias=bias)
+
+    got = f(*(ag.Tensor(x) for x in (q, k, v, bias))).data
+    for b in range(3):
+        alone = dense_attention(q[b : b + 1], k[b : b + 1], v[b : b + 1], 0.7, False, None, KEYS[b : b + 1], bias[b])
+        np.testing.assert_allclose(got[b], alone[0], rtol=1e-12, atol=1e-13)
+    gradcheck(f, [q, k, v, bias])
+
+
+def test_weighted_sum() -> None:
+    x, weights = normal(2, 3, 4), normal(2, 3)
+    gradcheck(lambda x: ag.weighted_sum(x, weights), [x])
+    expected = [sum(weights[b, t] * x[b, t] for t in range(3)) for b in range(2)]
+    np.testing.assert_allclose(ag.weighted_sum(ag.Tensor(x), weights).data, expected, rtol=1e-13)
+
+
 @pytest.mark.parametrize("chunk", [2, 256])
 def test_cross_entropy(monkeypatch, chunk: int) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(loss_module, "MOST", chunk)

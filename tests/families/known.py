@@ -33,6 +33,29 @@ def opt(width: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
     }
 
 
+def electra(d_embedding: int, width: int, heads: int) -> dict[str, Any]:
+    return {
+        **{"architectures": ["ElectraForSequenceClassification"], "attention_probs_dropout_prob": 0.1},
+        **{"embedding_size": d_embedding, "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "hidden_size": width},
+        **{"initializer_range": 0.02, "intermediate_size": 4 * width, "layer_norm_eps": 1e-12, "pad_token_id": 0},
+        **{"max_position_embeddings": 512, "model_type": "electra", "num_attention_heads": heads},
+        **{"num_hidden_layers": 12, "position_embedding_type": "absolute", "summary_activation": "gelu"},
+        **{"summary_last_dropout": 0.1, "summary_type": "first", "summary_use_proj": True, "type_vocab_size": 2},
+        "vocab_size": 30522,
+    }
+
+
+def deberta_v3(layers: int, width: int, heads: int, **more: Any) -> dict[str, Any]:
+    return {
+        **{"model_type": "deberta-v2", "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu"},
+        **{"hidden_dropout_prob": 0.1, "initializer_range": 0.02, "hidden_size": width, "layer_norm_eps": 1e-7},
+        **{"intermediate_size": 4 * width, "max_position_embeddings": 512, "relative_attention": True},
+        **{"position_buckets": 256, "norm_rel_ebd": "layer_norm", "share_att_key": True, "pos_att_type": "p2c|c2p"},
+        **{"max_relative_positions": -1, "position_biased_input": False, "num_attention_heads": heads},
+        **{"num_hidden_layers": layers, "type_vocab_size": 0, "vocab_size": 128100, **more},
+    }
+
+
 QWEN = {"bos_token_id": 151643, "eos_token_id": 151645, "rope_theta": 1e6, "tie_word_embeddings": True}
 GEMMA = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "head_dim": 256, "attention_bias": False}
 GEMMA_3 = {
@@ -240,6 +263,12 @@ KNOWN: dict[str, tuple[int, dict[str, Any]]] = {
             **{"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
         },
     ),
+    # ELECTRA's with a head of two classes, as sizes of fine-tuned models give them.
+    "electra-small-discriminator": (13_549_314, electra(128, 256, 4)),
+    "electra-base-discriminator": (109_483_778, electra(768, 768, 12)),
+    "deberta-v3-small": (141_304_320, deberta_v3(6, 768, 12)),
+    "deberta-v3-base": (183_831_552, deberta_v3(12, 768, 12)),
+    "deberta-v3-large": (434_012_160, deberta_v3(24, 1024, 16, pooler_hidden_size=1024)),
     "distilbert-base-uncased": (
         66_362_880,
         {

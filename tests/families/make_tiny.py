@@ -32,6 +32,12 @@ T5 = {
 }
 HEAD = {"pad_token_id": PAD, "id2label": {"0": "no", "1": "maybe", "2": "yes"}}
 
+#: The relative positions of DeBERTa v3, with fewer buckets.
+DISENTANGLED = {
+    **{"relative_attention": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True},
+    **{"pos_att_type": "p2c|c2p", "position_biased_input": False, "type_vocab_size": 0},
+}
+
 #: Name of the folder -> config.json.
 MODELS: dict[str, dict[str, Any]] = {
     **CONFIGS,
@@ -45,6 +51,14 @@ MODELS: dict[str, dict[str, Any]] = {
     "roberta": {
         **ENCODER,
         **{"model_type": "roberta", "architectures": ["RobertaForSequenceClassification"], "type_vocab_size": 1},
+    },
+    "electra": {
+        **ENCODER,
+        **{"model_type": "electra", "architectures": ["ElectraForSequenceClassification"], "embedding_size": 12},
+    },
+    "deberta-v2": {
+        **{**ENCODER, **DISENTANGLED, "pad_token_id": 0},
+        **{"model_type": "deberta-v2", "architectures": ["DebertaV2ForSequenceClassification"]},
     },
     "distilbert": {
         **DISTIL,

@@ -13,7 +13,7 @@ transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
 import tlora_ref as tr  # noqa: E402
-from tests.families.encoders import BARE, CLASSIFIERS, CONFIGS, HEAD, batch, classifier  # noqa: E402
+from tests.families.encoders import BARE, CLASSIFIERS, CONFIGS, HEAD, TOKEN_TYPES, batch, classifier  # noqa: E402
 from tests.families.with_transformers import close, ours, theirs  # noqa: E402 (needs torch)
 from tests.parity.float64 import true_float64, watched  # noqa: E402
 from tlora_ref.autograd import grad  # noqa: E402
@@ -22,6 +22,7 @@ from tlora_ref.transformer import Model  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
+ABSOLUTE = {"relative_attention": False, "position_biased_input": True, "norm_rel_ebd": "none"}
 #: What of a family's config.json changes -> the quirk that this draws in.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", {}),
@@ -29,6 +30,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert-relu-one-head": ("bert", {"hidden_act": "relu", "num_attention_heads": 1, "pad_token_id": None}),
     "roberta": ("roberta", {}),
     "roberta-padding-token": ("roberta", {"pad_token_id": 1, "type_vocab_size": 1, "max_position_embeddings": 11}),
+    "electra": ("electra", {}),
+    "electra-as-wide": ("electra", {"embedding_size": 16, "type_vocab_size": 3, "hidden_act": "gelu_new"}),
+    "deberta": ("deberta-v2", {}),
+    "deberta-no-buckets": ("deberta-v2", {"position_buckets": -1, "max_relative_positions": 5}),
+    "deberta-own-projections": ("deberta-v2", {"share_att_key": False, "norm_rel_ebd": "none"}),
+    "deberta-c2p": ("deberta-v2", {"pos_att_type": ["c2p"], "position_biased_input": True, "type_vocab_size": 2}),
+    "deberta-p2c": ("deberta-v2", {"pos_att_type": ["p2c"], "share_att_key": False, "pooler_hidden_act": "tanh"}),
+    "deberta-absolute": ("deberta-v2", {**ABSOLUTE, "pos_att_type": ["c2p"]}),
     "distilbert": ("distilbert", {}),
     "distilbert-relu": ("distilbert", {"activation": "relu", "n_heads": 2, "sinusoidal_pos_embds": True}),
 }
@@ -48,8 +57,8 @@ def inputs_of(kind: str, values: dict[str, Any]) -> list[dict[str, np.ndarray]]:
     left = {**padded, **{key: padded[key][:, ::-1].copy() for key in ("input_ids", "attention_mask")}}
     inside = {"input_ids": np.array([[5, 9, pad, 7, pad]]), "labels": np.array([1])}
     made = [{"input_ids": rng.integers(3, 31, (1, 9)), "labels": np.array([2])}, padded, left, inside]
-    if kind != "distilbert":
-        types = values["type_vocab_size"]
+    types = values.get("type_vocab_size", TOKEN_TYPES.get(kind, 0))
+    if types:
         made = [{**one, "token_type_ids": rng.integers(0, types, one["input_ids"].shape)} for one in made] + made[1:2]
     return made
 
@@ -77,10 +86,8 @@ def check_gradients(model: Any, mine: Model, gradients: dict[str, np.ndarray]) -
 @every_variant
 def test_classifier(variant: str) -> None:
     kind, changes = VARIANTS[variant]
-    values = {**{"type_vocab_size": 2}, **CONFIGS[kind], **HEAD, **changes}
-    model = theirs(
-        {k: v for k, v in values.items() if kind != "distilbert" or k != "type_vocab_size"}, CLASSIFIERS[kind]
-    )
+    values = {**CONFIGS[kind], **HEAD, **changes}
+    model = theirs(values, CLASSIFIERS[kind])
     mine = ours(model)
     assert mine.config.labels == ("a", "b", "c")
     for inputs in inputs_of(kind, values):
@@ -98,8 +105,8 @@ def test_classifier(variant: str) -> None:
 @every_variant
 def test_bare_encoder(variant: str) -> None:
     kind, changes = VARIANTS[variant]
-    values = {**{"type_vocab_size": 2}, **CONFIGS[kind], **changes}
-    model = theirs({k: v for k, v in values.items() if kind != "distilbert" or k != "type_vocab_size"}, BARE[kind])
+    values = {**CONFIGS[kind], **changes}
+    model = theirs(values, BARE[kind])
     mine = ours(model)
     for inputs in inputs_of(kind, values):
         inputs.pop("labels")
@@ -118,7 +125,7 @@ def test_bare_folders_with_and_without_the_prefix(kind: str, with_prefix: bool, 
         from safetensors.numpy import load_file, save_file
 
         path = tmp_path / "m" / "model.safetensors"
-        stored = {f"{kind}.{name}": x for name, x in load_file(path).items()}
+        stored = {f"{type(model).base}.{name}": x for name, x in load_file(path).items()}
         save_file(stored, path, metadata={"format": "pt"})
     with true_float64(), torch.no_grad():
         loaded, report = getattr(transformers, BARE[kind]).from_pretrained(

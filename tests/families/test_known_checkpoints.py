@@ -13,7 +13,7 @@ from tlora_ref.transformer import family
 
 def weights(values: dict[str, Any]) -> int:
     """How many a model of this config.json has."""
-    config_class, model_class = family(values["model_type"], values["architectures"])
+    config_class, model_class = family(values["model_type"], values.get("architectures"))
     return sum(prod(shape) for shape in model_class.tensor_shapes(config_class.from_dict(values)).values())
 
 

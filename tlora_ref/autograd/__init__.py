@@ -14,11 +14,13 @@ from tlora_ref.autograd.basic import (
     split,
     take_rows,
     transpose,
+    weighted_sum,
 )
 from tlora_ref.autograd.convolution import causal_convolution
 from tlora_ref.autograd.fused import activation, check_activation, gated, layer_norm, rms_norm, rotary, soft_cap
 from tlora_ref.autograd.gradcheck import gradcheck
 from tlora_ref.autograd.loss import cross_entropy, linear_cross_entropy
+from tlora_ref.autograd.relative import position_scores
 from tlora_ref.autograd.tape import Tensor, backward, grad, leaf, record
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "linear_cross_entropy",
     "low_rank_linear",
     "multiply",
+    "position_scores",
     "record",
     "reshape",
     "rms_norm",
@@ -51,4 +54,5 @@ __all__ = [
     "split",
     "take_rows",
     "transpose",
+    "weighted_sum",
 ]

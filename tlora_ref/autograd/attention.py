@@ -156,7 +156,7 @@ def attention(
     k, v : (B, S, G, D), heads a multiple of G
     scale : 1/sqrt(D), or 1 for T5
     see : which keys a query sees
-    bias : (heads, T, S), added to the scores (T5's relative position bias)
+    bias : (heads, T, S), or one a sample (B, heads, T, S), added to the scores (relative positions)
     cap : scores s become cap tanh(s / cap) before the softmax (Gemma 2, arXiv 2408.00118, section 2)
 
     Returns
@@ -171,7 +171,7 @@ def attention(
         q=_heads(q.data * scale, G),
         k=_heads(k.data, G),
         v=_heads(v.data, G),
-        bias=None if bias is None else bias.data.reshape(G, H // G, T, S),
+        bias=None if bias is None else bias.data.reshape(*bias.shape[:-3], G, H // G, T, S),
         log_sum=xp.empty((B, G, H // G, T, 1), dtype=q.dtype),
         scale=scale,
         cap=cap,
@@ -217,7 +217,8 @@ def _attention_vjp(saved: _Saved, dy: Array, shapes: list[tuple[int, ...]]) -> l
         if cap_slope is not None:
             ds *= cap_slope
         if saved.bias is not None:
-            slopes[3][:, rows, keys] += ds.sum(axis=0).reshape(shapes[3][0], *ds.shape[-2:])
+            of_samples = ds if len(shapes[3]) == 4 else ds.sum(axis=0)
+            slopes[3][..., rows, keys] += of_samples.reshape(*shapes[3][:-2], *ds.shape[-2:])
         dq[..., rows, :] = (ds @ saved.k[..., keys, :]) * scale
         dk[..., keys, :] += (ds.swapaxes(-1, -2) @ saved.q[..., rows, :]).sum(axis=2, keepdims=True)
     return slopes

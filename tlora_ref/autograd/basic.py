@@ -115,6 +115,16 @@ def take_rows(x: Tensor, rows: Array) -> Tensor:
     return record(x.data[rows], (x,), vjp)
 
 
+def weighted_sum(x: Tensor, weights: Array) -> Tensor:
+    """y[b] = sum_t weights[b, t] x[b, t] for x (B, T, d) and constant weights (B, T): y (B, d)."""
+    xp = array_module(x.data)
+
+    def vjp(dy: Array) -> tuple[Array]:
+        return (weights[..., None] * dy[:, None],)
+
+    return record(xp.einsum("bt,btd->bd", weights, x.data), (x,), vjp)
+
+
 def embedding(table: Tensor, ids: Array) -> Tensor:
     """y[..., :] = table[ids[...], :] for a table (vocab, d) and integer ids of any shape."""
     flat = take_rows(table, ids.reshape(-1))  # (ids.size, d)

@@ -20,7 +20,7 @@ from tlora_ref.calibration.statistics import CalibrationStats
 from tlora_ref.errors import ConfigError, DataError, DeviceError, NumericsError, OutputError
 from tlora_ref.method.covariance import centred
 from tlora_ref.method.switches import Switches, resolve
-from tlora_ref.transformer import Model
+from tlora_ref.transformer import Model, ModuleInputs
 
 Sample = Mapping[str, Any]
 Shapes = dict[str, tuple[int, int]]
@@ -218,26 +218,16 @@ class _Pass:
 
     def __init__(self, model: Model, shapes: Shapes, sample: Sample, number: int) -> None:
         self.model, self.shapes, self.number = model, shapes, number
-        self.inputs: dict[str, list[Array]] = {}  # by leader; several if a module is used more than once
-        self.leader: dict[str, str] = {}
-        self._seen: dict[int, str] = {}  # an id is used once, as long as its array is kept
-        view = model.watching([f"{module}.weight" for module in shapes]).observing(self._observe)
+        seen = ModuleInputs(shapes)
+        view = model.watching([f"{module}.weight" for module in shapes]).observing(seen)
         self.output = view(**sample_inputs(sample, number))
         self.loss = self.output.loss.item()
+        self.leader = seen.leader
+        self.inputs = {module: seen.of[module] for module in self.leader.values()}
         if not math.isfinite(self.loss):
             raise NumericsError(
                 f"calibration sample {number}: the loss is {self.loss}; check the weights and the sample"
             )
-
-    def _observe(self, module: str, x: Array) -> None:
-        if module not in self.shapes:
-            return
-        if id(x) in self._seen:
-            self.leader.setdefault(module, self._seen[id(x)])
-            return
-        self._seen[id(x)] = module
-        self.leader.setdefault(module, module)
-        self.inputs.setdefault(module, []).append(x)
 
     def line_8(self) -> dict[str, float]:
         """Eq. 5's term of every module: each gradient becomes one number as soon as it is complete."""
@@ -278,14 +268,8 @@ def calibration_memory(model: Model, samples: Sequence[Sample], targets: str | S
 
     Two sums exist at a time: the total, and that of the block at work.
     """
-    found = CalibrationStats(0, model.shapes(targets), {}, {}, {})
-    seen: dict[int, tuple[Array, str]] = {}
-
-    def observe(module: str, x: Array) -> None:
-        if module in found.shapes:
-            found.leader[module] = seen.setdefault(id(x), (x, module))[1]
-
-    view = model.watching([]).observing(observe)
-    view(**sample_inputs(samples[0], 0))
-    widths = [found.shapes[leader][1] for leader in set(found.leader.values())]
+    shapes = model.shapes(targets)
+    seen = ModuleInputs(shapes)
+    model.watching([]).observing(seen)(**sample_inputs(samples[0], 0))
+    widths = [shapes[leader][1] for leader in set(seen.leader.values())]
     return 2 * sum(width * width for width in widths) * model.dtype.itemsize

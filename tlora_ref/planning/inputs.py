@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from tlora_ref.autograd import Tensor
-from tlora_ref.backend import Array
-from tlora_ref.transformer import Model
+from tlora_ref.transformer import Model, ModuleInputs
 
 
 def shared_inputs(family: type[Model], settings: Any, shapes: Mapping[str, tuple[int, int]]) -> dict[str, str]:
@@ -24,14 +23,8 @@ def shared_inputs(family: type[Model], settings: Any, shapes: Mapping[str, tuple
             d_out = self.weight(module).shape[0]
             return Tensor(np.broadcast_to(np.zeros((), x.data.dtype), (*x.shape[:-1], d_out)))
 
-    seen: dict[int, tuple[Array, str]] = {}  # the arrays are kept, so that no id is used twice
-    lead: dict[str, str] = {}
-
-    def observe(module: str, x: Array) -> None:
-        if module in shapes:
-            lead[module] = seen.setdefault(id(x), (x, module))[1]
-
+    seen = ModuleInputs(shapes)
     zeros = {n: np.broadcast_to(np.float32(0.0), shape) for n, shape in family.tensor_shapes(settings).items()}
     decoder = {"decoder_input_ids": [0, 0]} if settings.to_dict().get("is_encoder_decoder") else {}
-    DryRun(settings, zeros).watching([]).observing(observe)([0, 0], **decoder)
-    return {module: lead.get(module, module) for module in shapes}
+    DryRun(settings, zeros).watching([]).observing(seen)([0, 0], **decoder)
+    return {**{module: module for module in shapes}, **seen.leader}

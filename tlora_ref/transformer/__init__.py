@@ -4,7 +4,9 @@ from typing import Any
 
 from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.bert import Bert, BertClassifier, BertConfig
+from tlora_ref.transformer.deberta_v2 import DebertaV2, DebertaV2Classifier, DebertaV2Config
 from tlora_ref.transformer.distilbert import DistilBert, DistilBertClassifier, DistilBertConfig
+from tlora_ref.transformer.electra import Electra, ElectraClassifier, ElectraConfig
 from tlora_ref.transformer.gemma import Gemma, GemmaClassifier, GemmaConfig
 from tlora_ref.transformer.gemma2 import Gemma2, Gemma2Classifier, Gemma2Config
 from tlora_ref.transformer.gemma3_text import Gemma3, Gemma3Classifier, Gemma3Config
@@ -16,6 +18,7 @@ from tlora_ref.transformer.llama import Llama, LlamaClassifier, LlamaConfig
 from tlora_ref.transformer.ministral3 import Ministral3, Ministral3Classifier, Ministral3Config
 from tlora_ref.transformer.mistral import Mistral, MistralClassifier, MistralConfig
 from tlora_ref.transformer.model import Model
+from tlora_ref.transformer.observed import ModuleInputs
 from tlora_ref.transformer.olmo2 import Olmo2, Olmo2Classifier, Olmo2Config
 from tlora_ref.transformer.opt import OPT, OPTClassifier, OPTConfig
 from tlora_ref.transformer.output import Output
@@ -30,6 +33,10 @@ from tlora_ref.transformer.t5 import T5, T5Config
 #: model_type of a config.json -> (configuration class, {architecture: model class}), the default architecture first.
 FAMILIES: dict[str, tuple[Any, dict[str, type[Model]]]] = {
     "bert": (BertConfig, {"BertModel": Bert, "BertForSequenceClassification": BertClassifier}),
+    "deberta-v2": (
+        DebertaV2Config,
+        {"DebertaV2Model": DebertaV2, "DebertaV2ForSequenceClassification": DebertaV2Classifier},
+    ),
     "distilbert": (
         DistilBertConfig,
         {"DistilBertModel": DistilBert, "DistilBertForSequenceClassification": DistilBertClassifier},
@@ -39,6 +46,10 @@ FAMILIES: dict[str, tuple[Any, dict[str, type[Model]]]] = {
     "gemma3_text": (
         Gemma3Config,
         {"Gemma3ForCausalLM": Gemma3, "Gemma3TextForSequenceClassification": Gemma3Classifier},
+    ),
+    "electra": (
+        ElectraConfig,
+        {"ElectraModel": Electra, "ElectraForSequenceClassification": ElectraClassifier},
     ),
     "gpt2": (GPT2Config, {"GPT2LMHeadModel": GPT2, "GPT2ForSequenceClassification": GPT2Classifier}),
     "gpt_neox": (
@@ -95,4 +106,4 @@ def family(model_type: object, architectures: object = None) -> tuple[Any, type[
     return config_class, models[name]
 
 
-__all__ = ["FAMILIES", "Model", "Output", "family"]
+__all__ = ["FAMILIES", "Model", "ModuleInputs", "Output", "family"]

@@ -68,6 +68,7 @@ class BertConfig:
             eos_token_id=settings.token_id("eos_token_id"),
             pad_token_id=settings.token_id("pad_token_id"),
             **read_head(settings, f"{cls.name}Model"),
+            **cls.own_fields(settings),
         )
         settings.finish()
         if config.hidden_size % config.num_attention_heads:
@@ -76,6 +77,11 @@ class BertConfig:
                 f"{config.num_attention_heads}"
             )
         return config
+
+    @classmethod
+    def own_fields(cls, settings: Settings) -> dict[str, Any]:
+        """The fields that a relative of BERT has beside BERT's."""
+        return {}
 
     def to_dict(self) -> dict[str, Any]:
         """A config.json that transformers reads."""
@@ -98,8 +104,11 @@ class Bert(Encoder):
         down="output.dense",
         norm="output.LayerNorm",
     )
-    tables: ClassVar[dict[str, str]] = {**Encoder.tables, "token_type_embeddings": "type_vocab_size"}
     default_targets = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense")
+
+    @classmethod
+    def tables(cls, config: Any) -> dict[str, int]:
+        return {**super().tables(config), "token_type_embeddings": config.type_vocab_size}
 
     @classmethod
     def head_linears(cls, config: Any) -> dict[str, tuple[int, int]]:

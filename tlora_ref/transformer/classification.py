@@ -18,7 +18,7 @@ from tlora_ref.transformer.output import Output
 from tlora_ref.transformer.settings import MAX_CLASSES, Settings, told, told_names
 
 #: The modules beside the base model in transformers' classifiers.
-HEADS = ("pre_classifier", "classifier", "score")
+HEADS = ("pre_classifier", "classifier", "score", "pooler", "head")
 
 
 # ---------------------------------------------------------------------------------------------- configuration
@@ -193,7 +193,7 @@ class EncoderClassifier(Encoder):
         return head_tensors(self.tensors)
 
     def head(self, first: Tensor) -> Tensor:
-        """Hidden states of the first tokens (batch, d_model) -> logits (batch, classes)."""
+        """What `pooled` gives (batch, d_model) -> logits (batch, classes)."""
         raise NotImplementedError
 
     def __call__(
@@ -224,7 +224,13 @@ class EncoderClassifier(Encoder):
         """
         self.refuse(decoder_input_ids=decoder_input_ids, decoder_attention_mask=decoder_attention_mask)
         hidden = self.encode(input_ids, attention_mask, token_type_ids)
+        logits = self.head(self.pooled(hidden, attention_mask))
+        return classified(logits, labels, loss_divisor, self.device.put, np.ndim(input_ids) == 1, hidden)
+
+    def pooled(self, hidden: Tensor, attention_mask: Any) -> Tensor:
+        """What the head reads (batch, d_model) of the last hidden states (batch, tokens, d_model): the first token's.
+
+        attention_mask : as it was passed to the call
+        """
         batch, tokens, d_model = hidden.shape
-        first = take_rows(reshape(hidden, (batch * tokens, d_model)), self.device.put(np.arange(batch) * tokens))
-        squeeze = np.ndim(input_ids) == 1
-        return classified(self.head(first), labels, loss_divisor, self.device.put, squeeze, hidden)
+        return take_rows(reshape(hidden, (batch * tokens, d_model)), self.device.put(np.arange(batch) * tokens))

@@ -92,6 +92,7 @@ class DistilBert(Encoder):
 
     config: DistilBertConfig
     base = "distilbert"
+    inside = ("embeddings", "transformer.")
     names = Names(
         layers="transformer.layer",
         query="attention.q_lin",

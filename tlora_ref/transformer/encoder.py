@@ -56,17 +56,24 @@ class Encoder(Model):
     base: ClassVar[str]
     prefix: ClassVar[str] = ""
     names: ClassVar[Names]
-    #: Embedding tables, and the field of the configuration that says how many rows each has.
-    tables: ClassVar[dict[str, str]] = {
-        "word_embeddings": "vocab_size",
-        "position_embeddings": "max_position_embeddings",
-    }
+    #: How the names of what is inside the encoder begin; a head's names begin otherwise.
+    inside: ClassVar[tuple[str, ...]] = ("embeddings", "encoder.", "pooler.")
 
     # ------------------------------------------------------------------ names and shapes
+    @classmethod
+    def tables(cls, config: Any) -> dict[str, int]:
+        """The embedding tables, and how many rows each has."""
+        return {"word_embeddings": config.vocab_size, "position_embeddings": config.max_position_embeddings}
+
     @classmethod
     def head_linears(cls, config: Any) -> dict[str, tuple[int, int]]:
         """The linear modules beside the layers, and their (d_out, d_in)."""
         return {}
+
+    @classmethod
+    def embedding_width(cls, config: Any) -> int:
+        """Channels of the embedding tables and of the norm after them."""
+        return int(config.hidden_size)
 
     @classmethod
     def layer_linears(cls, config: Any) -> dict[str, tuple[int, int]]:
@@ -87,26 +94,26 @@ class Encoder(Model):
 
     @classmethod
     def embedding_tables(cls, config: Any) -> list[str]:
-        return [f"{cls.prefix}embeddings.{table}" for table in cls.tables]
+        return [f"{cls.prefix}embeddings.{table}" for table in cls.tables(config)]
 
     @classmethod
     def tensor_shapes(cls, config: Any) -> dict[str, tuple[int, ...]]:
-        d_model, embeddings = config.hidden_size, f"{cls.prefix}embeddings"
+        d_model, d_embedding = config.hidden_size, cls.embedding_width(config)
+        embeddings = f"{cls.prefix}embeddings"
         shapes: dict[str, tuple[int, ...]] = {
-            f"{embeddings}.{table}.weight": (getattr(config, rows), d_model) for table, rows in cls.tables.items()
+            f"{embeddings}.{table}.weight": (rows, d_embedding) for table, rows in cls.tables(config).items()
         }
-        linears, norms = dict(cls.head_linears(config)), [f"{embeddings}.LayerNorm"]
+        linears, norms = dict(cls.head_linears(config)), {f"{embeddings}.LayerNorm": d_embedding}
         for layer in cls.layer_paths(config):
             linears |= {f"{layer}.{module}": shape for module, shape in cls.layer_linears(config).items()}
-            norms += [f"{layer}.{cls.names.attention_norm}", f"{layer}.{cls.names.norm}"]
+            norms |= {f"{layer}.{norm}": d_model for norm in (cls.names.attention_norm, cls.names.norm)}
         for module, shape in linears.items():
             shapes |= {f"{module}.weight": shape, f"{module}.bias": shape[:1]}
-        return shapes | {f"{norm}.{part}": (d_model,) for norm in norms for part in ("weight", "bias")}
+        return shapes | {f"{norm}.{part}": (width,) for norm, width in norms.items() for part in ("weight", "bias")}
 
     @classmethod
     def sanitize(cls, tensors: dict[str, Array], config: Any) -> dict[str, Array]:
         """The prefix that this architecture has, whichever the file has; today's names; no stored positions."""
-        own = ("embeddings.", f"{cls.names.layers.partition('.')[0]}.", "pooler.")
         renamed: dict[str, Array] = {}
         for name, x in tensors.items():
             bare = name.removeprefix(f"{cls.base}.")
@@ -114,7 +121,7 @@ class Encoder(Model):
                 continue
             for old, new in OLD_PARTS.items():
                 bare = bare.removesuffix(old) + new if bare.endswith(f"LayerNorm{old}") else bare
-            renamed[f"{cls.prefix}{bare}" if bare.startswith(own) else bare] = x
+            renamed[f"{cls.prefix}{bare}" if bare.startswith(cls.inside) else bare] = x
         return renamed
 
     # ------------------------------------------------------------------ forward
@@ -169,15 +176,10 @@ class Encoder(Model):
         return x
 
     def _embedded(self, ids: Array, token_type_ids: Any) -> Tensor:
-        positions, longest = self.positions(ids), self.config.max_position_embeddings
-        if positions.max() >= longest:
-            raise DataError(
-                f"a sequence of {ids.shape[1]} tokens needs position {int(positions.max())}: this "
-                f"{self.config.model_type} model has {longest} learned positions (max_position_embeddings), 0 to "
-                f"{longest - 1}. Shorten the text"
-            )
-        rows = {"word_embeddings": ids, "position_embeddings": positions}
-        if "token_type_embeddings" in self.tables:
+        rows, tables = {"word_embeddings": ids}, self.tables(self.config)
+        if "position_embeddings" in tables:
+            rows["position_embeddings"] = self._checked_positions(ids)
+        if "token_type_embeddings" in tables:
             rows["token_type_embeddings"] = self._token_types(ids, token_type_ids)
         else:
             self.refuse(token_type_ids=token_type_ids)
@@ -186,6 +188,17 @@ class Encoder(Model):
         for other in others:
             words = add(words, other)
         return self._norm(f"{path}.LayerNorm", words)
+
+    def _checked_positions(self, ids: Array) -> Array:
+        """Rows of the position table, all of which are there."""
+        positions, longest = self.positions(ids), self.config.max_position_embeddings
+        if positions.max() >= longest:
+            raise DataError(
+                f"a sequence of {ids.shape[1]} tokens needs position {int(positions.max())}: this "
+                f"{self.config.model_type} model has {longest} learned positions (max_position_embeddings), 0 to "
+                f"{longest - 1}. Shorten the text"
+            )
+        return positions
 
     def _token_types(self, ids: Array, given: Any) -> Array:
         """Rows of the token type table: the batch's, or one 0 for all."""

@@ -23,7 +23,6 @@ from tlora_ref.autograd import (
     add,
     attention,
     check_activation,
-    embedding,
     layer_norm,
     reshape,
 )
@@ -142,6 +141,10 @@ class OPTDecoder(Decoder):
         return [*layers, *cls.projections(config)]
 
     @classmethod
+    def embedding_tables(cls, config: Any) -> list[str]:
+        return ["model.decoder.embed_tokens", "model.decoder.embed_positions"]
+
+    @classmethod
     def decoder_shapes(cls, config: Any) -> dict[str, tuple[int, ...]]:
         d_model, linears = config.hidden_size, cls.layer_linears(config)
         shapes: dict[str, tuple[int, ...]] = {
@@ -188,11 +191,12 @@ class OPTDecoder(Decoder):
                 f"a sequence of {int(positions.max()) + 1} tokens: this opt model has {longest} learned positions "
                 "(max_position_embeddings), and none beyond. Shorten the text"
             )
-        words = self.embedded(self.embedding_name.removesuffix(".weight"), ids)  # (batch, tokens, d_embedding)
+        words = self.embedded("model.decoder.embed_tokens", ids)  # (batch, tokens, d_embedding)
         if self.config.projects:
             words = self.linear("model.decoder.project_in", words)
-        table = self.parameter("model.decoder.embed_positions.weight")
-        return add(words, embedding(table, self.device.put(positions + OFFSET)))  # (batch, tokens, d_model)
+        return add(
+            words, self.embedded("model.decoder.embed_positions", positions + OFFSET)
+        )  # (batch, tokens, d_model)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         if not self.config.layer_norm_elementwise_affine:

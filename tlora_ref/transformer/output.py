@@ -60,5 +60,5 @@ class Output:
     @property
     def hidden(self) -> Tensor:
         if self._hidden is None:
-            raise ConfigError("only encoders give their hidden states (model types bert, roberta, distilbert)")
+            raise ConfigError("only encoders give their hidden states (bert and its relatives)")
         return reshape(self._hidden, self._hidden.shape[1:]) if self._squeeze else self._hidden

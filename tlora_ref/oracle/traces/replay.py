@@ -10,13 +10,13 @@ import numpy as np
 
 from tlora_ref.adapter import Adapter
 from tlora_ref.autograd import grad
-from tlora_ref.backend import Array, asarray, to_numpy
+from tlora_ref.backend import Array, asarray, concatenate, to_numpy
 from tlora_ref.calibration import sample_inputs
 from tlora_ref.errors import CheckpointError
 from tlora_ref.oracle.traces.names import SAMPLE_FIELDS
 from tlora_ref.oracle.traces.reader import Trace
 from tlora_ref.training.loop import step_gradients
-from tlora_ref.transformer import Model
+from tlora_ref.transformer import Model, ModuleInputs
 
 
 class Replay:
@@ -78,11 +78,8 @@ class Replay:
 
 
 def module_inputs(model: Model, sample: Mapping[str, Any], number: int) -> dict[str, Array]:
-    """X of every linear module on one sample, {module: (T_n, d_in)}."""
-    inputs: dict[str, Array] = {}
-
-    def observe(module: str, x: Array) -> None:
-        inputs[module] = x.reshape(-1, x.shape[-1])
-
-    model.watching([]).observing(observe)(**sample_inputs(sample, number))
-    return inputs
+    """X of every linear module on one sample, {module: (T_n, d_in)}; of all its uses, if it is used more than once."""
+    seen = ModuleInputs(model.linear_modules(model.config))
+    model.watching([]).observing(seen)(**sample_inputs(sample, number))
+    rows = {module: [x.reshape(-1, x.shape[-1]) for x in arrays] for module, arrays in seen.of.items()}
+    return {module: X[0] if len(X) == 1 else concatenate(X) for module, X in rows.items()}
