@@ -45,6 +45,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **{**LLAMA_LIKE, "model_type": "granite", "tie_word_embeddings": True},
         **{"embedding_multiplier": 1.7, "attention_multiplier": 0.4, "residual_multiplier": 0.6, "logits_scaling": 1.3},
     },
+    "granitemoehybrid": {
+        **{**LLAMA_LIKE, "model_type": "granitemoehybrid", "tie_word_embeddings": True, "num_local_experts": 0},
+        **{"shared_intermediate_size": 20, "position_embedding_type": "rope", "layer_types": ["attention"] * 2},
+        **{"embedding_multiplier": 1.7, "attention_multiplier": 0.4, "residual_multiplier": 0.6, "logits_scaling": 1.3},
+        **{"mamba_n_heads": 4, "mamba_d_head": 8},
+    },
     "lfm2": {
         **{**LLAMA_LIKE, "model_type": "lfm2", **SPECIALS, "num_hidden_layers": 3, "block_multiple_of": 5},
         **{"full_attn_idxs": [1], "block_ff_dim": 24},

@@ -67,8 +67,32 @@ PHI_3 = {
     **{"attention_bias": False, "bos_token_id": 1, "pad_token_id": 32000, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
     **{"original_max_position_embeddings": 4096, "rope_theta": 10000.0, "auto_map": {"AutoConfig": "x.Phi3Config"}},
 }
+
+
+def granite_4(width: int, layers: int, heads: int, groups: int, d_ff: int, scaling: float) -> dict[str, Any]:
+    return llama_like(
+        *("granitemoehybrid", "GraniteMoeHybrid", (100352, width, d_ff, layers, heads, groups, 131072)),
+        **{"attention_bias": False, "attention_multiplier": 0.015625, "embedding_multiplier": 12, "init_method": "mup"},
+        **{"layer_types": ["attention"] * layers, "logits_scaling": scaling, "residual_multiplier": 0.22},
+        **{
+            "mamba_chunk_size": 256,
+            "mamba_conv_bias": True,
+            "mamba_d_conv": 4,
+            "mamba_d_head": 64,
+            "mamba_d_state": 256,
+        },
+        **{"mamba_expand": 2, "mamba_n_groups": 1, "mamba_n_heads": 80, "mamba_proj_bias": False},
+        **{"normalization_function": "rmsnorm", "num_experts_per_tok": 0, "num_local_experts": 0},
+        **{"output_router_logits": False, "position_embedding_type": "rope", "rope_scaling": None},
+        **{"rope_theta": 10000000, "router_aux_loss_coef": 0.01, "shared_intermediate_size": d_ff},
+        **{"bos_token_id": 100257, "eos_token_id": 100257, "pad_token_id": 100256, "tie_word_embeddings": True},
+    )
+
+
 #: What no file says exactly: the model card's figure, in billions.
 ROUNDED: dict[str, tuple[float, dict[str, Any]]] = {
+    "granite-4.0-micro": (3.4, granite_4(2560, 40, 40, 8, 8192, 10.0)),
+    "granite-4.0-350m": (0.4, granite_4(1024, 28, 16, 4, 2048, 4.0)),
     "Ministral-3-3B": (
         3.4,  # of the language model, which lies in a folder with a vision model
         llama_like(

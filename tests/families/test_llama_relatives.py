@@ -110,6 +110,18 @@ def test_logits_scaling_divides_the_logits_alone() -> None:
     assert (once(IDS).logits == 2.0 * twice(IDS).logits).all()
 
 
+def test_granite_4_is_granite_3_with_gate_and_up_stacked() -> None:
+    fused, plain = tiny("granitemoehybrid"), tiny("granite", intermediate_size=20)
+    stacked = dict(plain.tensors)
+    for i in range(2):
+        old, new = f"model.layers.{i}.mlp", f"model.layers.{i}.shared_mlp"
+        rows = [stacked.pop(f"{old}.{part}_proj.weight") for part in ("gate", "up")]
+        stacked[f"{new}.input_linear.weight"] = np.concatenate(rows)
+        stacked[f"{new}.output_linear.weight"] = stacked.pop(f"{old}.down_proj.weight")
+    expected, found = plain(IDS).logits, type(fused)(fused.config, stacked)(IDS).logits
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
 # ---------------------------------------------------------------------------------------------- Ministral 3
 def rope(**changes: Any) -> dict[str, Any]:
     values = {**CONFIGS["ministral3"]["rope_parameters"], **changes}
@@ -149,6 +161,10 @@ def test_a_configuration_without_rope_settings_has_those_of_transformers() -> No
         ("smollm3", {"layer_types": ["full_attention", "sliding_attention"]}, "set no window"),
         ("granite", {"logits_scaling": 0.0}, "logits_scaling"),
         ("granite", {"residual_multiplier": "0.2"}, "residual_multiplier"),
+        ("granitemoehybrid", {"num_local_experts": 4}, "num_local_experts"),
+        ("granitemoehybrid", {"layer_types": ["mamba", "attention"]}, "Mamba"),
+        ("granitemoehybrid", {"layer_types": None}, "Mamba"),
+        ("granitemoehybrid", {"position_embedding_type": "learned"}, "position_embedding_type"),
         ("ministral3", rope(llama_4_scaling_beta=None), "llama_4_scaling_beta"),
         ("ministral3", rope(llama_4_scaling_beta=-1.0), "llama_4_scaling_beta"),
         (

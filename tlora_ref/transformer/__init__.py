@@ -13,6 +13,7 @@ from tlora_ref.transformer.gemma3_text import Gemma3, Gemma3Classifier, Gemma3Co
 from tlora_ref.transformer.gpt2 import GPT2, GPT2Classifier, GPT2Config
 from tlora_ref.transformer.gpt_neox import GPTNeoX, GPTNeoXClassifier, GPTNeoXConfig
 from tlora_ref.transformer.granite import Granite, GraniteConfig
+from tlora_ref.transformer.granitemoehybrid import GraniteHybrid, GraniteHybridConfig
 from tlora_ref.transformer.lfm2 import Lfm2, Lfm2Config
 from tlora_ref.transformer.llama import Llama, LlamaClassifier, LlamaConfig
 from tlora_ref.transformer.ministral3 import Ministral3, Ministral3Classifier, Ministral3Config
@@ -57,6 +58,7 @@ FAMILIES: dict[str, tuple[Any, dict[str, type[Model]]]] = {
         {"GPTNeoXForCausalLM": GPTNeoX, "GPTNeoXForSequenceClassification": GPTNeoXClassifier},
     ),
     "granite": (GraniteConfig, {"GraniteForCausalLM": Granite}),
+    "granitemoehybrid": (GraniteHybridConfig, {"GraniteMoeHybridForCausalLM": GraniteHybrid}),
     "lfm2": (Lfm2Config, {"Lfm2ForCausalLM": Lfm2}),
     "llama": (LlamaConfig, {"LlamaForCausalLM": Llama, "LlamaForSequenceClassification": LlamaClassifier}),
     "ministral3": (
