@@ -83,6 +83,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **{k: LLAMA_LIKE[k] for k in LLAMA_LIKE if k != "num_key_value_heads"},
         **{"model_type": "gpt_neox", "rotary_pct": 0.5},
     },
+    "starcoder2": {**LLAMA_LIKE, "model_type": "starcoder2", "sliding_window": 4},
     "opt": {
         **{"model_type": "opt", "vocab_size": 31, "hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 2},
         **{"num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 0},
@@ -104,6 +105,7 @@ CLASSIFIERS = {
     "gpt2": "GPT2ForSequenceClassification",
     "gpt_neox": "GPTNeoXForSequenceClassification",
     "opt": "OPTForSequenceClassification",
+    "starcoder2": "Starcoder2ForSequenceClassification",
 }
 PAD = 0
 

@@ -254,6 +254,18 @@ KNOWN: dict[str, tuple[int, dict[str, Any]]] = {
             **{"summary_type": "cls_index", "summary_use_proj": True, "task_specific_params": {"text-generation": {}}},
         },
     ),
+    "starcoder2-3b": (
+        3_030_371_328,
+        {
+            **{"architectures": ["Starcoder2ForCausalLM"], "attention_dropout": 0.1, "bos_token_id": 0},
+            **{"embedding_dropout": 0.1, "eos_token_id": 0, "hidden_act": "gelu_pytorch_tanh", "hidden_size": 3072},
+            **{"initializer_range": 0.018042, "intermediate_size": 12288, "max_position_embeddings": 16384},
+            **{"mlp_type": "default", "model_type": "starcoder2", "norm_epsilon": 1e-05, "norm_type": "layer_norm"},
+            **{"num_attention_heads": 24, "num_hidden_layers": 30, "num_key_value_heads": 2, "residual_dropout": 0.1},
+            **{"rope_theta": 999999.4420358813, "sliding_window": 4096, "torch_dtype": "float32", "use_bias": True},
+            **{"transformers_version": "4.37.0.dev0", "use_cache": True, "vocab_size": 49152},
+        },
+    ),
     "opt-125m": (125_239_296, opt(768, 12, 12)),
     "opt-350m": (331_196_416, opt(1024, 24, 16, word_embed_proj_dim=512, do_layer_norm_before=False)),
     "opt-1.3b": (1_315_758_080, opt(2048, 24, 32)),

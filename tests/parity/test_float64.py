@@ -36,6 +36,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {**DECODER, "head_dim": 8}),
     "gpt2": ("GPT2Config", "GPT2LMHeadModel", {"vocab_size": 31, "n_embd": 16, "n_layer": 2, "n_head": 4}),
     "gpt_neox": ("GPTNeoXConfig", "GPTNeoXForCausalLM", ENCODER),
+    "starcoder2": ("Starcoder2Config", "Starcoder2ForCausalLM", {**DECODER, "sliding_window": 4}),
     "opt": ("OPTConfig", "OPTForCausalLM", {**{k: v for k, v in ENCODER.items() if k[0] != "i"}, "ffn_dim": 24}),
     "t5": (
         "T5Config",

@@ -29,6 +29,7 @@ from tlora_ref.transformer.qwen3 import Qwen3, Qwen3Classifier, Qwen3Config
 from tlora_ref.transformer.roberta import Roberta, RobertaClassifier, RobertaConfig
 from tlora_ref.transformer.settings import told
 from tlora_ref.transformer.smollm3 import SmolLM3, SmolLM3Classifier, SmolLM3Config
+from tlora_ref.transformer.starcoder2 import Starcoder2, Starcoder2Classifier, Starcoder2Config
 from tlora_ref.transformer.t5 import T5, T5Config
 
 #: model_type of a config.json -> (configuration class, {architecture: model class}), the default architecture first.
@@ -81,6 +82,10 @@ FAMILIES: dict[str, tuple[Any, dict[str, type[Model]]]] = {
     "smollm3": (
         SmolLM3Config,
         {"SmolLM3ForCausalLM": SmolLM3, "SmolLM3ForSequenceClassification": SmolLM3Classifier},
+    ),
+    "starcoder2": (
+        Starcoder2Config,
+        {"Starcoder2ForCausalLM": Starcoder2, "Starcoder2ForSequenceClassification": Starcoder2Classifier},
     ),
     "t5": (T5Config, {"T5ForConditionalGeneration": T5, "T5WithLMHeadModel": T5}),  # the latter is its old name
 }

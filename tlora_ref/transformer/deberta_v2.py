@@ -47,7 +47,7 @@ from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.classification import EncoderClassifier, head_dict, read_head
 from tlora_ref.transformer.encoder import Encoder, Names
 from tlora_ref.transformer.inputs import padding_mask, token_ids
-from tlora_ref.transformer.settings import Settings
+from tlora_ref.transformer.settings import Settings, told
 
 #: The ways in which contents and positions may meet.
 KINDS = ("c2p", "p2c")
@@ -153,10 +153,10 @@ def _read_relative(settings: Settings) -> dict[str, Any]:
     kinds = settings.take("pos_att_type", (str, list, tuple), ())
     kinds = [kind.strip() for kind in kinds.lower().split("|") if kind.strip()] if isinstance(kinds, str) else kinds
     if not set(kinds) <= set(KINDS) or len(set(kinds)) < len(kinds):
-        raise ConfigError(f'config.json: "pos_att_type" is {kinds!r}, expected some of {", ".join(KINDS)}')
+        raise ConfigError(f'config.json: "pos_att_type" is {told(kinds)}, expected some of {", ".join(KINDS)}')
     norms = settings.take("norm_rel_ebd", str, "none").lower()
     if norms not in ("none", "layer_norm"):
-        raise ConfigError(f'config.json: "norm_rel_ebd" is {norms!r}, expected "layer_norm" or "none"')
+        raise ConfigError(f'config.json: "norm_rel_ebd" is {told(norms)}, expected "layer_norm" or "none"')
     fields = {
         "relative_attention": settings.take("relative_attention", bool, False),
         "max_relative_positions": settings.take("max_relative_positions", int, -1),
