@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import tlora_ref as tr
 from tests.cli.conftest import Run
 from tests.cli.test_eval_tasks import rows, saved
+from tests.families.encoders import BARE
 from tests.families.make_tiny import tiny_model
 from tlora_ref.transformer import family
 
@@ -82,10 +84,11 @@ def test_a_bare_encoder_is_told_to_get_a_head(tmp_path: Path, run: Run) -> None:
     tensors = {name.removeprefix("bert."): x for name, x in tiny_model("bert").tensors.items()}
     bare.tensors = {name: tensors[name] for name in kind.tensor_shapes(bare.config)}
     tr.save_model(bare, tmp_path / "bare", source=tmp_path / "model")
+    data = rows(tmp_path / "t.jsonl", {"prompt": "w5", "completion": "w6"})
     for command in ("init", "train", "eval"):
         out = () if command == "eval" else ("--out", tmp_path / "o")
-        status, _, error = run(command, tmp_path / "bare", *mood(tmp_path), *out)
-        assert status == 2 and "bare encoder" in error and "AutoModelForSequenceClassification" in error
+        status, _, error = run(command, tmp_path / "bare", "--data", data, *out)
+        assert status == 2 and "bare encoder" in error and "--labels a,b" in error
     assert not (tmp_path / "o").exists()
 
 
@@ -179,3 +182,68 @@ def test_a_row_without_a_token_is_left_out(tmp_path: Path, run: Run) -> None:
     status, out, error = run("eval", tmp_path / "model", "--data", data, *task, "--json")
     found = json.loads(out)
     assert status == 0 and found["samples"] == found["rows"] == 1 and "no labelled token" in error
+
+
+def bare(folder: Path, kind: str, architecture: str) -> Path:
+    """A tiny encoder without a classification head, of that architecture, with its tokenizer."""
+    saved(folder, kind)
+    values = json.loads((folder / "config.json").read_text())
+    values = {k: v for k, v in values.items() if k not in ("id2label", "label2id", "problem_type")}
+    (folder / "config.json").write_text(json.dumps({**values, "architectures": [architecture]}))
+    tensors = load_file(folder / "model.safetensors")
+    heads = ("classifier.", "pre_classifier.")
+    save_file({n: x for n, x in tensors.items() if not n.startswith(heads)}, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "architecture"),
+    [
+        ("bert", "BertModel"),
+        ("bert", "BertForMaskedLM"),
+        ("roberta", "RobertaForMaskedLM"),
+        ("distilbert", "DistilBertModel"),
+    ],
+)
+def test_a_bare_encoder_gets_a_head_of_the_task_s_options(
+    kind: str, architecture: str, tmp_path: Path, run: Run
+) -> None:
+    model = bare(tmp_path / "model", kind, architecture)
+    common = ("train", model, *mood(tmp_path), *SHORT)
+    status, _, said = run(*common, "--out", tmp_path / "a", "--also", "classifier")
+    assert status == 0 and "a fresh head for no, yes, trained beside the adapter: classifier" in _
+    adapter = tr.load_peft(tmp_path / "a" / "adapter")
+    assert adapter.labels == ("no", "yes") and not adapter.untrained and adapter.task_type == "SEQ_CLS"
+    start = tr.load_peft(tmp_path / "a" / "initial_adapter")
+    assert all(not np.array_equal(x, start.saved[name]) for name, x in adapter.saved.items() if "bias" in name)
+    assert "its encoder is read, and its head (none in the file) is left out" in said or architecture == BARE[kind]
+    # The same run, by --labels: to the bit.
+    status, _, _ = run(*common, "--out", tmp_path / "b", "--labels", "no, yes")
+    again = tr.load_peft(tmp_path / "b" / "adapter")
+    assert status == 0 and all(np.array_equal(x, again.saved[name]) for name, x in adapter.saved.items())
+    status, out, _ = run("eval", model, *mood(tmp_path), "--adapter", tmp_path / "a" / "adapter")
+    assert status == 0 and "accuracy" in out
+    status, _, _ = run(
+        "merge", model, "--adapter", tmp_path / "a" / "adapter", "--out", tmp_path / "m", "--dtype-out", "float64"
+    )
+    merged, adapted = tr.load_model(tmp_path / "m"), tr.load_adapted(model, tmp_path / "a" / "adapter")[0]
+    assert status == 0 and merged.labels == ("no", "yes")
+    np.testing.assert_allclose(merged([4, 5, 6]).logits, adapted([4, 5, 6]).logits, rtol=0, atol=1e-12)
+    status, _, error = run("eval", model, *mood(tmp_path))
+    assert status == 2 and "bare encoder" in error
+
+
+def test_labels_that_suit_no_model_are_refused(tmp_path: Path, run: Run) -> None:
+    model = bare(tmp_path / "model", "bert", "BertModel")
+    saved(tmp_path / "classifier", "bert")
+    saved(tmp_path / "llama", "llama")
+    for folder, labels, said in (
+        (model, "one", "two or more different names"),
+        (model, "a,a", "two or more different names"),
+        (model, "a,,b", "two or more different names"),
+        (tmp_path / "classifier", "a,b,c", "is a classifier of"),
+        (tmp_path / "llama", "a,b", "is no encoder"),
+    ):
+        status, _, error = run("train", folder, *mood(tmp_path), *SHORT, "--out", tmp_path / "o", "--labels", labels)
+        assert status == 2 and said in error
+    assert not (tmp_path / "o").exists()

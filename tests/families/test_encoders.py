@@ -218,9 +218,13 @@ def test_configurations_that_are_refused(kind: str, changes: dict[str, Any], mes
 
 
 @every_family
-def test_other_architectures_are_refused_by_name(kind: str) -> None:
-    for task in ("MaskedLM", "QuestionAnswering", "TokenClassification"):
+def test_of_other_architectures_the_encoder_is_taken(kind: str) -> None:
+    for task in ("MaskedLM", "QuestionAnswering", "TokenClassification", "PreTraining"):
         name = BARE[kind].replace("Model", f"For{task}")
+        config_class, model_class = family(kind, [name])
+        assert model_class is type(bare(kind))
+        assert config_class.from_dict({"model_type": kind, "architectures": [name]}).architecture == BARE[kind]
+    for name in (BARE[kind].replace("Model", "LMHeadModel"), "LlamaForCausalLM", "ForMaskedLM"):
         with pytest.raises(ConfigError, match=f"{name}.*not implemented.*{CLASSIFIERS[kind]}"):
             family(kind, [name])
     assert family(kind)[1] is type(bare(kind))

@@ -26,6 +26,8 @@ SMALL = 2**22
 class _Model(Protocol):
     @property
     def task_type(self) -> str: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
     def weight(self, module: str) -> Array: ...
     def whole_head(self) -> dict[str, Array]: ...
     def digest(self) -> str: ...
@@ -73,6 +75,7 @@ def initialize(
         _check_statistics(stats, plan, model, init)
     head = {name: x for name, x in model.whole_head().items() if name.rpartition(".")[0] not in plan.shapes}
     own: dict[str, Any] = {"saved": head, "untrained": set(head), "task_type": model.task_type, "model": model.digest()}
+    own["labels"] = model.labels
     adapter = Adapter({}, {}, {}, plan=plan, init=init, seed=seed, frozen_A=plan.switches.freeze_A, **own)
     for module, shape in plan.shapes.items():
         if model.weight(module).shape != shape:

@@ -43,6 +43,7 @@ class Adapter:
     claims : what its configuration says that it holds; None if it was made here
     sigma : {module: singular values of the matrix that A was taken from}; empty if A was not
     task_type : PEFT's name for what the model does
+    labels : the classes of a classifier, for a head that a bare encoder was given
     model : `Model.digest` of the model it was made for; None if that is not known
     """
 
@@ -61,6 +62,7 @@ class Adapter:
     claims: Claims | None = None
     sigma: dict[str, Array] = field(default_factory=dict)
     task_type: str | None = "CAUSAL_LM"
+    labels: tuple[str, ...] = ()
     model: str | None = None
 
     def __repr__(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tlora_ref.checkpoint.generation_config import end_tokens
 from tlora_ref.checkpoint.reader import check_finite, read_folder, read_json, read_tensors, release, shown
 from tlora_ref.errors import CheckpointError, ConfigError
 from tlora_ref.machine import kernel_hint
-from tlora_ref.transformer import Model, family
+from tlora_ref.transformer import Encoder, EncoderClassifier, Model, classifier, family
 
 DTYPES = ("float64", "float32")
 #: How many tensors that do not fit an error names.
@@ -35,7 +36,11 @@ def checked_dtype(name: Any) -> np.dtype[Any]:
 
 def read_config(folder: str | Path) -> tuple[Any, type[Model]]:
     """The configuration and model class of a checkpoint folder (or of a config.json itself)."""
-    path = Path(folder)
+    return _configured(Path(folder), _config_values(Path(folder)))
+
+
+def _config_values(path: Path) -> dict[str, Any]:
+    """What config.json says; ConfigError for a quantised checkpoint."""
     values = read_json(path if path.suffix == ".json" else path / "config.json")
     quantised = values.get("quantization_config") or values.get("compression_config")
     if quantised:
@@ -44,35 +49,51 @@ def read_config(folder: str | Path) -> tuple[Any, type[Model]]:
             f"{path}: the checkpoint is quantised ({shown(str(method))}), which is not supported. Save the model "
             'dequantised (float32, float16 or bfloat16), without "quantization_config" in config.json'
         )
-    config_class, model_class = family(values.get("model_type"), values.get("architectures"))
-    return config_class.from_dict(values), model_class
+    return values
 
 
-def load_model(folder: str | Path, dtype: str = "float64", device: str = "cpu") -> Model:
+def _configured(path: Path, values: Mapping[str, Any]) -> tuple[Any, type[Model]]:
+    try:
+        config_class, model_class = family(values.get("model_type"), values.get("architectures"))
+        return config_class.from_dict(values), model_class
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def load_model(
+    folder: str | Path,
+    dtype: str = "float64",
+    device: str = "cpu",
+    *,
+    labels: Sequence[str] | None = None,
+    seed: int = 42,
+) -> Model:
     """The model in a Hugging Face folder: config.json and safetensors (f32, f16, bf16, f64; one file or shards).
 
     Parameters
     ----------
     dtype : "float64" (the oracle's) or "float32" (for work): what the weights are widened or rounded to
     device : "cpu" or "gpu"
+    labels : names of classes: a bare encoder gets a fresh classification head for them (`model.fresh` names its
+        tensors), drawn as transformers draws one, from `seed`
 
     Raises
     ------
     CheckpointError
         if files or tensors are missing, damaged, misshaped, extra, or hold NaN or infinity; all are named.
     ConfigError
-        if the configuration asks for something that is not implemented.
+        if the configuration asks for something that is not implemented, or `labels` suit no such model.
     DeviceError
         if the device is not there.
 
-    Warns when the model is large and NumPy's OpenBLAS works with a slower kernel than this CPU has (see `machine`).
+    Warns when the head of another task is left out (a masked language model's, of an encoder), and when the model is
+    large and NumPy's OpenBLAS works with a slower kernel than this CPU has (see `machine`).
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: there is no such folder. Give the folder that holds config.json")
     place, kind = get_device(device), checked_dtype(dtype)
-    config, model_class = read_config(folder)
-    tensors = model_class.sanitize(read_tensors(read_folder(folder)), config)
+    config, model_class, tensors, fresh = _read(folder, labels, seed)
     shapes = model_class.tensor_shapes(config)
     _check_tensors(folder, tensors, shapes)
     placed: dict[str, Array] = {}
@@ -87,8 +108,45 @@ def load_model(folder: str | Path, dtype: str = "float64", device: str = "cpu") 
         if hint is not None:
             warnings.warn(hint, stacklevel=2)
     model = model_class(config, placed)
-    model.end_tokens = end_tokens(folder)
+    model.fresh, model.end_tokens = fresh, end_tokens(folder)
     return model
+
+
+def _read(
+    folder: Path, labels: Sequence[str] | None, seed: int
+) -> tuple[Any, type[Model], dict[str, Array], frozenset[str]]:
+    """Configuration and class, the tensors by our names, not yet read, and the names of those made anew."""
+    values = _config_values(folder)
+    config, model_class = _configured(folder, values)
+    stored = read_tensors(read_folder(folder))
+    if issubclass(model_class, Encoder) and not config.labels:
+        stored = _encoder_alone(folder, values, model_class, stored)
+    if labels is not None:
+        config, model_class = classifier(config, labels)
+    tensors = model_class.sanitize(stored, config)
+    config, fresh = model_class.fitted(config, tensors), dict[str, Array]()
+    if labels is not None and issubclass(model_class, EncoderClassifier):
+        deviation = values.get("initializer_range", 0.02)
+        usable = isinstance(deviation, float) and 0 < deviation < 1
+        fresh = model_class.fresh_head(config, tensors, seed, deviation if usable else 0.02)
+    return config, model_class, {**tensors, **fresh}, frozenset(fresh)
+
+
+def _encoder_alone(
+    folder: Path, values: Mapping[str, Any], model_class: type[Encoder], stored: dict[str, Array]
+) -> dict[str, Array]:
+    """The tensors of a bare encoder, from the file of one with another head, which is named."""
+    names = values.get("architectures")
+    architecture = names[0] if isinstance(names, list) and names else names
+    if not isinstance(architecture, str) or "For" not in architecture:
+        return stored  # what does not belong is an error
+    kept, head = model_class.without_head(stored)
+    warnings.warn(
+        f"{folder} holds a {architecture}: its encoder is read, and its head ({', '.join(head) or 'none in the file'}) "
+        "is left out",
+        stacklevel=4,
+    )
+    return kept
 
 
 def _check_tensors(folder: Path, tensors: dict[str, Array], shapes: dict[str, tuple[int, ...]]) -> None:

@@ -190,6 +190,7 @@ def _facts(folder: Path, ranks: Mapping[str, int], scales: Mapping[str, float]) 
         planned = {} if plan is None else {m: int(r) for m, r in plan.rank.items() if r > 0}
         known = {"init": str(values["init"]), "seed": int(values["seed"]), "frozen_A": bool(values["frozen_A"])}
         known |= {"untrained": set(map(str, values["untrained"])), "model": values["model"]}
+        known["labels"] = tuple(map(str, values.get("labels", [])))
         known["tied"] = {str(name): tuple(map(str, others)) for name, others in values.get("tied", {}).items()}
     except (TLoRAError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(

@@ -122,6 +122,7 @@ def _facts(adapter: Adapter, facts: Mapping[str, Any] | None) -> dict[str, Any]:
         "seed": adapter.seed,
         "frozen_A": adapter.frozen_A,  # PEFT has no word for it: it would train A too
         "untrained": sorted(adapter.untrained),  # nor for a head that goes along as it was
+        "labels": list(adapter.labels),  # nor for the classes' names
         "tied": {name: list(others) for name, others in adapter.tied.items()},
         "model": adapter.model,
         "scale": {m: float(adapter.scale[m]) for m in adapter.modules},

@@ -12,6 +12,7 @@ from tlora_ref.cli import options as o
 from tlora_ref.cli.output import check_file, check_folder, data_facts, manifest, write_beside
 from tlora_ref.cli.screen import Screen, warn
 from tlora_ref.cli.settings import adapter_settings, data_source
+from tlora_ref.cli.settings import labels as classes
 from tlora_ref.cli.tables import say_memory, show_plan
 from tlora_ref.errors import ConfigError
 
@@ -42,6 +43,7 @@ def run(
     field: o.Fields = None,
     template: o.Template = "plain",
     task: o.TaskName = None,
+    labels: o.Labels = None,
     max_length: o.MaxLength = None,
     stats: Annotated[
         Path | None, typer.Option(help="Use these calibration statistics; --data is not read then.")
@@ -61,7 +63,7 @@ def run(
     source = None if stats is not None else data_source(context)
     rows = [] if source is None else source.rows(split)
     say_memory(screen, model, dtype, settings)
-    base = tr.load_model(model, dtype, device)
+    base = tr.load_model(model, dtype, device, labels=classes(context, source), seed=seed)
     indices: list[int] | None = None
     if source is not None:
         encoded, left_out = source.encoded(rows, base, tr.load_tokenizer_for(model, rows))

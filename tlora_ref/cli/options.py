@@ -65,6 +65,10 @@ Seed = Annotated[int, typer.Option(min=0, help="Of the choice of samples, a rand
 UniformRank = Annotated[bool, typer.Option("--uniform-rank", help="Every module gets r_init (ablation).")]
 UniformScale = Annotated[bool, typer.Option("--uniform-scale", help="Every module gets plain LoRA's scale (ablation).")]
 ScaleRule = Annotated[str, typer.Option(help="What --uniform-scale means: alpha/r_init or alpha/r_i.")]
+Labels = Annotated[
+    str | None,
+    typer.Option(help="Classes, a,b: a bare encoder gets a fresh head for them. A --task with options names its own."),
+]
 RankFloor = Annotated[int | None, typer.Option(help="Least rank of a module (the paper has none).")]
 Redistribute = Annotated[bool, typer.Option("--redistribute", help="Hand on ranks that the size of a module cuts off.")]
 SwitchValues = Annotated[

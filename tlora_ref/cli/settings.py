@@ -60,6 +60,16 @@ def data_source(context: typer.Context) -> tr.DataSource:
     )
 
 
+def labels(context: typer.Context, source: tr.DataSource | None) -> tuple[str, ...] | None:
+    """The classes of --labels; those of --task for a model that has no head for them; None for a model as it is."""
+    given = context.params["labels"]
+    if given is not None:
+        return tuple(name.strip() for name in given.split(","))
+    task = None if source is None else source.task
+    understands = task is not None and task.kind == "understanding"
+    return task.choices if task is not None and understands and tr.is_bare_encoder(context.params["model"]) else None
+
+
 def train_settings(context: typer.Context, **changes: Any) -> tr.TrainSettings:
     """The training flags, checked; `changes` win."""
     flags = {f.name: context.params[f.name] for f in fields(tr.TrainSettings) if f.name in context.params}

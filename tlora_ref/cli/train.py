@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from tlora_ref.cli.output import UNUSED, check_folder, read_beside
 from tlora_ref.cli.run_folder import END, FREE, START, begin_folder, run_facts, say_stopped
 from tlora_ref.cli.screen import Screen, StepLine, warn
 from tlora_ref.cli.settings import ADAPTER_FLAGS, adapter_settings, data_source, train_settings
+from tlora_ref.cli.settings import labels as classes
 from tlora_ref.cli.tables import say_memory, show_plan
 from tlora_ref.data import Row
 from tlora_ref.errors import ConfigError
@@ -66,6 +68,7 @@ def run(
     field: o.Fields = None,
     template: o.Template = "plain",
     task: o.TaskName = None,
+    labels: o.Labels = None,
     max_length: o.MaxLength = None,
     dtype: o.Dtype = "float64",
     device: o.DeviceName = "cpu",
@@ -83,7 +86,8 @@ def run(
     rows, held = source.rows(split), source.held_out(valid)
     start = out / START if resume else adapter
     say_memory(screen, model, dtype, None if start else making)
-    base, trained = tr.load_adapted(model, start, dtype, device)
+    base, trained = tr.load_adapted(model, start, dtype, device, labels=classes(context, source), seed=seed)
+    settings = with_fresh_head(screen, base, settings)
     say_of_head(base, whole_tensors(base, settings.also))
     train_samples, valid_samples = encoded(source, base, model, rows, held)
     context.with_resource(claimed(out))
@@ -94,7 +98,7 @@ def run(
         elif trained.plan is not None:
             show_plan(screen, trained.plan)
         if trainable is None and not trained.frozen_A:
-            settings = checked_settings(context, trainable="AB")
+            settings = replace(settings, trainable="AB")
         if facts is None:
             facts = run_facts(context, base, trained, settings, source.file(split), indices)
             begin_folder(out, context, trained, facts)
@@ -125,6 +129,15 @@ def only_training(context: typer.Context) -> None:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ConfigError(f"--adapter brings an adapter that is made already: {flags} would do nothing, leave it out")
     context.meta[UNUSED] = making
+
+
+def with_fresh_head(screen: Screen, base: tr.Model, settings: tr.TrainSettings) -> tr.TrainSettings:
+    """A head that was made anew holds random numbers: it is trained beside the adapter, and that is said."""
+    if not base.fresh:
+        return settings
+    modules = dict.fromkeys(name.rpartition(".")[0] for name in sorted(base.fresh))
+    screen.say(f"a fresh head for {', '.join(base.labels)}, trained beside the adapter: {', '.join(modules)}")
+    return replace(settings, also=tuple(dict.fromkeys((*settings.also, *sorted(base.fresh)))))
 
 
 def say_of_head(base: tr.Model, also: list[str]) -> None:

@@ -22,7 +22,7 @@ def sample_form(model: _Model) -> str:
     if model.task_type not in FORM_OF:
         raise ConfigError(
             f"this {model.config.model_type} checkpoint is a bare encoder: without a head there is no loss to "
-            "calibrate or train on. Give it one with transformers: AutoModelForSequenceClassification.from_pretrained("
-            "MODEL, num_labels=...).save_pretrained(FOLDER)"
+            "calibrate, train or evaluate on. `tlora-ref train` and `init` give it one for the classes of --labels a,b "
+            "or of --task (sst2, say), and its adapter brings that along; from Python, load_model(folder, labels=(...))"
         )
     return FORM_OF[model.task_type]

@@ -1,6 +1,13 @@
 """From files and settings to samples, adapters, and models ready for use: what the commands are made of."""
 
-from tlora_ref.pipeline.adapters import AdapterSettings, calibrate_for, load_adapted, load_statistics, make_adapter
+from tlora_ref.pipeline.adapters import (
+    AdapterSettings,
+    calibrate_for,
+    is_bare_encoder,
+    load_adapted,
+    load_statistics,
+    make_adapter,
+)
 from tlora_ref.pipeline.merging import Merged, merge_checkpoint
 from tlora_ref.pipeline.samples import DataSource, load_tokenizer_for
 
@@ -9,6 +16,7 @@ __all__ = [
     "DataSource",
     "Merged",
     "calibrate_for",
+    "is_bare_encoder",
     "load_adapted",
     "load_statistics",
     "load_tokenizer_for",

@@ -10,7 +10,7 @@ from typing import Any
 
 from tlora_ref.adapter import INITS, Adapter, Plan, allocate, initialize
 from tlora_ref.calibration import CalibrationStats, calibrate, processes
-from tlora_ref.checkpoint import load_model, load_peft
+from tlora_ref.checkpoint import load_model, load_peft, read_config
 from tlora_ref.data import choose_samples
 from tlora_ref.errors import ConfigError
 from tlora_ref.method.switches import PROFILES, Switches
@@ -127,17 +127,51 @@ def attach(model: Model, adapter: Adapter) -> None:
 
 
 def load_adapted(
-    folder: str | Path, adapter: str | Path | None = None, dtype: str = "float64", device: str = "cpu"
+    folder: str | Path,
+    adapter: str | Path | None = None,
+    dtype: str = "float64",
+    device: str = "cpu",
+    *,
+    labels: Sequence[str] | None = None,
+    seed: int = 42,
 ) -> tuple[Model, Adapter | None]:
     """A model, and the adapter that is attached to it if one is given.
+
+    labels, seed : a bare encoder gets a fresh head for these classes (see `load_model`); where the adapter brings a
+        head, its own
 
     Raises
     ------
     CheckpointError, ConfigError, ShapeError
         for a damaged folder, or an adapter that does not fit.
     """
-    low_rank = None if adapter is None else load_peft(adapter, dtype, device)
-    model = load_model(folder, dtype, device)
-    if low_rank is not None:
-        attach(model, low_rank)
+    if adapter is None:
+        return load_model(folder, dtype, device, labels=labels, seed=seed), None
+    low_rank = load_peft(adapter, dtype, device)
+    if labels is None and low_rank.task_type == "SEQ_CLS" and is_bare_encoder(folder):
+        labels, seed = _labels_of(low_rank), low_rank.seed
+    model = load_model(folder, dtype, device, labels=labels, seed=seed)
+    headless = sorted(model.fresh - set(low_rank.saved))
+    if headless:
+        raise ConfigError(
+            f"{folder} has no classification head, and neither has {adapter} ({', '.join(headless)}): train one with "
+            "`tlora-ref train`"
+        )
+    attach(model, low_rank)
     return model, low_rank
+
+
+def is_bare_encoder(folder: str | Path) -> bool:
+    """Whether a checkpoint is an encoder without a classification head."""
+    _, model_class = read_config(folder)
+    return model_class.task_type == Model.task_type
+
+
+def _labels_of(adapter: Adapter) -> tuple[str, ...] | None:
+    """The classes of an adapter's head: their names, or as transformers calls them where it does not say."""
+    if adapter.labels:
+        return adapter.labels
+    for name in ("classifier.out_proj.weight", "classifier.weight"):
+        if name in adapter.saved and adapter.saved[name].ndim == 2:
+            return tuple(f"LABEL_{i}" for i in range(len(adapter.saved[name])))
+    return None

@@ -1,12 +1,17 @@
 """The models: shared parts, and one file a family named by its `model_type`."""
 
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.bert import Bert, BertClassifier, BertConfig
+from tlora_ref.transformer.classification import EncoderClassifier
 from tlora_ref.transformer.deberta_v2 import DebertaV2, DebertaV2Classifier, DebertaV2Config
 from tlora_ref.transformer.distilbert import DistilBert, DistilBertClassifier, DistilBertConfig
 from tlora_ref.transformer.electra import Electra, ElectraClassifier, ElectraConfig
+from tlora_ref.transformer.encoder import Encoder
 from tlora_ref.transformer.gemma import Gemma, GemmaClassifier, GemmaConfig
 from tlora_ref.transformer.gemma2 import Gemma2, Gemma2Classifier, Gemma2Config
 from tlora_ref.transformer.gemma3_text import Gemma3, Gemma3Classifier, Gemma3Config
@@ -27,7 +32,7 @@ from tlora_ref.transformer.phi3 import Phi3, Phi3Classifier, Phi3Config
 from tlora_ref.transformer.qwen2 import Qwen2, Qwen2Classifier, Qwen2Config
 from tlora_ref.transformer.qwen3 import Qwen3, Qwen3Classifier, Qwen3Config
 from tlora_ref.transformer.roberta import Roberta, RobertaClassifier, RobertaConfig
-from tlora_ref.transformer.settings import told
+from tlora_ref.transformer.settings import told, told_names
 from tlora_ref.transformer.smollm3 import SmolLM3, SmolLM3Classifier, SmolLM3Config
 from tlora_ref.transformer.starcoder2 import Starcoder2, Starcoder2Classifier, Starcoder2Config
 from tlora_ref.transformer.t5 import T5, T5Config
@@ -105,6 +110,10 @@ def family(model_type: object, architectures: object = None) -> tuple[Any, type[
     if not architectures:
         return config_class, next(iter(models.values()))
     name = architectures[0] if isinstance(architectures, list | tuple) else architectures
+    bare, first = next(iter(models.items()))
+    another_head = rf"{bare.removesuffix('Model')}For\w+"
+    if isinstance(name, str) and name not in models and issubclass(first, Encoder) and re.fullmatch(another_head, name):
+        return config_class, first  # its encoder is taken
     if not isinstance(name, str) or name not in models:
         raise ConfigError(
             f"config.json: architecture {told(name)} of a {model_type} model is not implemented: expected one of "
@@ -113,4 +122,30 @@ def family(model_type: object, architectures: object = None) -> tuple[Any, type[
     return config_class, models[name]
 
 
-__all__ = ["FAMILIES", "Model", "ModuleInputs", "Output", "family"]
+def classifier(config: Any, labels: Sequence[str]) -> tuple[Any, type[Model]]:
+    """The configuration and class of the sequence classifier that a bare encoder becomes with a head for `labels`.
+
+    Raises
+    ------
+    ConfigError
+        if the model is no bare encoder, or for labels that are not two or more different names.
+    """
+    _, models = FAMILIES[config.model_type]
+    found = {name: model for name, model in models.items() if issubclass(model, EncoderClassifier)}
+    if not found:
+        raise ConfigError(f"labels: a {config.model_type} model is no encoder, and gets no classification head here")
+    names = tuple(labels)
+    if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(x, str) and x.strip() for x in names):
+        raise ConfigError(f"labels are {', '.join(map(told, names)) or 'none'}: expected two or more different names")
+    if config.labels:
+        if config.labels != names:
+            raise ConfigError(
+                f"labels are {told_names(names)}, but this checkpoint is a classifier of {told_names(config.labels)} "
+                "already: leave them out"
+            )
+        return config, models[config.architecture]
+    architecture, model = next(iter(found.items()))
+    return replace(config, architecture=architecture, labels=names), model
+
+
+__all__ = ["FAMILIES", "Encoder", "EncoderClassifier", "Model", "ModuleInputs", "Output", "classifier", "family"]

@@ -6,10 +6,11 @@ classifier: logits = classifier( tanh( pooler.dense( x at [CLS] ) ) )
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from tlora_ref.autograd import Tensor, activation, check_activation
+from tlora_ref.backend import Array
 from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.classification import EncoderClassifier, head_dict, read_head
 from tlora_ref.transformer.encoder import Encoder, Names
@@ -24,7 +25,7 @@ UNREAD = (
 
 @dataclass(frozen=True)
 class BertConfig:
-    """What defines a BERT, under transformers' names."""
+    """What defines a BERT, under transformers' names; `pooler` says whether the file of a bare one has it."""
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -40,6 +41,7 @@ class BertConfig:
     pad_token_id: int | None = None
     architecture: str = "BertModel"
     labels: tuple[str, ...] = ()
+    pooler: bool = True
     model_type: str = "bert"
 
     #: The family's name in transformers' class names, and its values of keys that a config.json leaves out.
@@ -85,7 +87,8 @@ class BertConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """A config.json that transformers reads."""
-        return {**head_dict(self), **{k: v for k, v in self.__dict__.items() if k not in ("architecture", "labels")}}
+        apart = ("architecture", "labels", "pooler")
+        return {**head_dict(self), **{k: v for k, v in self.__dict__.items() if k not in apart}}
 
 
 class Bert(Encoder):
@@ -112,7 +115,13 @@ class Bert(Encoder):
 
     @classmethod
     def head_linears(cls, config: Any) -> dict[str, tuple[int, int]]:
-        return {f"{cls.prefix}pooler.dense": (config.hidden_size, config.hidden_size)}
+        return {f"{cls.prefix}pooler.dense": (config.hidden_size, config.hidden_size)} if config.pooler else {}
+
+    @classmethod
+    def fitted(cls, config: Any, tensors: Mapping[str, Array]) -> Any:
+        """A bare encoder may come without its pooler, which takes no part in its hidden states (RoBERTa-base does)."""
+        bare = not config.labels and not any(name.startswith("pooler.") for name in tensors)
+        return replace(config, pooler=False) if bare else config
 
 
 class BertClassifier(EncoderClassifier, Bert):

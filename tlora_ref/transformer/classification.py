@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import zlib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ HEADS = ("pre_classifier", "classifier", "score", "pooler", "head")
 def read_head(settings: Settings, default: str) -> dict[str, Any]:
     """The fields `architecture` and `labels` (the classes' names; none unless it is a classifier).
 
-    default : the architecture where config.json names none
+    default : the architecture where config.json names none; a bare encoder's is its own whatever other head it has
     """
     names = settings.take("architectures", (list, str), None) or [default]
     names = [names] if isinstance(names, str) else names
@@ -33,7 +34,7 @@ def read_head(settings: Settings, default: str) -> dict[str, Any]:
         raise ConfigError(f'config.json: "architectures" is {told(names)}, expected names')
     settings.seen.update(("num_labels", "id2label", "label2id", "problem_type"))
     if not str(names[0]).endswith("ForSequenceClassification"):
-        return {"architecture": str(names[0]), "labels": ()}
+        return {"architecture": default if default.endswith("Model") else names[0], "labels": ()}
     settings.expect("problem_type", ["single_label_classification"], "cross entropy over the classes")
     id2label = settings.take("id2label", dict, None)
     count = settings.count("num_labels", 2 if id2label is None else max(1, len(id2label)), most=MAX_CLASSES)
@@ -190,7 +191,23 @@ class EncoderClassifier(Encoder):
     task_type = "SEQ_CLS"
 
     def whole_head(self) -> dict[str, Array]:
-        return head_tensors(self.tensors)
+        return {**head_tensors(self.tensors), **{name: self.tensors[name] for name in self.fresh}}
+
+    @classmethod
+    def fresh_head(cls, config: Any, present: Collection[str], seed: int, deviation: float = 0.02) -> dict[str, Array]:
+        """Values of the head's tensors that are not `present`: as transformers makes them, weights from N(0,
+        deviation^2) and biases 0. Every tensor has a stream of its own; host float64."""
+        shapes, made = cls.tensor_shapes(config), {}
+        inside = tuple(f"{cls.prefix}{part}" for part in cls.inside if part != "pooler.")
+        for module in cls.head_linears(config):
+            if module.startswith(inside):
+                continue  # the encoder's own: what is missing of it is an error
+            for name in (f"{module}.weight", f"{module}.bias"):
+                if name in shapes and name not in present:
+                    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+                    values = rng.standard_normal(shapes[name]) * deviation
+                    made[name] = np.zeros(shapes[name]) if name.endswith(".bias") else values
+        return made
 
     def head(self, first: Tensor) -> Tensor:
         """What `pooled` gives (batch, d_model) -> logits (batch, classes)."""

@@ -124,6 +124,12 @@ class Encoder(Model):
             renamed[f"{cls.prefix}{bare}" if bare.startswith(cls.inside) else bare] = x
         return renamed
 
+    @classmethod
+    def without_head(cls, tensors: dict[str, Array]) -> tuple[dict[str, Array], list[str]]:
+        """Those of a checkpoint's tensors that are the encoder's, and the modules of the head that is left out."""
+        kept = {n: x for n, x in tensors.items() if n.removeprefix(f"{cls.base}.").startswith(cls.inside)}
+        return kept, sorted({name.partition(".")[0] for name in tensors.keys() - kept.keys()})
+
     # ------------------------------------------------------------------ forward
     def positions(self, ids: Array) -> Array:
         """Rows of the position table, one a token: (1 or batch, tokens)."""

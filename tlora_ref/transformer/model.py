@@ -43,6 +43,8 @@ class Model:
         self.adapter: AttachedAdapter | None = None
         #: The tokens that end what is generated, as the checkpoint's folder names them; None for the configuration's.
         self.end_tokens: tuple[int, ...] | None = None
+        #: Names of tensors that no checkpoint gave: a classification head made anew.
+        self.fresh: frozenset[str] = frozenset()
         self._watched: frozenset[str] | None = None  # None: every tensor
         self._observer: Observer | None = None
 
@@ -78,6 +80,11 @@ class Model:
     def ties(cls, config: Any) -> dict[str, str]:
         """{another name: the tensor that is used under it too}: the output matrix that is the embedding, say."""
         return {}
+
+    @classmethod
+    def fitted(cls, config: Any, tensors: Mapping[str, Array]) -> Any:
+        """The configuration, changed where the tensors say what config.json does not."""
+        return config
 
     @classmethod
     def sanitize(cls, tensors: dict[str, Array], config: Any) -> dict[str, Array]:
@@ -118,6 +125,11 @@ class Model:
     def context(self) -> int | None:
         """The longest sequence, in tokens, that the model was made for; None where nothing limits it."""
         return getattr(self.config, "max_position_embeddings", None)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes of a classifier; empty for other models."""
+        return tuple(getattr(self.config, "labels", ()))
 
     def whole_head(self) -> dict[str, Array]:
         """The head of a classifier, which PEFT keeps whole beside A and B; empty for other models."""
