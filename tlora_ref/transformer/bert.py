@@ -120,8 +120,9 @@ class Bert(Encoder):
     @classmethod
     def fitted(cls, config: Any, tensors: Mapping[str, Array]) -> Any:
         """A bare encoder may come without its pooler, which takes no part in its hidden states (RoBERTa-base does)."""
-        bare = not config.labels and not any(name.startswith("pooler.") for name in tensors)
-        return replace(config, pooler=False) if bare else config
+        expected = "pooler.dense" in cls.head_linears(config)  # of a bare one, whose names have no prefix
+        without = expected and not any(name.startswith("pooler.") for name in tensors)
+        return replace(config, pooler=False) if without else config
 
 
 class BertClassifier(EncoderClassifier, Bert):
