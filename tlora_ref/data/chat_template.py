@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -100,11 +101,11 @@ class _Worker:
             assert process.stdin is not None and process.stdout is not None
             late = threading.Event()
 
-            def stop() -> None:
+            def too_late() -> None:
                 late.set()
                 process.kill()
 
-            timer = threading.Timer(SECONDS, stop)
+            timer = threading.Timer(SECONDS, too_late)
             timer.start()
             reply = ""
             try:
@@ -115,40 +116,42 @@ class _Worker:
             finally:
                 timer.cancel()
                 if not reply.endswith("\n"):
-                    self._stop()
+                    self.stop()
         if not reply.endswith("\n"):
-            said = f"did not come to an end within {SECONDS:g} seconds" if late.is_set() else "took too much memory"
-            raise DataError(f"the chat template {said}")
+            slow = f"did not come to an end within {SECONDS:g} seconds"
+            raise DataError(f"the chat template {slow if late.is_set() else 'ended its process: too much memory?'}")
         replies: list[dict[str, Any]] = json.loads(reply)
         return replies
 
     def _running(self) -> subprocess.Popen[str]:
         if self.process is None or self.owner != os.getpid() or self.process.poll() is not None:
             script = Path(__file__).with_name("chat_worker.py")
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", str(script)],  # -P: our files' names hide no library's
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                encoding="utf-8",
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            )
+            try:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-P", str(script)],  # -P: our files' names hide no library's
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    encoding="utf-8",
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                )
+            except OSError as error:
+                raise DataError(f"no process can be started to render the chat template ({error})") from error
             self.owner = os.getpid()
         return self.process
 
-    def _stop(self) -> None:
-        if self.process is not None:
-            _end(self.process)
-        self.process = None
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()
+    def stop(self) -> None:
+        """Ends the process, if it is this one's (a forked process has a copy of this object, and no process)."""
+        process, self.process = self.process, None
+        if process is None or self.owner != os.getpid():
+            return
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
 
 
 _WORKER = _Worker()
+atexit.register(_WORKER.stop)

@@ -109,8 +109,8 @@ def _rows(file: Path, found: list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]
 
 
 def _values(text: str) -> Iterator[tuple[str, Any]]:
-    """(line, value) of JSON values that follow each other; ValueError where one is not valid."""
-    decoder, at, line = json.JSONDecoder(object_pairs_hook=_unique), 0, 1
+    """(place, value) of JSON values that follow each other; ValueError where one is not valid."""
+    decoder, at, line, row = json.JSONDecoder(object_pairs_hook=_unique), 0, 1, 0
     while True:
         start = at
         while at < len(text) and text[at].isspace():
@@ -122,7 +122,8 @@ def _values(text: str) -> Iterator[tuple[str, Any]]:
             value, end = decoder.raw_decode(text, at)
         except RecursionError as error:
             raise ValueError("nested too deep") from error
-        yield f"line {line}", value
+        row += 1
+        yield f"row {row} (line {line})", value
         line, at = line + text.count("\n", at, end), end
 
 
@@ -154,7 +155,7 @@ def _unwrapped(value: dict[str, Any]) -> Any:
         return turns[0]
     if lists and len(lists) == len(value) and len({len(column) for column in lists.values()}) == 1:
         return [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
-    return [value] if value and not lists else value
+    return [value] if len(lists) < len(value) else value
 
 
 # ---- tables ----
