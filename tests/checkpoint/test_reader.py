@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import os
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from safetensors.numpy import load as official_load
 from safetensors.numpy import save as official_save
 
 from tests.checkpoint.files import raw, write
+from tests.tiny import tiny_llama
+from tlora_ref.checkpoint import load_model, save_model
 from tlora_ref.checkpoint.reader import MAX_HEADER, read_folder, read_header, read_json, read_tensors
 from tlora_ref.errors import CheckpointError
 
@@ -335,3 +339,52 @@ def test_bad_json_names_its_file(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(CheckpointError, match=r"config\.json"):
         read_json(path)
+
+
+def cached(folder: Path, cache: Path, sub: str = "") -> Path:
+    """`folder` as huggingface_hub keeps it: files by their hash in blobs/, links to them in the snapshot."""
+    repository = cache / "models--me--tiny"
+    snapshot, blobs = repository / "snapshots" / "abc123" / sub, repository / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir(exist_ok=True)
+    for file in folder.iterdir():
+        name = hashlib.sha256(file.read_bytes()).hexdigest()
+        shutil.copy(file, blobs / name)
+        (snapshot / file.name).symlink_to(os.path.relpath(blobs / name, snapshot))
+    return snapshot
+
+
+@pytest.mark.parametrize("sub", ["", "checkpoint-5", "a/b"])
+def test_a_download_cache_is_read_at_any_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sub: str) -> None:
+    save_model(tiny_llama(), tmp_path / "m", "float64")
+    snapshot = cached(tmp_path / "m", tmp_path / "cache", sub)
+    wanted = tiny_llama()([1, 2, 3]).logits
+    (tmp_path / "link").symlink_to(snapshot)
+    monkeypatch.chdir(tmp_path)
+    for folder in (snapshot, tmp_path / "link", snapshot.relative_to(tmp_path)):
+        assert np.array_equal(load_model(folder)([1, 2, 3]).logits, wanted)
+    shutil.move(tmp_path / "cache", tmp_path / "moved")
+    assert load_model(tmp_path / "moved" / snapshot.relative_to(tmp_path / "cache")).parameter_count() > 0
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_link_out_of_the_repository_is_refused(tmp_path: Path, name: str) -> None:
+    save_model(tiny_llama(), tmp_path / "m", "float64")
+    for number, sub in enumerate(("", "checkpoint-5")):
+        snapshot = cached(tmp_path / "m", tmp_path / f"cache{number}", sub)
+        (snapshot / name).unlink()
+        (snapshot / name).symlink_to(tmp_path / "m" / name)
+        with pytest.raises(CheckpointError, match=f'"{name}" leads out of the folder'):
+            load_model(snapshot)
+    # A folder that is merely called snapshots opens its blobs, and not what lies around it.
+    run = tmp_path / "work" / "snapshots" / "one" / "step-1"
+    shutil.copytree(tmp_path / "m", run)
+    (run / name).unlink()
+    (run / name).symlink_to(tmp_path / "m" / name)
+    shutil.copy(tmp_path / "m" / name, tmp_path / "work" / name)
+    with pytest.raises(CheckpointError, match="leads out"):
+        load_model(run)
+    (run / name).unlink()
+    (run / name).symlink_to(tmp_path / "work" / name)
+    with pytest.raises(CheckpointError, match="leads out"):
+        load_model(run)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tlora_ref.backend import Array, get_device
 from tlora_ref.checkpoint.generation_config import end_tokens
-from tlora_ref.checkpoint.reader import check_finite, read_folder, read_json, read_tensors, release, shown
+from tlora_ref.checkpoint.reader import check_finite, inside, read_folder, read_json, read_tensors, release, shown
 from tlora_ref.errors import CheckpointError, ConfigError
 from tlora_ref.machine import kernel_hint
 from tlora_ref.transformer import Encoder, EncoderClassifier, Model, classifier, family
@@ -41,7 +41,7 @@ def read_config(folder: str | Path) -> tuple[Any, type[Model]]:
 
 def _config_values(path: Path) -> dict[str, Any]:
     """What config.json says; ConfigError for a quantised checkpoint."""
-    values = read_json(path if path.suffix == ".json" else path / "config.json")
+    values = read_json(path if path.suffix == ".json" else inside(path, "config.json"))
     quantised = values.get("quantization_config") or values.get("compression_config")
     if quantised:
         method = quantised.get("quant_method", "unnamed") if isinstance(quantised, dict) else "unnamed"

@@ -9,7 +9,7 @@ from typing import Any
 
 from tlora_ref.adapter import Adapter
 from tlora_ref.checkpoint.peft_claims import CONFIG, matches
-from tlora_ref.checkpoint.reader import read_json
+from tlora_ref.checkpoint.reader import inside, read_json
 from tlora_ref.errors import CheckpointError, ConfigError
 
 WEIGHTS, FACTS = "adapter_model.safetensors", "tlora.json"
@@ -84,7 +84,7 @@ def _module_to_save(tensor: str) -> str:
 
 def read_peft_config(folder: Path) -> dict[str, Any]:
     """adapter_config.json, with every feature that is not implemented refused by name."""
-    path = folder / CONFIG
+    path = inside(folder, CONFIG)
     config = read_json(path)
     if config.get("peft_type") != "LORA":
         raise ConfigError(f"{path}: peft_type is {config.get('peft_type')!r:.60}, only 'LORA' is supported")

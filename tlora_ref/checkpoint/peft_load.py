@@ -179,7 +179,7 @@ def _check_pair(folder: Path, module: str, shapes: Mapping[str, tuple[int, ...]]
 
 def _facts(folder: Path, ranks: Mapping[str, int], scales: Mapping[str, float]) -> dict[str, Any]:
     """What `tlora.json` knows beyond PEFT's files (defaults without it), refused where the two contradict."""
-    path = folder / FACTS
+    path = inside(folder, FACTS)
     if not path.is_file():
         return {"scale": dict(scales), "init": "unknown", "seed": 0, "frozen_A": False}
     values = read_json(path)

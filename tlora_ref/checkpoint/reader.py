@@ -204,18 +204,31 @@ def check_finite(where: str, name: str, tensor: Array) -> None:
 def inside(folder: Path, name: object) -> Path:
     """`folder / name`, refused if it leads out of the folder: by "..", an absolute path or a symbolic link.
 
-    One layout of links is known: Hugging Face's download cache keeps files in `blobs/` beside `snapshots/<commit>/`.
+    One layout of links is known, that of Hugging Face's download cache (see `_rooms`).
     """
     if not isinstance(name, str) or not name:
         raise CheckpointError(f"{folder}: {name!r:.100} is not a file name")
-    root, path = folder.resolve(), folder / name
-    rooms = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
-    if "\0" in name or Path(name).name != name or not any(path.resolve().is_relative_to(room) for room in rooms):
+    path = folder / name
+    plain = "\0" not in name and Path(name).name == name and name.isprintable()
+    if not plain or not any(path.resolve().is_relative_to(room) for room in _rooms(folder.resolve())):
         raise CheckpointError(
             f"{folder}: {shown(name)} leads out of the folder. A checkpoint's files must lie directly in it: copy the "
             "file there"
         )
     return path
+
+
+def _rooms(root: Path) -> list[Path]:
+    """Where the files of a folder may lie: in it; and, below `<repository>/snapshots/<commit>/` of a download cache, at
+    any depth, in that snapshot and in the repository's `blobs/`, where the cache keeps every file by its hash."""
+    parts = root.parts
+    marks = [i for i, part in enumerate(parts[:-1]) if part == "snapshots" and i > 0]
+    if not marks:
+        return [root]
+    repository, commit = Path(*parts[: marks[-1]]), parts[marks[-1] + 1]
+    if repository.name.startswith(("models--", "datasets--")):
+        return [root, repository]
+    return [root, repository / "blobs", repository / "snapshots" / commit]
 
 
 def read_folder(folder: Path, stem: str = "model") -> dict[str, Entry]:
@@ -231,7 +244,7 @@ def read_folder(folder: Path, stem: str = "model") -> dict[str, Entry]:
     if single.exists() or single.is_symlink():  # first, as in transformers, where both are there
         return read_header(inside(folder, single.name))[0]
     if index.is_file():
-        return _read_shards(folder, index)
+        return _read_shards(folder, inside(folder, index.name))
     pickled = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt*"))
     hint = (
         f"It holds {pickled[0]}, which is a pickle and is never read: load the model with transformers and save it "
