@@ -76,7 +76,7 @@ def test_rounding_ties_are_ties() -> None:
 
     from tlora_ref.oracle.precision import Precision
 
-    cases = all_checks()["allocate/rounding-ties"].cases(Precision.of("float64"))
+    cases = all_checks()["allocate/rounding-ties"].cases(Precision.of("float64"), "tall")
 
     @hypothesis.settings(max_examples=30, database=None, derandomize=True)
     @hypothesis.given(cases)
@@ -90,7 +90,7 @@ def test_rounding_ties_are_ties() -> None:
 
 @pytest.mark.parametrize("wrong", GALLERY, ids=lambda wrong: wrong.name)
 def test_check_names_the_stage_and_the_cause(wrong: Wrong) -> None:
-    report = tr.check_implementation(wrong.implementation(), stages=[wrong.method], examples=8, shrink=False)
+    report = tr.check_implementation(wrong.implementation(), stages=[wrong.method], examples=9, shrink=False)
     assert not report.passed
     assert report.first_failing == wrong.method
     if wrong.cause is not None:

@@ -44,12 +44,12 @@ class Check:
     def stage(self) -> str:
         return self.id.partition("/")[0]
 
-    def cases(self, precision: Precision) -> st.SearchStrategy[Inputs]:
-        """Inputs of the stage: float64 arrays of which every entry is exact in the precision's storage."""
+    def cases(self, precision: Precision, form: str) -> st.SearchStrategy[Inputs]:
+        """Inputs of the stage in one of FORMS: float64 arrays, every entry exact in the precision's storage."""
 
         @st.composite
         def strategy(draw: st.DrawFn) -> Inputs:
-            return self.make(Maker(draw, precision, self.seeded))
+            return self.make(Maker(draw, precision, form, self.seeded))
 
         return strategy()
 

@@ -10,6 +10,7 @@ from tlora_ref.errors import ConfigError
 from tlora_ref.method.switches import PROFILES
 from tlora_ref.oracle.implementation import STAGES
 from tlora_ref.oracle.kit.calling import precision_of, stages_of, verdicts
+from tlora_ref.oracle.kit.cases import FORMS
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.checks import (
     EXPECTED,
@@ -183,13 +184,23 @@ class Search:
         )
         return next((verdict for verdict in found if not verdict.passed), None)
 
-    def each(self, visit: Callable[[dict[str, Any]], None], *, shrink: bool) -> None:
-        """`visit` on every case; when it raises and `shrink` is set, again on smaller ones."""
+    def each(self, visit: Callable[[dict[str, Any]], None]) -> None:
+        """`visit` on every case, form by form."""
+        for number, form in enumerate(FORMS):
+            examples = (self.examples + len(FORMS) - 1 - number) // len(FORMS)  # one of each before a second of any
+            self.of_form(form, examples, visit)
+
+    def of_form(
+        self, form: str, examples: int, visit: Callable[[dict[str, Any]], None], *, shrink: bool = False
+    ) -> None:
+        """`visit` on so many cases of one form; when it raises and `shrink` is set, again on smaller ones."""
+        if examples < 1:
+            return
         import hypothesis
 
         phases = [hypothesis.Phase.generate] + ([hypothesis.Phase.shrink] if shrink else [])
         configured = hypothesis.settings(
-            max_examples=self.examples,
+            max_examples=examples,
             phases=phases,
             database=None,
             deadline=None,
@@ -197,8 +208,8 @@ class Search:
             print_blob=False,
             suppress_health_check=list(hypothesis.HealthCheck),
         )
-        test = configured(hypothesis.given(self.check.cases(self.precision))(visit))
-        (test if self.seed is None else hypothesis.seed(self.seed)(test))()
+        test = configured(hypothesis.given(self.check.cases(self.precision, form))(visit))
+        (test if self.seed is None else hypothesis.seed(len(FORMS) * self.seed + FORMS.index(form))(test))()
 
     def result(self, *, shrink: bool) -> CheckResult:
         """Whether the check passes; if not, its likely cause over all cases and the smallest case."""
@@ -215,7 +226,7 @@ class Search:
                 causes.extend([verdict.cause] if verdict.cause else [])
 
         try:
-            self.each(look, shrink=False)
+            self.each(look)
         except NotImplementedError:
             return CheckResult(self.check.id, self.check.note, SKIPPED, why=f"{self.check.stage} is not implemented")
         if not failing:
@@ -226,7 +237,7 @@ class Search:
         return CheckResult(self.check.id, self.check.note, FAILED, cases, "", verdict, inputs, cause, again)
 
     def smallest(self, found: tuple[dict[str, Any], Verdict]) -> tuple[dict[str, Any], Verdict]:
-        """The smallest failing case that shrinking comes to, from the first one found."""
+        """The smallest failing case that shrinking comes to, of the smallest form that has one."""
         import hypothesis
 
         def insist(inputs: dict[str, Any]) -> None:
@@ -236,12 +247,13 @@ class Search:
                 found = inputs, verdict
                 raise Wrong(verdict.line())
 
-        try:
-            self.each(insist, shrink=True)
-        except Wrong:
-            pass
-        except hypothesis.errors.FlakyFailure:  # its answers differ from call to call: the last failing case stands
-            pass
+        for form in reversed(FORMS):  # a square is the smallest
+            try:
+                self.of_form(form, self.examples, insist, shrink=True)
+            except Wrong:
+                break
+            except hypothesis.errors.FlakyFailure:  # its answers differ from call to call: the last failing case stands
+                break
         return found
 
     def insist(self) -> None:

@@ -18,6 +18,7 @@ from tlora_ref.method.switches import PROFILES
 from tlora_ref.oracle.implementation import STAGES, Reference
 from tlora_ref.oracle.judge import judge
 from tlora_ref.oracle.kit.calling import output_of
+from tlora_ref.oracle.kit.cases import FORMS
 from tlora_ref.oracle.kit.run import Search, all_checks
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.checks import FAILED, PASSED, SKIPPED, CheckResult, KitReport
@@ -55,8 +56,8 @@ def write_vectors(folder: str | Path, *, profile: str = "paper", overwrite: bool
         raise ConfigError(f'profile "{profile}" is unknown: expected {" or ".join(sorted(PROFILES))}')
     tensors: dict[str, Array] = {}
     cases = []
-    for check in all_checks().values():
-        inputs = _largest_case(check, profile)
+    for number, check in enumerate(all_checks().values()):
+        inputs = _largest_case(check, profile, FORMS[number % len(FORMS)])
         case = {"id": check.id, "stage": check.stage, "paper": STAGES[check.stage], "note": check.note}
         described = {name: _stored(f"{check.id}/in/{name}", value, tensors) for name, value in inputs.items()}
         if check.refuses:
@@ -77,10 +78,11 @@ def write_vectors(folder: str | Path, *, profile: str = "paper", overwrite: bool
         write_json(head | {"inputs_exact_in": STORED, "cases": cases}, beside / CASES)
 
 
-def _largest_case(check: Any, profile: str) -> dict[str, Any]:
-    """The case with the most entries that are not zero, of those small enough, that the check's own search draws."""
+def _largest_case(check: Any, profile: str, form: str) -> dict[str, Any]:
+    """The case of a form with the most entries that are not zero, of those small enough, that a search draws."""
     drawn: list[dict[str, Any]] = []
-    Search(None, check, profile, Precision.of(STORED), 30, 0).each(lambda inputs: drawn.append(inputs), shrink=False)
+    search = Search(None, check, profile, Precision.of(STORED), 30, 0)
+    search.of_form(form, 30, lambda inputs: drawn.append(inputs))
     return max((case for case in drawn if _entries(case) <= LARGEST), key=_entries)
 
 

@@ -16,7 +16,7 @@ TORCH = {"lr": 0.0625, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
 
 def _step(m: Maker, **settings: Any) -> Inputs:
     """A later step from moments that a run could have."""
-    shape = (m.size(), m.size())
+    shape = m.sides()
     inputs: Inputs = {"B": m.array(*shape), "grad": m.nonzero(*shape), "exp_avg": m.array(*shape)}
     inputs["exp_avg_sq"] = m.positive(*shape)
     return inputs | {"step": m.size(2, 40)} | TORCH | settings

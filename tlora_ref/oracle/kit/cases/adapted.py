@@ -14,7 +14,7 @@ SCALES = (1.0, 0.5, 2.5, 0.0)
 
 def _module(m: Maker, *, tokens: int | None = None, r: int | None = None) -> Inputs:
     """x, dy, W, A, B and the scale of one module."""
-    d_in, d_out = m.size(), m.size()
+    d_out, d_in = m.sides()
     rank = r or m.size(1, min(d_in, d_out))
     tokens = tokens or m.size()
     return {

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tlora_ref.backend import Array
+from tlora_ref.oracle.kit.cases import FORMS
 from tlora_ref.oracle.kit.cases.values import Inputs, Maker
 
 #: There is no share of the budget to give: the only right answer is an error.
@@ -18,7 +19,7 @@ def _budget(m: Maker, S: Array, *, r_init: int | None = None, room: int = 64) ->
     """Scores with shapes that have `room` for any rank."""
     return {
         "sensitivity": S,
-        "shapes": [(room, room)] * len(S),
+        "shapes": [m.formed(room, room + 16)] * len(S),
         "r_init": r_init or m.size(1, 6),
         "alpha": float(m.pick(1, 4, 16)),
     }
@@ -39,16 +40,32 @@ def _ties(m: Maker) -> Inputs:
 
 
 def _dominated(m: Maker) -> Inputs:
-    """One module deserves more rank than its small side has."""
-    L, d_out, d_in = m.size(2, 5), m.size(1, 4), m.size(1, 4)
+    """One module deserves more rank than either of its sides has."""
+    L, small = m.size(2, 5), m.size(1, 3)
     S = np.full(L, 0.125)
     S[m.size(0, L - 1)] = m.pick(16.0, 1024.0)
-    return _budget(m, S, r_init=m.size(4, 8)) | {"shapes": [(d_out, d_in + 4)] * L}
+    return _budget(m, S, r_init=m.size(4, 8)) | {"shapes": [m.formed(small, m.size(small + 1, 7))] * L}
+
+
+def _between(tall: bool) -> Callable[[Maker], Inputs]:
+    """One module deserves more rank than its small side has, and no more than its large side."""
+
+    def between(m: Maker) -> Inputs:
+        L, small = m.size(2, 4), m.size(1, 4)
+        rank = small + m.size(1, 4)
+        large = rank + m.size(0, 3)
+        r_init = -(-(rank + L - 1) // L)  # the others share what is left, 1 or more each
+        S = m.precision.rounded(np.array([rank] + [(L * r_init - rank) / (L - 1)] * (L - 1)) / 8.0)
+        own = (large, small) if tall else (small, large)
+        return _budget(m, S, r_init=r_init) | {"shapes": [own, *[(64, 64)] * (L - 1)]}
+
+    return between
 
 
 def _mixed(m: Maker) -> Inputs:
     S = _scores(m)
-    return _budget(m, S) | {"shapes": [(m.size(1, 9), m.size(12, 20)) for _ in S]}
+    forms = [m.form, *[m.pick(*FORMS) for _ in S[1:]]]
+    return _budget(m, S) | {"shapes": [m.formed(m.size(1, 9), m.size(12, 20), form) for form in forms]}
 
 
 def _idle(m: Maker) -> Inputs:
@@ -71,7 +88,9 @@ CASES: list[tuple[str, str, Callable[[Maker], Inputs]]] = [
     ("allocate/rank-one-budget", "r_init = 1", lambda m: _budget(m, _scores(m), r_init=1)),
     ("allocate/idle-modules", "shares below a half give rank 0", _idle),
     ("allocate/small-sides", "shapes of every kind: what the profile does with ranks above min(d_out, d_in)", _mixed),
-    ("allocate/one-dominates", "d_out < r_i: one module's share is above its small side", _dominated),
+    ("allocate/one-dominates", "r_i above d_out and d_in: one module's share is above both its sides", _dominated),
+    ("allocate/above-inputs", "d_in < r_i <= d_out: more outputs than inputs, cut to the inputs", _between(tall=True)),
+    ("allocate/above-outputs", "d_out < r_i <= d_in: more inputs than outputs, cut to the outputs", _between(tall=False)),
     ("allocate/huge", "huge scores", lambda m: _budget(m, _scores(m) * m.far(1))),
     ("allocate/tiny", "tiny scores", lambda m: _budget(m, _scores(m) * m.far(-1))),
     ("allocate/all-zero", "all scores zero: no share is defined, so it must raise", lambda m: _budget(m, np.zeros(m.size(1, 4)))),

@@ -13,8 +13,10 @@ REFUSED: frozenset[str] = frozenset()
 
 
 def _samples(m: Maker, *, n: int | None = None, tokens: int | None = None, d_in: int | None = None) -> Inputs:
-    d_in, n = d_in or m.size(), n or m.size(1, 4)
-    return {"inputs": [m.array(tokens or m.size(), d_in) for _ in range(n)]}
+    """The first X_n in the form of the case, the others of any length."""
+    first, columns = m.sides()
+    d_in, n = d_in or columns, n or m.size(1, 4)
+    return {"inputs": [m.array(tokens or (m.size() if i else first), d_in) for i in range(n)]}
 
 
 def _constant(m: Maker) -> Inputs:

@@ -20,8 +20,8 @@ def _second_moment(m: Maker, d_in: int, tokens: int) -> Array:
 def _module(
     m: Maker, *, r: int | None = None, tokens: int | None = None, d_out: int | None = None, least: int = 1
 ) -> Inputs:
-    d_in = m.size(least)
-    d_out = d_out or m.size(least)
+    rows, d_in = m.sides(least)
+    d_out = d_out or rows
     W = m.array(d_out, d_in)
     return {"W": W, "C": _second_moment(m, d_in, tokens or 2 * d_in), "r": r or m.size(1, min(d_out, d_in))}
 
@@ -52,8 +52,8 @@ def _repeated(m: Maker) -> Inputs:
 
 def _deficient(m: Maker) -> Inputs:
     """Fewer tokens than inputs: C does not reach every direction, and r may ask for more than it does."""
-    d_in = m.size(2)
-    return {"W": m.array(m.size(2), d_in), "C": _second_moment(m, d_in, 1), "r": m.size(1, 2)}
+    d_out, d_in = m.sides(2)
+    return {"W": m.array(d_out, d_in), "C": _second_moment(m, d_in, 1), "r": m.size(1, 2)}
 
 
 def _identity(m: Maker) -> Inputs:

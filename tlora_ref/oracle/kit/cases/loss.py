@@ -22,7 +22,7 @@ def _labels(m: Maker, tokens: int, vocabulary: int, ignored: int = 0) -> Array:
 def _loss(
     m: Maker, *, tokens: int | None = None, ignored: int = 0, factor: float = 1.0, scatter: bool = False
 ) -> Inputs:
-    tokens, vocabulary = tokens or m.size(2 + ignored, max(6, 3 + ignored)), m.size(2, 7)
+    tokens, vocabulary = (tokens, m.size(2, 7)) if tokens else m.sides(2 + ignored)
     labels = _labels(m, tokens, vocabulary, ignored)
     if scatter:  # -100 anywhere but at the end, so that the mean is over fewer than all
         labels[: tokens - 1] = np.where([m.pick(False, True) for _ in range(tokens - 1)], -100, labels[: tokens - 1])

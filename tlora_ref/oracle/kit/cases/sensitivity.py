@@ -10,12 +10,12 @@ REFUSED: frozenset[str] = frozenset()
 
 
 def _gradients(m: Maker, *, n: int | None = None, scale_W: float = 1.0, scale_G: float = 1.0) -> Inputs:
-    d_out, d_in, n = m.size(), m.size(), n or m.size(1, 4)
+    (d_out, d_in), n = m.sides(), n or m.size(1, 4)
     return {"W": m.array(d_out, d_in) * scale_W, "gradients": [m.array(d_out, d_in) * scale_G for _ in range(n)]}
 
 
 def _cancelling(m: Maker) -> Inputs:
-    d_out, d_in = m.size(), m.size()
+    d_out, d_in = m.sides()
     G = m.nonzero(d_out, d_in)
     return {"W": m.nonzero(d_out, d_in), "gradients": [G, -G]}
 

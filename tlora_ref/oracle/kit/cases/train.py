@@ -16,7 +16,7 @@ def _run(
     m: Maker, *, steps: int | None = None, r: int | None = None, lr: Callable[[int], float] = lambda t: 0.0625
 ) -> Inputs:
     """Inputs and output gradients of every step for one module, no gradient of B zero by accident."""
-    steps, tokens, d_in, d_out = steps or m.size(2, 5), m.size(1, 4), m.size(), m.size()
+    steps, tokens, (d_out, d_in) = steps or m.size(2, 5), m.size(1, 4), m.sides()
     rank = r or m.size(1, min(d_in, d_out))
     return {
         **{"A": m.orthonormal(rank, d_in), "x": [m.nonzero(tokens, d_in) for _ in range(steps)]},

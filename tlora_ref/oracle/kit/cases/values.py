@@ -22,7 +22,7 @@ SMALL, LARGE = 5, 14
 
 @dataclass
 class Maker:
-    """Draws sizes and arrays of one case. Entries are eighths (`seeded=False`), or normal and rounded to the storage.
+    """Draws sizes and arrays of one case, of a form of FORMS. Entries are eighths, or (`seeded`) normal and rounded.
 
     Eighths between -2 and 2 are exact in every precision, show ties and zeros often, and shrink to a case that can be
     read; normal numbers fill the mantissa.
@@ -30,6 +30,7 @@ class Maker:
 
     draw: st.DrawFn
     precision: Precision
+    form: str
     seeded: bool = False
 
     def __post_init__(self) -> None:
@@ -39,6 +40,16 @@ class Maker:
         """One axis."""
         limit = LARGE if self.seeded else SMALL
         return self.draw(st.integers(least, max(least, limit if most is None else most)))
+
+    def sides(self, least: int = 1) -> tuple[int, int]:
+        """Rows and columns, d_out and d_in say, in the form of this case."""
+        limit = LARGE if self.seeded else SMALL
+        small = self.size(least, limit - 1)
+        return self.formed(small, self.size(small + 1, limit))
+
+    def formed(self, small: int, large: int, form: str = "") -> tuple[int, int]:
+        """Rows and columns of these sizes in a form, by default that of this case; a square is small."""
+        return {"tall": (large, small), "wide": (small, large), "square": (small, small)}[form or self.form]
 
     def array(self, *shape: int) -> Array:
         """float64, exact in the storage."""
