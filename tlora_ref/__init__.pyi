@@ -1,7 +1,7 @@
 from .adapter import Adapter, Plan, allocate, initialize
 from .autograd import grad, gradcheck
 from .calibration import CalibrationStats, calibrate
-from .checkpoint import load_model, load_peft, save_model, save_peft, save_universal
+from .checkpoint import find_model, load_model, load_peft, save_model, save_peft, save_universal
 from .data import load_tokenizer
 from .errors import TLoRAError
 from .method.switches import PROFILES, Switches, resolve
@@ -49,6 +49,7 @@ __all__ = [
     "compare",
     "evaluate",
     "evaluate_task",
+    "find_model",
     "grad",
     "gradcheck",
     "initialize",

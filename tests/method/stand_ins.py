@@ -10,7 +10,7 @@ from tlora_ref.backend import Array
 
 def weights(weight: Callable[[str], Array]) -> SimpleNamespace:
     """A model of some weights and no head."""
-    return SimpleNamespace(weight=weight, whole_head=dict, digest=str, task_type="CAUSAL_LM")
+    return SimpleNamespace(weight=weight, whole_head=dict, digest=str, task_type="CAUSAL_LM", labels=())
 
 
 def statistics(covariance: Mapping[str, Array], *, centre: bool = False) -> SimpleNamespace:

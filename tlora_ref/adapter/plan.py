@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,9 +93,47 @@ class Plan:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Plan:
-        """What `to_dict` gave; ConfigError if a field is missing or unknown."""
+        """What `to_dict` gave; ConfigError if a field is missing, unknown, or not what `to_dict` gives."""
         fields = set(Plan.__dataclass_fields__)
         if set(values) != fields:
             raise ConfigError(f"a stored plan has the wrong fields: {', '.join(sorted(set(values) ^ fields))}")
-        shapes = {m: (int(s[0]), int(s[1])) for m, s in values["shapes"].items()}
+        for name, fits in STORED.items():
+            if not fits(values[name]):
+                raise ConfigError(f'a stored plan has "{name}": {values[name]!r:.80}, which no plan has')
+        modules = list(values["rank"])
+        for name in ("rank_eq6", "alpha", "scales", "sensitivity", "share", "shapes"):
+            if list(values[name]) != modules:
+                raise ConfigError(f'a stored plan has ranks and "{name}" of different modules')
+        shapes = {m: (s[0], s[1]) for m, s in values["shapes"].items()}
         return Plan(**{**values, "shapes": shapes, "switches": Switches.from_dict(values["switches"])})
+
+
+def _is_count(x: Any) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool) and 0 <= x < 2**31
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+
+
+def _is_shape(x: Any) -> bool:
+    return isinstance(x, list) and len(x) == 2 and all(map(_is_count, x)) and min(x) > 0
+
+
+def _each(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Whether something is {module: what `fits`}."""
+    return lambda x: isinstance(x, dict) and all(map(fits, x.values()))
+
+
+#: What each field of a stored plan is.
+STORED: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("rank", "rank_eq6"), _each(_is_count)),
+    **dict.fromkeys(("alpha", "scales", "sensitivity", "share"), _each(_is_number)),
+    "shapes": _each(_is_shape),
+    "notes": _each(lambda x: isinstance(x, str)),
+    "r_init": _is_count,
+    "alpha_init": _is_number,
+    "switches": lambda x: isinstance(x, dict),
+    **dict.fromkeys(("adapt_rank", "adapt_scale"), lambda x: isinstance(x, bool)),
+    "uniform_scale": lambda x: isinstance(x, str),
+}

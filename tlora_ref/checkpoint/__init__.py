@@ -1,5 +1,6 @@
 """Hugging Face folders in and out, PEFT adapters in and out: the one room that knows files and their vendors."""
 
+from tlora_ref.checkpoint.hub import find_model
 from tlora_ref.checkpoint.load import load_model, read_config
 from tlora_ref.checkpoint.peft_load import load_peft
 from tlora_ref.checkpoint.peft_save import save_peft, save_universal
@@ -9,6 +10,7 @@ from tlora_ref.checkpoint.write import check_output
 __all__ = [
     "check_output",
     "file_dtype",
+    "find_model",
     "load_model",
     "load_peft",
     "read_config",

@@ -11,10 +11,12 @@ import numpy as np
 
 from tlora_ref.backend import Array, get_device
 from tlora_ref.checkpoint.generation_config import end_tokens
+from tlora_ref.checkpoint.hub import find_model
 from tlora_ref.checkpoint.reader import check_finite, inside, read_folder, read_json, read_tensors, release, shown
 from tlora_ref.errors import CheckpointError, ConfigError
 from tlora_ref.machine import kernel_hint
 from tlora_ref.transformer import Encoder, EncoderClassifier, Model, classifier, family
+from tlora_ref.transformer.settings import told
 
 DTYPES = ("float64", "float32")
 #: How many tensors that do not fit an error names.
@@ -42,6 +44,12 @@ def read_config(folder: str | Path) -> tuple[Any, type[Model]]:
 def _config_values(path: Path) -> dict[str, Any]:
     """What config.json says; ConfigError for a quantised checkpoint."""
     values = read_json(path if path.suffix == ".json" else inside(path, "config.json"))
+    mlx = values.get("quantization")
+    if isinstance(mlx, dict) and "bits" in mlx:
+        raise ConfigError(
+            f"{path}: MLX weights of {told(mlx['bits'])} bits, which are not read here. Take the repository that they "
+            "were made from, or `mlx_lm.convert --dequantize` them"
+        )
     quantised = values.get("quantization_config") or values.get("compression_config")
     if quantised:
         method = quantised.get("quant_method", "unnamed") if isinstance(quantised, dict) else "unnamed"
@@ -70,6 +78,8 @@ def load_model(
 ) -> Model:
     """The model in a Hugging Face folder: config.json and safetensors (f32, f16, bf16, f64; one file or shards).
 
+    `folder` may be the NAME/REPO of a repository in the local Hugging Face cache (`find_model` fetches one).
+
     Parameters
     ----------
     dtype : "float64" (the oracle's) or "float32" (for work): what the weights are widened or rounded to
@@ -89,7 +99,7 @@ def load_model(
     Warns when the head of another task is left out (a masked language model's, of an encoder), and when the model is
     large and NumPy's OpenBLAS works with a slower kernel than this CPU has (see `machine`).
     """
-    folder = Path(folder)
+    folder = find_model(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: there is no such folder. Give the folder that holds config.json")
     place, kind = get_device(device), checked_dtype(dtype)

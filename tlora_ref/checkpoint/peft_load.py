@@ -192,7 +192,7 @@ def _facts(folder: Path, ranks: Mapping[str, int], scales: Mapping[str, float]) 
         known |= {"untrained": set(map(str, values["untrained"])), "model": values["model"]}
         known["labels"] = tuple(map(str, values.get("labels", [])))
         known["tied"] = {str(name): tuple(map(str, others)) for name, others in values.get("tied", {}).items()}
-    except (TLoRAError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (TLoRAError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: not what this library writes ({type(error).__name__}: {error}). {mend}"
         ) from error

@@ -15,6 +15,7 @@ import numpy as np
 
 from tlora_ref.adapter import Adapter
 from tlora_ref.backend import Array, to_numpy
+from tlora_ref.checkpoint.hub import repository_of
 from tlora_ref.checkpoint.peft_claims import CONFIG
 from tlora_ref.checkpoint.peft_config import FACTS, PREFIX, WEIGHTS, kept_whole, peft_config
 from tlora_ref.checkpoint.peft_load import load_peft
@@ -59,7 +60,8 @@ def save_peft(
         tensors[name] = rounded(name, tensor, tensor.dtype if dtype is None else file_dtype(dtype))
     with new_folder(folder, overwrite=overwrite) as beside:
         write_tensors(tensors, beside / WEIGHTS)
-        write_json(peft_config(adapter, base_model), beside / CONFIG)
+        named = None if base_model is None else repository_of(base_model)
+        write_json(peft_config(adapter, named), beside / CONFIG)
         write_json(_facts(adapter, facts), beside / FACTS)
         _compare(adapter, tensors, beside)
 

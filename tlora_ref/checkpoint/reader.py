@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from tlora_ref.backend import Array
+from tlora_ref.checkpoint.hub import other_weights
 from tlora_ref.errors import CheckpointError
 
 #: The safetensors format's own limit on the length of a header, in bytes.
@@ -36,6 +37,10 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 #: More axes than this no tensor has, and NumPy not many more.
 MAX_AXES = 32
+#: More characters than this a file's name cannot have.
+MAX_NAME = 250
+#: More digits than this no number in a checkpoint's JSON has.
+MAX_DIGITS = 100
 MEND = "Copy or download the file again"
 
 
@@ -209,7 +214,7 @@ def inside(folder: Path, name: object) -> Path:
     if not isinstance(name, str) or not name:
         raise CheckpointError(f"{folder}: {name!r:.100} is not a file name")
     path = folder / name
-    plain = "\0" not in name and Path(name).name == name and name.isprintable()
+    plain = len(name) < MAX_NAME and "\0" not in name and Path(name).name == name
     if not plain or not any(path.resolve().is_relative_to(room) for room in _rooms(folder.resolve())):
         raise CheckpointError(
             f"{folder}: {shown(name)} leads out of the folder. A checkpoint's files must lie directly in it: copy the "
@@ -245,13 +250,8 @@ def read_folder(folder: Path, stem: str = "model") -> dict[str, Entry]:
         return read_header(inside(folder, single.name))[0]
     if index.is_file():
         return _read_shards(folder, inside(folder, index.name))
-    pickled = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt*"))
-    hint = (
-        f"It holds {pickled[0]}, which is a pickle and is never read: load the model with transformers and save it "
-        "with safe_serialization=True"
-        if pickled
-        else "Is this the folder of a Hugging Face checkpoint?"
-    )
+    other = other_weights([path.name for path in folder.iterdir()])
+    hint = "Is this the folder of a Hugging Face checkpoint?" if other is None else f"I{other[1:]}"
     raise CheckpointError(f"{folder}: there is no {single.name} and no {index.name}. {hint}")
 
 
@@ -276,10 +276,18 @@ def _read_shards(folder: Path, index: Path) -> dict[str, Entry]:
     return entries
 
 
+def _whole_number(digits: str) -> int:
+    """A whole number that a float can hold as well."""
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, or a CheckpointError that says what is wrong with it."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"), parse_int=_whole_number)
+        json.dumps(values, ensure_ascii=False).encode()  # no half of a surrogate pair, which nothing could print
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such file. Is this the folder of a checkpoint?") from error
     except OSError as error:

@@ -38,6 +38,7 @@ def run(
     max_new_tokens: o.MaxNewTokens = 64,
     dtype: o.Dtype = "float64",
     device: o.DeviceName = "cpu",
+    download: o.Download = False,
     json: o.Json = False,
 ) -> None:
     """Loss, perplexity, and (with --generate) exact matches on held-out rows; with --task, that task's own scores."""

@@ -28,6 +28,7 @@ def run(
     seed: Annotated[int, typer.Option(min=0, help="Of the draws at a temperature above 0.")] = 0,
     dtype: o.Dtype = "float64",
     device: o.DeviceName = "cpu",
+    download: o.Download = False,
     json: o.Json = False,
 ) -> None:
     """Continue a prompt; the text is printed as it is made."""

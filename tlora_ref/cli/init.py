@@ -52,6 +52,7 @@ def run(
     dtype: o.Dtype = "float64",
     device: o.DeviceName = "cpu",
     overwrite: o.Overwrite = False,
+    download: o.Download = False,
     json: o.Json = False,
 ) -> None:
     """Calibrate, allocate and initialise: writes a PEFT adapter folder (B is zero)."""

@@ -25,6 +25,7 @@ def run(
     dtype: o.Dtype = "float64",
     device: o.DeviceName = "cpu",
     overwrite: o.Overwrite = False,
+    download: o.Download = False,
     json: o.Json = False,
 ) -> None:
     """Fold an adapter into the weights: writes a Hugging Face folder that transformers loads."""

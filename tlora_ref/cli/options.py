@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import tlora_ref as tr
 from tlora_ref.cli.config_file import read_config
 from tlora_ref.errors import ConfigError
 
@@ -14,7 +15,22 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", callback=read_config, is_eager=True, help="YAML file with any of these flags."),
 ]
-ModelFolder = Annotated[Path, typer.Argument(help="Folder of a Hugging Face checkpoint.", show_default=False)]
+
+
+def _found(context: typer.Context, folder: Path) -> Path:
+    """The folder that MODEL names: a local one, or a repository's in the Hugging Face cache."""
+    return tr.find_model(folder, download=bool(context.params.get("download")))
+
+
+ModelFolder = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder of a Hugging Face checkpoint, or NAME/REPO in its cache.", show_default=False, callback=_found
+    ),
+]
+Download = Annotated[
+    bool, typer.Option("--download", is_eager=True, help="Fetch NAME/REPO from the Hugging Face Hub if need be.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.", show_default=False)]
 AdapterFolder = Annotated[Path | None, typer.Option("--adapter", help="PEFT adapter folder to attach.")]
 Dtype = Annotated[str, typer.Option(help="float64 (the oracle's) or float32 (for work).")]

@@ -22,6 +22,7 @@ def run(
     samples: o.Samples = 32,
     tokens: o.SampleTokens = 512,
     workers: o.Workers = 1,
+    download: o.Download = False,
     json: o.Json = False,
 ) -> None:
     """Parameters, memory and time of an adapter, from config.json alone (MODEL: its folder, or the file itself)."""

@@ -53,6 +53,7 @@ def run(
     dtype: o.Dtype = "float64",
     device: o.DeviceName = "cpu",
     overwrite: o.Overwrite = False,
+    download: o.Download = False,
     json: o.Json = False,
 ) -> None:
     """Record a whole run, every intermediate quantity by name: calibration, allocation, A, training, merge."""

@@ -73,6 +73,7 @@ def run(
     dtype: o.Dtype = "float64",
     device: o.DeviceName = "cpu",
     overwrite: o.Overwrite = False,
+    download: o.Download = False,
     json: o.Json = False,
 ) -> None:
     """Fine-tune: makes the adapter (or takes one), trains it, writes OUT/adapter, history and manifest."""

@@ -78,7 +78,7 @@ def of_adapter(adapter: Adapter, beside: Mapping[str, Any]) -> Summary:
     if plan is not None:
         said |= {"profile": plan.profile} | budget(modules, plan.r_init, plan.alpha_init)
     parameters = sum(B.size for B in adapter.B.values())
-    said |= {"parameters of B": f"{parameters:,}", **made(beside.get("versions", {}))}
+    said |= {"parameters of B": f"{parameters:,}", **made(beside.get("versions"))}
     return Summary("an adapter", said, modules)
 
 
@@ -109,8 +109,10 @@ def budget(modules: Mapping[str, ModuleFacts], r_init: int, alpha: float) -> dic
     return {"r_init": r_init, "alpha": f"{alpha:g}", "ranks sum to": f"{spent} of {len(modules) * r_init}"}
 
 
-def made(versions: Mapping[str, Any]) -> dict[str, Any]:
-    """By which versions and kernel."""
+def made(versions: Any) -> dict[str, Any]:
+    """By which versions and kernel; nothing where that is not known."""
+    if not isinstance(versions, Mapping):
+        return {}
     blas = versions.get("blas")
     known = {**versions, **(blas if isinstance(blas, Mapping) else {})}
     return {name: known[name] for name in ("tlora_ref", "numpy", "kernel", "threads") if name in known}

@@ -152,7 +152,7 @@ def _read_relative(settings: Settings) -> dict[str, Any]:
     """The fields of the relative positions."""
     kinds = settings.take("pos_att_type", (str, list, tuple), ())
     kinds = [kind.strip() for kind in kinds.lower().split("|") if kind.strip()] if isinstance(kinds, str) else kinds
-    if not set(kinds) <= set(KINDS) or len(set(kinds)) < len(kinds):
+    if not all(kind in KINDS for kind in kinds) or len(set(kinds)) < len(kinds):
         raise ConfigError(f'config.json: "pos_att_type" is {told(kinds)}, expected some of {", ".join(KINDS)}')
     norms = settings.take("norm_rel_ebd", str, "none").lower()
     if norms not in ("none", "layer_norm"):

@@ -22,7 +22,7 @@ from tlora_ref.transformer.layer_types import FULL
 from tlora_ref.transformer.llama import LlamaDecoder, LlamaLikeConfig, Surroundings
 from tlora_ref.transformer.model import Targets
 from tlora_ref.transformer.rope import Rope
-from tlora_ref.transformer.settings import Settings
+from tlora_ref.transformer.settings import Settings, told
 
 CONV = "conv"
 
@@ -96,8 +96,8 @@ def _read_kinds(settings: Settings, layers: int) -> tuple[str, ...]:
     """`layer_types`, or from `full_attn_idxs`, the numbers of the layers with attention (all if neither is given)."""
     attending = settings.take("full_attn_idxs", list, list(range(layers)))
     kinds = settings.take("layer_types", list, [FULL if i in attending else CONV for i in range(layers)])
-    if len(kinds) != layers or not set(kinds) <= {FULL, CONV}:
-        raise ConfigError(f'config.json: "layer_types" is {kinds}: expected {layers} entries, "{FULL}" or "{CONV}"')
+    if len(kinds) != layers or not all(kind in (FULL, CONV) for kind in kinds):
+        raise ConfigError(f'config.json: "layer_types" is {told(kinds)}: expected {layers} times "{FULL}" or "{CONV}"')
     return tuple(kinds)
 
 
