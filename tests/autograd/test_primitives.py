@@ -119,7 +119,7 @@ def dense_attention(q, k, v, scale, causal, window, keys, bias, cap=None):  # ty
             s
             for s in range(S)
             if (not causal or s <= position)
-            and (window is None or position - s < window)
+            and (window is None or (position - s if causal else abs(position - s)) < window)
             and (keys is None or keys[b, s])
         ]
         if seen:
@@ -132,7 +132,7 @@ def dense_attention(q, k, v, scale, causal, window, keys, bias, cap=None):  # ty
 @pytest.mark.parametrize("block", [2, 128])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("keys", [None, KEYS])
-@pytest.mark.parametrize(("causal", "window"), [(False, None), (True, None), (True, 2)])
+@pytest.mark.parametrize(("causal", "window"), [(False, None), (True, None), (True, 2), (False, 2)])
 @pytest.mark.parametrize("queries", [5, 2, 1])
 def test_attention(monkeypatch, block, with_bias, keys, causal, window, queries) -> None:  # type: ignore[no-untyped-def]
     # The package re-exports the function under the module's own name: the module itself is found in sys.modules.

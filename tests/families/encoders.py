@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tests.families.common import made
-from tests.families.make_tiny import DISENTANGLED, DISTIL, ENCODER
+from tests.families.make_tiny import DISENTANGLED, DISTIL, ENCODER, MODERN
 from tlora_ref.transformer import Model
 
 SIZES = {k: v for k, v in ENCODER.items() if k not in ("pad_token_id", "id2label")}
@@ -16,11 +16,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "roberta": {**SIZES, "model_type": "roberta", "pad_token_id": 2},
     "distilbert": {**DISTIL, "model_type": "distilbert", "pad_token_id": 0},
     "electra": {**SIZES, "model_type": "electra", "pad_token_id": 0, "embedding_size": 12},
+    "modernbert": {**MODERN, "model_type": "modernbert", "pad_token_id": 0},
     "deberta-v2": {**SIZES, **DISENTANGLED, "model_type": "deberta-v2", "pad_token_id": 0},
 }
 BARE = {
     **{"bert": "BertModel", "roberta": "RobertaModel", "distilbert": "DistilBertModel", "electra": "ElectraModel"},
-    "deberta-v2": "DebertaV2Model",
+    **{"deberta-v2": "DebertaV2Model", "modernbert": "ModernBertModel"},
 }
 #: How many token types a family has unless its config.json says.
 TOKEN_TYPES = {"bert": 2, "roberta": 2, "electra": 2}

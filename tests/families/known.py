@@ -56,6 +56,22 @@ def deberta_v3(layers: int, width: int, heads: int, **more: Any) -> dict[str, An
     }
 
 
+def modernbert(width: int, d_ff: int, layers: int, heads: int) -> dict[str, Any]:
+    return {
+        **{"model_type": "modernbert", "architectures": ["ModernBertModel"], "attention_bias": False},
+        **{"attention_dropout": 0.0, "bos_token_id": 50281, "classifier_activation": "gelu", "classifier_bias": False},
+        **{"classifier_dropout": 0.0, "classifier_pooling": "mean", "cls_token_id": 50281, "decoder_bias": True},
+        **{"deterministic_flash_attn": False, "embedding_dropout": 0.0, "eos_token_id": 50282, "pad_token_id": 50283},
+        **{"global_attn_every_n_layers": 3, "global_rope_theta": 160000.0, "gradient_checkpointing": False},
+        **{"hidden_activation": "gelu", "hidden_size": width, "initializer_cutoff_factor": 2.0, "norm_eps": 1e-05},
+        **{"initializer_range": 0.02, "intermediate_size": d_ff, "layer_norm_eps": 1e-05, "local_attention": 128},
+        **{"local_rope_theta": 10000.0, "max_position_embeddings": 8192, "mlp_bias": False, "mlp_dropout": 0.0},
+        **{"norm_bias": False, "num_attention_heads": heads, "num_hidden_layers": layers, "sep_token_id": 50282},
+        **{"position_embedding_type": "absolute", "reference_compile": True, "repad_logits_with_grad": False},
+        **{"sparse_pred_ignore_index": -100, "sparse_prediction": False, "vocab_size": 50368},
+    }
+
+
 QWEN = {"bos_token_id": 151643, "eos_token_id": 151645, "rope_theta": 1e6, "tie_word_embeddings": True}
 GEMMA = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "head_dim": 256, "attention_bias": False}
 GEMMA_3 = {
@@ -299,6 +315,8 @@ KNOWN: dict[str, tuple[int, dict[str, Any]]] = {
             **{"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
         },
     ),
+    "ModernBERT-base": (149_014_272, modernbert(768, 1152, 22, 12)),
+    "ModernBERT-large": (394_781_696, modernbert(1024, 2624, 28, 16)),
     # ELECTRA's with a head of two classes, as sizes of fine-tuned models give them.
     "electra-small-discriminator": (13_549_314, electra(128, 256, 4)),
     "electra-base-discriminator": (109_483_778, electra(768, 768, 12)),

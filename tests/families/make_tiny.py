@@ -37,6 +37,10 @@ DISENTANGLED = {
     **{"relative_attention": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True},
     **{"pos_att_type": "p2c|c2p", "position_biased_input": False, "type_vocab_size": 0},
 }
+#: ModernBERT with one layer that sees all tokens and one that sees two on either side.
+MODERN = {k: v for k, v in ENCODER.items() if k not in ("pad_token_id", "id2label")} | {
+    **{"local_attention": 4, "bos_token_id": 1, "eos_token_id": 2},
+}
 
 #: Name of the folder -> config.json.
 MODELS: dict[str, dict[str, Any]] = {
@@ -51,6 +55,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "roberta": {
         **ENCODER,
         **{"model_type": "roberta", "architectures": ["RobertaForSequenceClassification"], "type_vocab_size": 1},
+    },
+    "modernbert": {
+        **{**ENCODER, **MODERN, "pad_token_id": 0},
+        **{"model_type": "modernbert", "architectures": ["ModernBertForSequenceClassification"]},
     },
     "electra": {
         **ENCODER,

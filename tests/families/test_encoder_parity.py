@@ -22,6 +22,7 @@ from tlora_ref.transformer import Model  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
+BIASED = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True)
 ABSOLUTE = {"relative_attention": False, "position_biased_input": True, "norm_rel_ebd": "none"}
 #: What of a family's config.json changes -> the quirk that this draws in.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -32,6 +33,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "roberta-padding-token": ("roberta", {"pad_token_id": 1, "type_vocab_size": 1, "max_position_embeddings": 11}),
     "electra": ("electra", {}),
     "electra-as-wide": ("electra", {"embedding_size": 16, "type_vocab_size": 3, "hidden_act": "gelu_new"}),
+    "modernbert": ("modernbert", {}),
+    "modernbert-mean": ("modernbert", {"classifier_pooling": "mean", "num_hidden_layers": 4}),
+    "modernbert-biases": ("modernbert", {**BIASED, "classifier_activation": "tanh", "hidden_activation": "relu"}),
+    "modernbert-bases": ("modernbert", {"global_rope_theta": 500.0, "local_rope_theta": 20.0, "norm_eps": 1e-3}),
+    "modernbert-layer-types": ("modernbert", {"layer_types": ["sliding_attention"] * 2, "local_attention": 5}),
+    "modernbert-every-layer": ("modernbert", {"global_attn_every_n_layers": 1, "num_attention_heads": 2}),
     "deberta": ("deberta-v2", {}),
     "deberta-no-buckets": ("deberta-v2", {"position_buckets": -1, "max_relative_positions": 5}),
     "deberta-own-projections": ("deberta-v2", {"share_att_key": False, "norm_rel_ebd": "none"}),
@@ -55,6 +62,8 @@ def inputs_of(kind: str, values: dict[str, Any]) -> list[dict[str, np.ndarray]]:
     pad = values["pad_token_id"] or 0
     padded["input_ids"] = np.where(padded["attention_mask"] == 1, padded["input_ids"], pad)
     left = {**padded, **{key: padded[key][:, ::-1].copy() for key in ("input_ids", "attention_mask")}}
+    if kind == "modernbert":  # see test_padding_out_of_sight
+        left = {**left, **{key: left[key][:, 6:] for key in ("input_ids", "attention_mask")}}
     inside = {"input_ids": np.array([[5, 9, pad, 7, pad]]), "labels": np.array([1])}
     made = [{"input_ids": rng.integers(3, 31, (1, 9)), "labels": np.array([2])}, padded, left, inside]
     types = values.get("type_vocab_size", TOKEN_TYPES.get(kind, 0))
@@ -65,7 +74,7 @@ def inputs_of(kind: str, values: dict[str, Any]) -> list[dict[str, np.ndarray]]:
 
 def padding_rows(mine: Model, name: str) -> list[int]:
     """Rows whose gradient torch leaves out: that of `padding_idx` in an embedding made with one."""
-    tables = ["word_embeddings"] + ["position_embeddings"] * (mine.config.model_type == "roberta")
+    tables = ["word_embeddings", "tok_embeddings"] + ["position_embeddings"] * (mine.config.model_type == "roberta")
     pad = mine.config.pad_token_id
     return [pad] if pad is not None and name.split(".")[-2] in tables else []
 
@@ -100,6 +109,16 @@ def test_classifier(variant: str) -> None:
         assert close(result.logits, out.logits.detach().numpy())
         assert close(result.loss.item(), out.loss.item())
         check_gradients(model, mine, grad(result.loss, list(mine.tensors)))
+
+
+def test_padding_out_of_sight() -> None:
+    """Padding that sees no token in its window, where the head reads it: its softmax is even. transformers' gradient
+    of the scores there is that of a softmax, though none of them changes anything: it is not compared."""
+    model = theirs({**CONFIGS["modernbert"], **HEAD, "num_hidden_layers": 4}, CLASSIFIERS["modernbert"])
+    ids, mask = np.array([[0, 0, 0, 0, 5, 9], [0, 4, 6, 11, 5, 9]]), np.array([[0, 0, 0, 0, 1, 1], [0, 1, 1, 1, 1, 1]])
+    with true_float64(model), watched():
+        expected = model(**tensors_of({"input_ids": ids, "attention_mask": mask})).logits.detach().numpy()
+    assert close(ours(model)(ids, mask).logits, expected)
 
 
 @every_variant

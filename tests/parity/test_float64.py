@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from tests.families.make_tiny import DISENTANGLED  # noqa: E402
+from tests.families.make_tiny import DISENTANGLED, MODERN  # noqa: E402
 from tests.parity.float64 import true_float64, watched  # noqa: E402 (needs torch)
 
 pytestmark = pytest.mark.parity
@@ -48,6 +48,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "bert": ("BertConfig", "BertForSequenceClassification", ENCODER),
     "roberta": ("RobertaConfig", "RobertaForSequenceClassification", ENCODER),
+    "modernbert": ("ModernBertConfig", "ModernBertForSequenceClassification", {**MODERN, "pad_token_id": 0}),
     "electra": ("ElectraConfig", "ElectraForSequenceClassification", {**ENCODER, "embedding_size": 12}),
     "deberta-v2": ("DebertaV2Config", "DebertaV2ForSequenceClassification", {**ENCODER, **DISENTANGLED}),
     "distilbert": ("DistilBertConfig", "DistilBertForSequenceClassification", DISTIL),

@@ -22,7 +22,8 @@ class Visibility:
     """Which keys a query may see.
 
     Query t stands at position `S - T + t` among the keys (with a key cache, T < S). `keys` (B, S) is False at padding;
-    `window` is the number of latest positions that a query sees, itself included.
+    `window` is the number of latest positions that a query sees, itself included; without `causal`, as many on its
+    other side too.
     """
 
     causal: bool = False
@@ -31,22 +32,23 @@ class Visibility:
 
     def span(self, start: int, stop: int, offset: int, S: int) -> tuple[int, int]:
         """The keys [low, high) that any of the queries [start, stop) may see."""
-        high = min(S, max(0, offset + stop)) if self.causal else S
-        low = max(0, offset + start - self.window + 1) if self.window is not None else 0
-        return low, high
+        reach = S if self.window is None else self.window - 1  # how far a query sees
+        high = min(S, max(0, offset + stop + (0 if self.causal else reach)))
+        return max(0, offset + start - reach), high
 
     def allowed(self, xp: Any, queries: tuple[int, int], keys: tuple[int, int], offset: int) -> Array | None:
         """True where a query sees a key, broadcastable to (B, G, R, queries, keys); None where all do."""
         (start, stop), (low, high) = queries, keys
         mask = None
-        needs_window = self.window is not None and offset + stop - 1 - low >= self.window
+        furthest = max(offset + stop - 1 - low, high - 1 - offset - start)
+        needs_window = self.window is not None and furthest >= self.window
         if (self.causal and high - 1 > offset + start) or needs_window:
             distance = (xp.arange(start, stop) + offset)[:, None] - xp.arange(low, high)[None, :]
             mask = xp.ones(distance.shape, dtype=bool)
             if self.causal:
                 mask &= distance >= 0
             if self.window is not None:
-                mask &= distance < self.window
+                mask &= (distance if self.causal else abs(distance)) < self.window
         if self.keys is None:
             return mask
         visible = self.keys[:, None, None, None, low:high]  # (B, 1, 1, 1, keys)

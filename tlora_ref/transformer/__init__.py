@@ -24,6 +24,7 @@ from tlora_ref.transformer.llama import Llama, LlamaClassifier, LlamaConfig
 from tlora_ref.transformer.ministral3 import Ministral3, Ministral3Classifier, Ministral3Config
 from tlora_ref.transformer.mistral import Mistral, MistralClassifier, MistralConfig
 from tlora_ref.transformer.model import Model
+from tlora_ref.transformer.modernbert import ModernBert, ModernBertClassifier, ModernBertConfig
 from tlora_ref.transformer.observed import ModuleInputs
 from tlora_ref.transformer.olmo2 import Olmo2, Olmo2Classifier, Olmo2Config
 from tlora_ref.transformer.opt import OPT, OPTClassifier, OPTConfig
@@ -74,6 +75,10 @@ FAMILIES: dict[str, tuple[Any, dict[str, type[Model]]]] = {
     "mistral": (
         MistralConfig,
         {"MistralForCausalLM": Mistral, "MistralForSequenceClassification": MistralClassifier},
+    ),
+    "modernbert": (
+        ModernBertConfig,
+        {"ModernBertModel": ModernBert, "ModernBertForSequenceClassification": ModernBertClassifier},
     ),
     "olmo2": (Olmo2Config, {"Olmo2ForCausalLM": Olmo2, "Olmo2ForSequenceClassification": Olmo2Classifier}),
     "opt": (OPTConfig, {"OPTForCausalLM": OPT, "OPTForSequenceClassification": OPTClassifier}),

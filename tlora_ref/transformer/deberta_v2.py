@@ -40,12 +40,11 @@ from tlora_ref.autograd import (
     position_scores,
     reshape,
     scale,
-    weighted_sum,
 )
-from tlora_ref.backend import Array, array_module
+from tlora_ref.backend import Array
 from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.classification import EncoderClassifier, head_dict, read_head
-from tlora_ref.transformer.encoder import Encoder, Names
+from tlora_ref.transformer.encoder import Encoder, Names, evenly_where
 from tlora_ref.transformer.inputs import padding_mask, token_ids
 from tlora_ref.transformer.settings import Settings, told
 
@@ -188,15 +187,6 @@ class Surroundings:
     relative: tuple[Tensor, Array] | None
 
 
-def _evenly_at_padding(y: Tensor, v: Tensor, keys: Array) -> Tensor:
-    """y (batch, tokens, d_model), at padding the mean of all v: a query that is padding sees nothing, and a softmax of
-    equal scores is even. It matters where the classifier reads padding, in a row padded on the left."""
-    tokens = array_module(y.data).full(keys.shape, 1.0 / keys.shape[1], dtype=y.dtype)
-    kept = keys[..., None].astype(y.dtype)  # (batch, tokens, 1)
-    mean = reshape(weighted_sum(v, tokens), (len(keys), 1, v.shape[-1]))
-    return add(multiply(y, Tensor(kept)), multiply(mean, Tensor(1.0 - kept)))
-
-
 class DebertaV2(Encoder):
     """DebertaV2Model."""
 
@@ -284,7 +274,7 @@ class DebertaV2(Encoder):
         bias = scale(reduce(add, met), root) if met else None
         y = reshape(attention(q, k, v, scale=root, see=around.see, bias=bias), x.shape)
         if around.see.keys is not None:
-            y = _evenly_at_padding(y, reshape(v, x.shape), around.see.keys)
+            y = evenly_where(~around.see.keys, y, reshape(v, x.shape))  # padding sees nothing
         return self.linear(f"{layer}.{self.names.out}", y)
 
     def _with_positions(self, layer: str, q: Tensor, k: Tensor, P: Tensor, delta: Array) -> list[Tensor]:

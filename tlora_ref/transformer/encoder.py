@@ -17,8 +17,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tlora_ref.autograd import Tensor, Visibility, activation, add, attention, layer_norm, reshape
-from tlora_ref.backend import Array
+from tlora_ref.autograd import (
+    Tensor,
+    Visibility,
+    activation,
+    add,
+    attention,
+    layer_norm,
+    multiply,
+    reshape,
+    weighted_sum,
+)
+from tlora_ref.backend import Array, array_module
 from tlora_ref.errors import DataError
 from tlora_ref.transformer.inputs import padding_mask, token_ids
 from tlora_ref.transformer.model import Model
@@ -47,6 +57,18 @@ class Names:
 
 #: Old names of a norm's parts, from TensorFlow.
 OLD_PARTS = {".gamma": ".weight", ".beta": ".bias"}
+
+
+def evenly_where(blind: Array, y: Tensor, v: Tensor) -> Tensor:
+    """y (batch, tokens, d_model), but the mean of all v where a query sees no key: a softmax of equal scores is even.
+
+    blind : (batch, tokens), True there. Such queries are padding; it matters where a classifier reads padding, in a
+        row padded on the left
+    """
+    even = array_module(y.data).full(blind.shape, 1.0 / blind.shape[1], dtype=y.dtype)
+    share = blind[..., None].astype(y.dtype)  # (batch, tokens, 1)
+    mean = reshape(weighted_sum(v, even), (len(blind), 1, v.shape[-1]))
+    return add(multiply(y, Tensor(1.0 - share)), multiply(mean, Tensor(share)))
 
 
 class Encoder(Model):

@@ -10,13 +10,15 @@ from typing import Any, ClassVar
 
 from tlora_ref.autograd import Tensor
 from tlora_ref.backend import Array
-from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.classification import DecoderClassifier
 from tlora_ref.transformer.gemma2 import CappedLM, Gemma2Config, Gemma2Decoder
-from tlora_ref.transformer.layer_types import FULL, LAYER_TYPES, SLIDING
+from tlora_ref.transformer.layer_types import FULL, SLIDING, read_ropes, ropes_dict
 from tlora_ref.transformer.llama import Angles
 from tlora_ref.transformer.rope import Rope, rotary_tables
 from tlora_ref.transformer.settings import Settings
+
+#: Where config.json says the rotary base of each kind of layer, up to transformers 4, and its usual value.
+BASES = {FULL: ("rope_theta", 1e6), SLIDING: ("rope_local_base_freq", 1e4)}
 
 
 @dataclass(frozen=True)
@@ -37,21 +39,8 @@ class Gemma3Config(Gemma2Config):
     @classmethod
     def read_rope(cls, settings: Settings, head_dim: int) -> dict[str, Any]:
         """Both bases: `rope_theta` and `rope_local_base_freq` (transformers 4), or two `rope_parameters` (5)."""
-        by_kind = settings.take("rope_parameters", dict, None) or {}
-        if not set(by_kind) <= set(LAYER_TYPES):
-            raise ConfigError(
-                f'config.json: "rope_parameters" has {", ".join(by_kind)}: expected {", ".join(LAYER_TYPES)}'
-            )
-        bases = (("rope", FULL, "rope_theta", 1e6), ("local_rope", SLIDING, "rope_local_base_freq", 1e4))
-        ropes: dict[str, Any] = {}
-        for name, kind, key, usual in bases:
-            base = settings.take(key, float, usual)
-            scaling = settings.take("rope_scaling", dict, None) if kind == FULL else None
-            both = {**Settings(by_kind, cls.model_type).take(kind, dict, {}), **(scaling or {})}
-            own = {"rope_theta": base, "rope_scaling": None, "rope_parameters": both or None}
-            ropes[name] = Rope.read(Settings({**settings.values, **own}, cls.model_type), head_dim)
-        settings.seen.add("original_max_position_embeddings")
-        return ropes
+        ropes = read_ropes(settings, head_dim, BASES, scaled=(FULL,))
+        return {"rope": ropes[FULL], "local_rope": ropes[SLIDING]}
 
     @classmethod
     def own_fields(cls, settings: Settings) -> dict[str, Any]:
@@ -67,9 +56,8 @@ class Gemma3Config(Gemma2Config):
         """A config.json that transformers reads."""
         values = super().to_dict()
         del values["local_rope"]
-        ropes = {FULL: self.rope, SLIDING: self.local_rope}
-        new = {kind: {"rope_type": r.kind, "rope_theta": r.theta, **r.parameters} for kind, r in ropes.items()}
-        return {**values, "rope_local_base_freq": self.local_rope.theta, "rope_parameters": new}
+        ropes = ropes_dict({FULL: self.rope, SLIDING: self.local_rope})
+        return {**values, "rope_local_base_freq": self.local_rope.theta, **ropes}
 
 
 class Gemma3Decoder(Gemma2Decoder):
