@@ -26,7 +26,7 @@ import numpy as np
 import scipy.special
 from threadpoolctl import ThreadpoolController
 
-from tlora_ref.errors import DeviceError
+from tlora_ref.errors import DeviceError, did_you_mean
 
 Array: TypeAlias = np.ndarray[Any, Any]
 T = TypeVar("T")
@@ -88,6 +88,10 @@ class Device:
                 return list(threads.map(lambda context, task: context.run(task), contexts, tasks))
 
 
+#: What others call them; another GPU than NVIDIA's cannot be used.
+DEVICES_ELSEWHERE = {"cuda": "gpu", "nvidia": "gpu", "mps": "cpu", "rocm": "cpu", "xpu": "cpu", "metal": "cpu"}
+
+
 def get_device(name: str = "cpu") -> Device:
     """The device called `name`: "cpu" (NumPy) or "gpu" (CuPy).
 
@@ -99,7 +103,8 @@ def get_device(name: str = "cpu") -> Device:
     if name == "cpu":
         return Device("cpu", np)
     if name != "gpu":
-        raise DeviceError(f'device "{name}" is unknown: expected "cpu" or "gpu"')
+        hint = did_you_mean(str(name).partition(":")[0], ("cpu", "gpu"), DEVICES_ELSEWHERE)
+        raise DeviceError(f'device "{name}" is unknown: expected "cpu" or "gpu"{hint}')
     try:
         cupy = importlib.import_module("cupy")
     except ImportError as error:

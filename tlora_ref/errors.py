@@ -6,6 +6,9 @@ and exits with status 2; a caller who wants to catch whatever this library refus
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Mapping
+
 
 class TLoRAError(Exception):
     """Base of every error that this library raises on purpose."""
@@ -41,3 +44,18 @@ class DeviceError(TLoRAError):
 
 class OutputError(TLoRAError):
     """A result cannot be written where it was asked for."""
+
+
+def did_you_mean(word: object, known: Iterable[str], usual: Mapping[str, str] | None = None) -> str:
+    """The end of a message about an unknown word: " (did you mean X?)", or "" where nothing known is near.
+
+    Parameters
+    ----------
+    known : the words there are
+    usual : {what others call it, in small letters: what it is called here}
+    """
+    said, words = str(word).strip().lower(), list(known)
+    by_small = {name.lower(): name for name in words}
+    close = difflib.get_close_matches(said, by_small, n=1)
+    found = (usual or {}).get(said) or by_small.get(said) or (by_small[close[0]] if close else None)
+    return f" (did you mean {found}?)" if found else ""

@@ -13,12 +13,18 @@ from tlora_ref.backend import Array, get_device
 from tlora_ref.checkpoint.generation_config import end_tokens
 from tlora_ref.checkpoint.hub import find_model
 from tlora_ref.checkpoint.reader import check_finite, inside, read_folder, read_json, read_tensors, release, shown
-from tlora_ref.errors import CheckpointError, ConfigError
+from tlora_ref.errors import CheckpointError, ConfigError, did_you_mean
 from tlora_ref.machine import kernel_hint
 from tlora_ref.transformer import Encoder, EncoderClassifier, Model, classifier, family
 from tlora_ref.transformer.settings import told
 
 DTYPES = ("float64", "float32")
+#: What others call them. There is no 16-bit arithmetic here: such weights are widened as they are read.
+DTYPES_ELSEWHERE = {
+    **dict.fromkeys(("fp32", "f32", "float", "single", "auto"), "float32"),
+    **dict.fromkeys(("fp16", "f16", "half", "float16", "bf16", "bfloat16", "tf32"), "float32"),
+    **dict.fromkeys(("fp64", "f64", "double"), "float64"),
+}
 #: How many tensors that do not fit an error names.
 MAX_NAMED = 40
 #: Weights from which on a slow kernel is worth a warning.
@@ -32,7 +38,10 @@ def checked_dtype(name: Any) -> np.dtype[Any]:
     except TypeError:
         kind = None
     if kind is None or kind.name not in DTYPES:
-        raise ConfigError(f'dtype "{name}" is not supported: expected {" or ".join(DTYPES)} (files may hold others)')
+        hint = did_you_mean(name, DTYPES, DTYPES_ELSEWHERE)
+        raise ConfigError(
+            f'dtype "{name}" is not supported: expected {" or ".join(DTYPES)}{hint}. Files may hold others'
+        )
     return kind
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from tlora_ref.backend import Array, to_numpy
 from tlora_ref.checkpoint.reader import inside, read_json
 from tlora_ref.checkpoint.write import new_folder, write_json, write_tensors
-from tlora_ref.errors import ConfigError, NumericsError
+from tlora_ref.errors import ConfigError, NumericsError, did_you_mean
 from tlora_ref.transformer import Model
 
 #: What a folder may be written in.
@@ -22,6 +22,13 @@ FILE_DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+#: What others call them.
+FILE_DTYPES_ELSEWHERE = {
+    **dict.fromkeys(("fp32", "f32", "float", "single"), "float32"),
+    **dict.fromkeys(("fp64", "f64", "double"), "float64"),
+    **dict.fromkeys(("fp16", "f16", "half"), "float16"),
+    "bf16": "bfloat16",
 }
 #: Files that go along from the folder a model came from.
 COMPANIONS = (
@@ -35,7 +42,8 @@ COMPANIONS = (
 def file_dtype(name: str) -> np.dtype[Any]:
     """The dtype called `name`, one that a checkpoint file may hold."""
     if name not in FILE_DTYPES:
-        raise ConfigError(f'dtype "{name}" cannot be written: expected one of {", ".join(FILE_DTYPES)}')
+        hint = did_you_mean(name, FILE_DTYPES, FILE_DTYPES_ELSEWHERE)
+        raise ConfigError(f'dtype "{name}" cannot be written: expected one of {", ".join(FILE_DTYPES)}{hint}')
     return FILE_DTYPES[name]
 
 

@@ -36,7 +36,10 @@ def check_output(folder: str | Path, *, overwrite: bool = False, replace: bool =
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder}: there is a file of that name in the way. Choose another folder")
         if folder.is_dir() and any(path.name != LOCK_FILE for path in folder.iterdir()) and not overwrite:
-            raise OutputError(f"{folder}: already exists and is not empty. Choose another folder, or allow overwriting")
+            raise OutputError(
+                f"{folder}: already exists and is not empty. Choose another folder, or replace it: --overwrite (from "
+                "Python, overwrite=True)"
+            )
         inner = sorted(path.name for path in folder.iterdir() if path.is_dir()) if replace and folder.is_dir() else []
         if inner:
             raise OutputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import typer
 import yaml
 
+from tlora_ref.cli.suggestions import flag_hint
+from tlora_ref.cli.words import flags_of
 from tlora_ref.errors import ConfigError
 
 
@@ -32,7 +33,9 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     for key, value in values.items():
         parameter = known.get(_plain(str(key)))
         if parameter is None:
-            raise ConfigError(f'{path}: unknown key "{key}" for this command: {_hint(_plain(str(key)), known)}')
+            flags = flags_of(context.find_root().command.commands)  # type: ignore[attr-defined]
+            hint = flag_hint(str(key), str(context.info_name), flags, dashes="")
+            raise ConfigError(f'{path}: unknown key "{key}" for this command: {hint}')
         if value is not None:
             many = bool(getattr(parameter, "multiple", False))
             defaults[str(parameter.name)] = _value(path, str(key), value, many, parameter.nargs)
@@ -43,12 +46,6 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
 def _plain(spelling: str) -> str:
     """One name for `--batch-size`, `batch-size` and `batch_size`."""
     return spelling.lstrip("-").replace("-", "_")
-
-
-def _hint(key: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    names = sorted({str(parameter.name) for parameter in known.values()})
-    return f"did you mean {close[0]}?".replace("_", "-") if close else f"known are {', '.join(names)}".replace("_", "-")
 
 
 def _value(path: Path, key: str, value: Any, many: bool, entries: int) -> Any:

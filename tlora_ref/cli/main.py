@@ -15,6 +15,7 @@ import typer
 
 from tlora_ref.cli import check, demo, eval, generate, init, merge, plan, report, trace, train, verify
 from tlora_ref.cli.screen import linear_algebra_line, warn
+from tlora_ref.cli.words import check_words
 from tlora_ref.errors import TLoRAError
 from tlora_ref.provenance import provenance
 
@@ -72,6 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: warn(str(message))
+            check_words(given, typer.main.get_command(app).commands)  # type: ignore[attr-defined]
             app(args=given, obj=given)
     except TLoRAError as error:
         message = str(error)

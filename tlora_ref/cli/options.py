@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -99,7 +100,11 @@ def pairs(flag: str, values: list[str] | None) -> dict[str, str]:
     for text in values or []:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not (name and equals and value):
-            raise ConfigError(f"{flag} {text}: expected a name, an equals sign and a value")
+            colon = f" (did you mean {flag} {text.replace(':', '=', 1)}?)" if ":" in text and not equals else ""
+            raise ConfigError(f"{flag} {text}: expected a name, an equals sign and a value{colon}")
+        if re.search(r"[,\s]\s*\w+=", value):
+            apart = " ".join(f"{flag} {part}" for part in re.split(r"[,\s]+", text) if part)
+            raise ConfigError(f"{flag} {text}: one name and value each (did you mean {apart}?)")
         if name in found:
             raise ConfigError(f"{flag} {text}: {name} is given twice")
         found[name] = value

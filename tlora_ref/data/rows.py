@@ -9,13 +9,20 @@ from typing import Any
 
 from tlora_ref.data.messages import check_learnable, conversation
 from tlora_ref.data.records import dataset_file, records
-from tlora_ref.errors import DataError
+from tlora_ref.errors import DataError, did_you_mean
 
 #: What a field may be called in `fields` (the mapping of own names to ours).
 NAMES = (
     *("messages", "conversations", "prompt", "completion", "instruction", "input", "output", "answer", "text"),
     *("input_ids", "labels"),
 )
+#: What others call them.
+NAMES_ELSEWHERE = {
+    **dict.fromkeys(("response", "answer_text", "target", "chosen", "reply", "summary", "label_text"), "completion"),
+    **dict.fromkeys(("question", "query", "source", "context", "problem"), "prompt"),
+    **dict.fromkeys(("conversation", "dialog", "chat"), "messages"),
+    **{"content": "text", "document": "text", "label": "labels", "tokens": "input_ids"},
+}
 
 
 @dataclass(frozen=True)
@@ -57,11 +64,19 @@ def load_dataset(path: str | Path, split: str = "train", fields: Mapping[str, st
     file = dataset_file(path, split)
     unknown = sorted(set(fields or {}) - set(NAMES))
     if unknown:
-        raise DataError(f"field name(s) {', '.join(unknown)} are unknown: they can be {', '.join(NAMES)}")
+        raise DataError(
+            f"field name(s) {', '.join(unknown)} are unknown: they can be {', '.join(NAMES)}"
+            f"{_field_hint(unknown[0], str((fields or {})[unknown[0]]))}"
+        )
     rows = [_row(where, values, fields or {}) for where, values in records(file)]
     if not rows:
         raise DataError(f"{file}: the file holds no rows")
     return rows
+
+
+def _field_hint(ours: str, theirs: str) -> str:
+    """For an unknown name of ours: the pair the other way round, if that makes sense, or the nearest name."""
+    return f" (did you mean {theirs}={ours}?)" if theirs in NAMES else did_you_mean(ours, NAMES, NAMES_ELSEWHERE)
 
 
 def _row(where: str, record: Any, fields: Mapping[str, str]) -> Row:

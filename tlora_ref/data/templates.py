@@ -9,10 +9,16 @@ from importlib import resources
 
 import yaml
 
-from tlora_ref.errors import ConfigError
+from tlora_ref.errors import ConfigError, did_you_mean
 
 #: The name that stands for the tokenizer's own chat template.
 CHAT = "chat"
+#: What others call them; a model's own format is in its tokenizer.
+TEMPLATES_ELSEWHERE = {
+    **dict.fromkeys(("none", "default", "raw", "empty", "vanilla"), "plain"),
+    **dict.fromkeys(("chatml", "llama2", "llama3", "llama-3", "qwen", "mistral", "gemma", "phi", "auto"), CHAT),
+    **dict.fromkeys(("stanford", "alpaca_gpt4"), "alpaca"),
+}
 
 
 @cache
@@ -26,7 +32,9 @@ def templates() -> dict[str, dict[str, str]]:
 def check_template(name: str) -> str:
     """`name`, or a ConfigError that lists the templates there are."""
     if name != CHAT and name not in templates():
-        raise ConfigError(f'template "{name}" is unknown: expected one of {", ".join([*templates(), CHAT])}')
+        known = [*templates(), CHAT]
+        hint = did_you_mean(name, known, TEMPLATES_ELSEWHERE)
+        raise ConfigError(f'template "{name}" is unknown: expected one of {", ".join(known)}{hint}')
     return name
 
 

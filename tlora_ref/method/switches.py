@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from tlora_ref.errors import ConfigError
+from tlora_ref.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,13 @@ PROFILES: dict[str, Switches] = {
 }
 
 
+#: What else they might be called.
+PROFILES_ELSEWHERE = {
+    **dict.fromkeys(("default", "tlora", "arxiv"), "paper"),
+    **dict.fromkeys(("published", "official", "authors", "code", "github", "release"), "released"),
+}
+
+
 def resolve(profile: str | Switches, **changes: Any) -> Switches:
     """The switches of a profile, with `changes` made (and marked by a "+" after the name).
 
@@ -94,12 +101,14 @@ def resolve(profile: str | Switches, **changes: Any) -> Switches:
     elif profile in PROFILES:
         switches = PROFILES[profile]
     else:
-        raise ConfigError(f'profile "{profile}" is unknown: expected {" or ".join(sorted(PROFILES))}')
+        hint = did_you_mean(profile, PROFILES, PROFILES_ELSEWHERE)
+        raise ConfigError(f'profile "{profile}" is unknown: expected {" or ".join(sorted(PROFILES))}{hint}')
     known = {f.name for f in fields(Switches)} - {"name"}
     unknown = set(changes) - known
     if unknown:
+        hint = did_you_mean(min(unknown), known, {"center": "centre", "freeze_a": "freeze_A"})
         raise ConfigError(
-            f"unknown switch(es) {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(known))}"
+            f"unknown switch(es) {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(known))}{hint}"
         )
     real = {key: value for key, value in changes.items() if getattr(switches, key) != value}
     if not real:

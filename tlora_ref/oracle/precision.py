@@ -9,7 +9,7 @@ import numpy as np
 from ml_dtypes import bfloat16
 
 from tlora_ref.backend import Array
-from tlora_ref.errors import ConfigError
+from tlora_ref.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,16 @@ class Precision:
     def of(name: str) -> Precision:
         """The precision of that name; ConfigError for another."""
         if name not in _PRECISIONS:
-            raise ConfigError(f'dtype "{name}" is unknown: expected {", ".join(_PRECISIONS)}')
+            hint = did_you_mean(name, _PRECISIONS, _ELSEWHERE)
+            raise ConfigError(f'dtype "{name}" is unknown: expected {", ".join(_PRECISIONS)}{hint}')
         return _PRECISIONS[name]
 
 
+#: What others call them.
+_ELSEWHERE = {
+    **{"fp64": "float64", "double": "float64", "f64": "float64", "fp32": "float32", "float": "float32"},
+    **{"f32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "f16": "float16"},
+}
 _PRECISIONS = {
     "float64": Precision("float64", np.dtype(np.float64), 2.0**-52, 0.0, 2.0**-52),
     "float32": Precision("float32", np.dtype(np.float32), 2.0**-23, 0.0, 2.0**-23),

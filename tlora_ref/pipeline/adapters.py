@@ -12,11 +12,19 @@ from tlora_ref.adapter import INITS, Adapter, Plan, allocate, initialize
 from tlora_ref.calibration import CalibrationStats, calibrate, processes
 from tlora_ref.checkpoint import load_model, load_peft, read_config
 from tlora_ref.data import choose_samples
-from tlora_ref.errors import ConfigError
+from tlora_ref.errors import ConfigError, did_you_mean
 from tlora_ref.method.switches import PROFILES, Switches
 from tlora_ref.transformer import Model
 
 Sample = Mapping[str, Any]
+
+
+#: What others call them.
+INITS_ELSEWHERE = {
+    **dict.fromkeys(("tlora", "default", "eq4", "wcsvd"), "wc-svd"),
+    **dict.fromkeys(("svd", "pissa", "wsvd"), "w-svd"),
+    **dict.fromkeys(("lora", "kaiming", "gaussian", "true", "uniform"), "random"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,8 @@ class AdapterSettings:
 
     def __post_init__(self) -> None:
         if self.init not in INITS:
-            raise ConfigError(f"init is {self.init!r}, expected one of {', '.join(INITS)}")
+            hint = did_you_mean(self.init, INITS, INITS_ELSEWHERE)
+            raise ConfigError(f"init is {self.init!r}, expected one of {', '.join(INITS)}{hint}")
         size = max(1, self.rank)
         self.allocate({"one": 1.0}, {"one": (size, size)})  # the settings, tried on a model of one module
 

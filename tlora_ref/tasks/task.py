@@ -14,8 +14,15 @@ import yaml
 from tlora_ref.data.records import dataset_file, records
 from tlora_ref.data.rows import Row
 from tlora_ref.data.templates import fill
-from tlora_ref.errors import ConfigError, DataError
+from tlora_ref.errors import ConfigError, DataError, did_you_mean
 
+#: What benchmarks are called elsewhere, in small letters.
+TASKS_ELSEWHERE = {
+    **{"sst-2": "sst2", "mnli-m": "mnli", "mnli_matched": "mnli", "social_iqa": "siqa", "social_i_qa": "siqa"},
+    **{"socialiqa": "siqa", "human_eval": "humaneval", "human-eval": "humaneval", "obqa": "openbookqa"},
+    **dict.fromkeys(("arc-c", "arc-e", "arc_challenge", "arc_easy", "arc-challenge", "arc-easy"), "arc"),
+    **{"gsm": "gsm8k", "gsm-8k": "gsm8k", "mt-bench": "chat", "mtbench": "chat", "mt_bench": "chat"},
+}
 KINDS = ("understanding", "choice", "maths", "code", "chat")
 
 
@@ -61,7 +68,8 @@ def load_task(name: str) -> Task:
         return tasks()[name]
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f'task "{name}" is unknown: expected one of {", ".join(tasks())}, or a .yaml file')
+        hint = did_you_mean(name, tasks(), TASKS_ELSEWHERE)
+        raise ConfigError(f'task "{name}" is unknown: expected one of {", ".join(tasks())}, or a .yaml file{hint}')
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:

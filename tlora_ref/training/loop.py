@@ -18,7 +18,7 @@ from tlora_ref.adapter import Adapter
 from tlora_ref.autograd import grad
 from tlora_ref.backend import Array, array_module, to_numpy
 from tlora_ref.data import batches, halves, pad_batch
-from tlora_ref.errors import DataError, NumericsError
+from tlora_ref.errors import ConfigError, DataError, NumericsError
 from tlora_ref.method.adamw import adamw_step, clip_factor
 from tlora_ref.method.schedule import learning_rate
 from tlora_ref.training.evaluate import evaluate
@@ -83,6 +83,8 @@ def train(
     ConfigError, DataError, NumericsError, OutputError, CheckpointError
     """
     plan = replace(settings or TrainSettings(), **_tupled(changes))
+    if eval_every and not valid:
+        raise ConfigError("eval_every says how often held-out samples are evaluated, and there are none: give `valid`")
     folder = None if out is None else Path(out)
     state, identity = _begin(model, adapter, data, plan, folder if resume else None)
     total, started = plan.total_steps(len(data)), time.perf_counter()
@@ -112,6 +114,7 @@ def _begin(
     """The state to start from, installed and attached, and what identifies the run."""
     if not data:
         raise DataError("there are no training samples")
+    plan.check_rates(len(data))
     model.detach()
     arrays, identity = trained_arrays(model, adapter, plan), _identity(plan, data)
     state = TrainState.start(arrays) if stored is None else load_state(stored, identity, arrays)

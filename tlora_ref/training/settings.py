@@ -8,10 +8,17 @@ from dataclasses import asdict, dataclass
 from numbers import Integral, Real
 from typing import Any
 
-from tlora_ref.errors import ConfigError
+from tlora_ref.errors import ConfigError, did_you_mean
+from tlora_ref.method.schedule import learning_rate
 
 TRAINABLE = ("B", "AB", "all")
 SCHEDULES = ("cosine", "linear", "constant")
+#: What others call them.
+SCHEDULES_ELSEWHERE = {
+    **dict.fromkeys(("cosine_decay", "cosine_with_warmup", "cosine_with_restarts", "cos"), "cosine"),
+    **dict.fromkeys(("linear_with_warmup", "linear_decay", "polynomial"), "linear"),
+    **dict.fromkeys(("constant_with_warmup", "none", "const", "fixed"), "constant"),
+}
 
 
 def _count(value: object) -> bool:
@@ -69,7 +76,21 @@ class TrainSettings:
         )
         for name, good, expected in checks:
             if not good:
-                raise ConfigError(f"training: {name} is {getattr(self, name)!r}, expected {expected}")
+                hint = did_you_mean(self.schedule, SCHEDULES, SCHEDULES_ELSEWHERE) if name == "schedule" else ""
+                raise ConfigError(f"training: {name} is {getattr(self, name)!r}, expected {expected}{hint}")
+
+    def check_rates(self, samples: int) -> None:
+        """ConfigError if every step on `samples` rows would have learning rate 0: a run that learns nothing.
+
+        The first step of a warm-up has rate 0, as in transformers; a short run may have no other.
+        """
+        total = self.total_steps(samples)
+        options: dict[str, Any] = {"schedule": self.schedule, "warmup_ratio": self.warmup_ratio}
+        if self.lr > 0 and not any(learning_rate(step, total, self.lr, **options) for step in range(total)):
+            raise ConfigError(
+                f"training: all {total} step(s) would have learning rate 0, because a warm-up begins at 0, so nothing "
+                "would be learnt. Train for more steps, or without a warm-up: --warmup-ratio 0"
+            )
 
     def total_steps(self, samples: int) -> int:
         """Optimizer steps for a dataset of `samples` rows (the last step of an epoch may be a smaller one)."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from tlora_ref.autograd import Tensor, add, embedding, leaf, linear, low_rank_linear, scale, transpose
 from tlora_ref.backend import Array, Device, device_of, to_numpy
-from tlora_ref.errors import ConfigError
+from tlora_ref.errors import ConfigError, did_you_mean
 from tlora_ref.names import told_by_kind
 from tlora_ref.transformer.attached import AttachedAdapter, check_adapter, merged, read_by
 from tlora_ref.transformer.output import Output
@@ -21,6 +21,16 @@ from tlora_ref.transformer.output import Output
 #: (q, k and v, say) are given the very same array object.
 Observer = Callable[[str, Array], None]
 Targets = str | Sequence[str] | None
+
+
+def _target_hint(pattern: str, ends: list[str], default: tuple[str, ...]) -> str:
+    """What may have been meant by a target that matches nothing, as other tools write them."""
+    if pattern.lower().replace("_", "-") in ("all-linear", "all", "linear", "all-modules"):
+        return f". Without targets it is all of the blocks' ({', '.join(default)}): leave the target out"
+    parts = re.findall(r"[\w.]+", pattern)
+    if len(parts) > 1 and all(part.rpartition(".")[2] in ends for part in parts):
+        return f". Name them one by one: {' '.join(f'--target {part}' for part in parts)}"
+    return did_you_mean(pattern.rpartition(".")[2], ends)
 
 
 class Model:
@@ -201,7 +211,8 @@ class Model:
                     raise ConfigError(f'target "{pattern}" is no valid regular expression: {error}') from None
             if not matches:
                 ends = sorted({m.rpartition(".")[2] for m in modules})
-                raise ConfigError(f'target "{pattern}" matches no linear module; their names end in {", ".join(ends)}')
+                said = f'target "{pattern}" matches no linear module; their names end in {", ".join(ends)}'
+                raise ConfigError(f"{said}{_target_hint(pattern, ends, cls.default_targets)}")
             chosen |= matches
         shapes = cls.tensor_shapes(config)
         return {m: (shapes[f"{m}.weight"][0], shapes[f"{m}.weight"][1]) for m in modules if m in chosen}

@@ -1,0 +1,135 @@
+"""What may have been meant by a flag, a key or a command that is not there: the names that other tools use."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+
+#: Flag -> what TRL, transformers, PEFT, LLaMA-Factory, mlx-lm, litgpt and axolotl call it.
+_FLAGS_ELSEWHERE: dict[str, str] = {
+    "lr": "learning-rate learn-rate learningrate base-lr max-lr peak-lr",
+    "epochs": "num-epochs num-train-epochs n-epochs epoch max-epochs train-epochs",
+    "steps": "max-steps iters num-steps max-iters train-steps num-iters iterations num-train-steps num-iterations",
+    "batch-size": "per-device-train-batch-size per-device-eval-batch-size train-batch-size micro-batch-size bs "
+    "per-device-batch-size eval-batch-size micro-train-batch-size",
+    "grad-accumulation": "gradient-accumulation-steps grad-accumulation-steps grad-accum accumulation-steps "
+    "accumulate-grad-batches gradient-accumulation grad-acc",
+    "schedule": "lr-scheduler-type lr-scheduler scheduler lr-schedule scheduler-type lr-decay-style",
+    "warmup-ratio": "warmup warmup-fraction warmup-proportion",
+    "max-grad-norm": "gradient-clipping clip-grad grad-clip clip-grad-norm gradient-clip-val grad-clip-norm",
+    "weight-decay": "wd decay",
+    "betas": "adam-betas adam-beta1 adam-beta2 beta1 beta2",
+    "eps": "adam-epsilon adam-eps epsilon",
+    "max-length": "max-seq-length max-seq-len cutoff-len block-size context-length sequence-len seq-len seq-length "
+    "model-max-length max-len sequence-length",
+    "rank": "lora-r r lora-rank lora-dim r-init",
+    "alpha": "lora-alpha alpha-init",
+    "target": "target-modules lora-target lora-target-modules lora-modules keys target-module modules lora-layers",
+    "also": "modules-to-save additional-target trainable-modules additional-trainable",
+    "init": "init-lora-weights initialization initialisation",
+    "samples": "num-samples n-samples max-samples calibration-samples num-calibration-samples nsamples",
+    "seed": "random-seed data-seed rng-seed",
+    "out": "output-dir save-dir save-path output out-dir output-path output-file",
+    "data": "dataset train-file data-path dataset-name train-data dataset-path train-path train-dataset data-dir "
+    "eval-file test-file eval-data test-data dataset-dir",
+    "valid": "validation-file val-data eval-dataset valid-file val-file validation valid-data dev validation-data",
+    "eval-every": "eval-steps steps-per-eval evaluation-steps eval-interval val-every val-interval eval-freq",
+    "save-every": "save-steps checkpoint-every save-interval checkpoint-interval save-freq",
+    "log-every": "logging-steps steps-per-report log-interval log-steps print-every",
+    "resume": "resume-from-checkpoint resume-adapter-file continue resume-from",
+    "overwrite": "overwrite-output-dir force overwrite-output exist-ok",
+    "adapter": "adapter-path adapter-name-or-path peft-model lora-path lora adapters lora-weights adapter-dir "
+    "adapter-file peft lora-adapter",
+    "template": "chat-template prompt-template prompt-format",
+    "chat": "use-chat-template apply-chat-template is-chat",
+    "system": "system-prompt default-system system-message sys",
+    "max-new-tokens": "max-tokens max-gen-len num-tokens max-gen-tokens n-predict max-new-token max-output-tokens",
+    "temperature": "temp sampling-temperature",
+    "top-p": "topp nucleus",
+    "prompt": "text question input query",
+    "dtype": "torch-dtype precision fp16 bf16 fp32 half float16 bfloat16 pure-bf16 compute-dtype",
+    "dtype-out": "save-dtype export-dtype output-dtype out-dtype",
+    "device": "cuda gpu cpu device-map no-cuda use-cpu",
+    "task": "tasks benchmark",
+    "limit": "max-eval-samples num-rows max-rows",
+    "split": "dataset-split subset",
+    "write": "write-out save-responses predictions",
+    "workers": "num-proc num-workers n-jobs jobs preprocessing-num-workers",
+    "trainable": "train-type finetuning-type",
+}
+FLAGS_ELSEWHERE = {theirs: ours for ours, names in _FLAGS_ELSEWHERE.items() for theirs in names.split()}
+
+#: What other tools have and this one has not, or not as a flag: what to do instead.
+_ADVICE: dict[str, str] = {
+    "model model-name-or-path model-path base-model model-name pretrained-model-name-or-path model-id checkpoint-dir": (
+        "the model's folder stands without a flag, right after the command"
+    ),
+    "lora-dropout dropout": "TLoRA trains without dropout: leave it out",
+    "optim optimizer optimiser optimizer-type": "AdamW is the one optimizer: leave it out",
+    "warmup-steps num-warmup-steps": "the warm-up is a share of the steps: --warmup-ratio, from 0 to 1",
+    "min-lr lr-end": "schedules end at 0, as in transformers: leave it out",
+    "mask-prompt train-on-inputs train-on-prompt completion-only-loss assistant-only-loss": (
+        "the response alone is scored, always: leave it out"
+    ),
+    "packing neat-packing group-by-length": "rows are not packed: leave it out",
+    "grad-checkpoint gradient-checkpointing flash-attn attn-implementation": "there is no such setting: leave it out",
+    "load-in-4bit load-in-8bit quantize quantization quantization-bit q-bits": (
+        "weights are not quantised here: --dtype float32 takes least memory"
+    ),
+    "num-layers lora-layers-to-transform layers-to-transform": (
+        r"choose layers by a regular expression, e.g. --target 'model\.layers\.[0-3]\..*'"
+    ),
+    "use-rslora use-dora use-qlora": "the method here is TLoRA, with --uniform-rank and --uniform-scale plain LoRA",
+    "lora-parameters lora peft-config": "its keys stand by themselves here: --rank, --alpha, --target",
+    "do-train do-eval train stage fine-tune-type": "the command says what is done: leave it out",
+    "report-to wandb logging-dir": "OUT/history.jsonl has every step",
+    "scale": "the scale is alpha over rank: --alpha",
+    "top-k min-p repetition-penalty num-beams": "sampling knows --temperature and --top-p",
+    "trust-remote-code": "no code of a checkpoint is ever run: leave it out",
+    "save-total-limit": "one state is kept, the last: leave it out",
+}
+ADVICE = {name: advice for names, advice in _ADVICE.items() for name in names.split()}
+
+#: Commands by other names.
+_COMMANDS_ELSEWHERE: dict[str, str] = {
+    "train": "finetune fine-tune sft lora fit tune run finetune-lora",
+    "eval": "evaluate test score benchmark perplexity",
+    "generate": "chat inference infer predict complete sample ask",
+    "merge": "fuse export merge-lora merge-and-unload convert",
+    "plan": "estimate info memory params",
+    "init": "initialize initialise calibrate make create",
+    "report": "summary show stats inspect summarize",
+    "verify": "compare validate diff",
+    "check": "conformance lint",
+    "trace": "record golden",
+}
+COMMANDS_ELSEWHERE = {theirs: ours for ours, names in _COMMANDS_ELSEWHERE.items() for theirs in names.split()}
+
+
+def flag_hint(given: str, command: str, flags: Mapping[str, Collection[str]], dashes: str = "--") -> str:
+    """What may have been meant by the flag (or key) `given` of a command: a sentence without its full stop.
+
+    Parameters
+    ----------
+    flags : {command: its flags, without dashes}
+    dashes : what flags begin with where they were given: "" for the keys of a file
+    """
+    name, own = given.lstrip("-").lower().replace("_", "-"), flags[command]
+    ours = name if name in own else FLAGS_ELSEWHERE.get(name)
+    if ours in own:
+        return f"did you mean {dashes}{ours}?"
+    elsewhere = [other for other, theirs in flags.items() if (ours or name) in theirs]
+    if elsewhere:
+        meant = "" if (ours or name) == name else f"did you mean {dashes}{ours}? "
+        return f"{meant}it belongs to {', '.join(elsewhere)}, not to {command}"
+    if name in ADVICE:
+        return ADVICE[name]
+    close = difflib.get_close_matches(name, own, n=1)
+    return f"did you mean {dashes}{close[0]}?" if close else f"tlora-ref {command} -h lists those there are"
+
+
+def command_hint(given: str, commands: Collection[str]) -> str:
+    """What may have been meant by a command that is not there."""
+    name = given.lower().replace("_", "-")
+    found = COMMANDS_ELSEWHERE.get(name) or next(iter(difflib.get_close_matches(name, commands, n=1)), None)
+    return f"did you mean {found}?" if found else f"there are {', '.join(commands)}"
