@@ -9,13 +9,17 @@ from .oracle import check_implementation, compare, trace
 from .pipeline import (
     AdapterSettings,
     DataSource,
+    Prompting,
     calibrate_for,
+    encode_question,
     is_bare_encoder,
     load_adapted,
     load_statistics,
     load_tokenizer_for,
     make_adapter,
     merge_checkpoint,
+    prompting_of,
+    read_prompting,
 )
 from .planning import MemoryPlan, TimePlan, plan_memory, plan_time
 from .reports import Summary, summarize
@@ -36,6 +40,7 @@ __all__ = [
     "MemoryPlan",
     "Model",
     "Plan",
+    "Prompting",
     "Summary",
     "Switches",
     "TLoRAError",
@@ -47,6 +52,7 @@ __all__ = [
     "calibrate_for",
     "check_implementation",
     "compare",
+    "encode_question",
     "evaluate",
     "evaluate_task",
     "find_model",
@@ -65,6 +71,8 @@ __all__ = [
     "merge_checkpoint",
     "plan_memory",
     "plan_time",
+    "prompting_of",
+    "read_prompting",
     "resolve",
     "save_model",
     "save_peft",

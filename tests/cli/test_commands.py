@@ -22,7 +22,7 @@ def test_the_main_job_from_plan_to_merge(folder: Path, run: Run) -> None:
     assert status == 0 and "14 target modules" in said and "\x1b" not in said
     status, said, _ = run(
         "train", model, "--data", folder / "data", "--out", out, "--samples", 4, "--rank", 3, "--epochs", 5,
-        "--batch-size", 4, "--lr", 0.05,
+        "--batch-size", 4, "--lr", 0.05, "--dtype", "float64",
     )  # fmt: skip
     assert status == 0 and "held-out loss before" in said and "model.layers.1.mlp.down_proj" in said
     history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
@@ -30,7 +30,9 @@ def test_the_main_job_from_plan_to_merge(folder: Path, run: Run) -> None:
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["settings"]["betas"] == [0.9, 0.999] and len(manifest["calibration"]) == 4
     assert yaml.safe_load((out / "config.yaml").read_text())["batch-size"] == 4
-    status, said, _ = run("eval", model, "--data", folder / "data", "--adapter", out / "adapter", "--json")
+    status, said, _ = run(
+        "eval", model, "--data", folder / "data", "--adapter", out / "adapter", "--dtype", "float64", "--json"
+    )
     trained = json.loads(said)
     loaded = tr.load_model(model)
     loaded.attach(tr.load_peft(out / "adapter"))
@@ -120,7 +122,7 @@ def test_bad_input_gets_one_clear_message_and_leaves_nothing(folder: Path, run: 
     before = sorted(path for path in folder.rglob("*"))
     out = folder / "out"
     status, said, error = run(
-        "train", folder / "model", "--data", folder / "data", "--out", out, "--samples", 1, "--steps", 1
+        "train", folder / "model", "--data", folder / "data", "--out", out, "--samples", 1, "--steps", 2
     )
     assert status == 2 and error.startswith("error: ") and named in error
     assert "Traceback" not in said + error

@@ -21,7 +21,9 @@ def test_eval_counts_what_it_left_out(folder: Path, run: Run) -> None:
         {"input_ids": list(range(9)), "labels": list(range(9))},
     ]
     (folder / "mixed.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    status, said, error = run("eval", folder / "model", "--data", folder / "mixed.jsonl", "--max-length", 8, "--json")
+    status, said, error = run(
+        "eval", folder / "model", "--data", folder / "mixed.jsonl", "--max-length", 8, "--dtype", "float64", "--json"
+    )
     found = json.loads(said)
     assert status == 0 and (found["samples"], found["too_long"], found["unlabelled"], found["tokens"]) == (1, 1, 1, 2)
     logits = tr.load_model(folder / "model")([1, 2, 3]).logits[:2]

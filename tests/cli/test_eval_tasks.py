@@ -113,7 +113,7 @@ def test_a_classifier_is_scored_by_its_head(tmp_path: Path, run: Run) -> None:
     assert status == 0 and json.loads(out)["accuracy"] == pytest.approx(2 / 3)
     status, _, _ = run(
         *("train", tmp_path / "model", "--data", data, "--task", task, "--out", tmp_path / "out"),
-        *("--samples", 2, "--rank", 1, "--steps", 1, "--batch-size", 2),
+        *("--samples", 2, "--rank", 1, "--steps", 2, "--batch-size", 2),
     )
     assert status == 0
 

@@ -60,7 +60,7 @@ def test_what_is_wrong_is_said_before_an_earlier_run_is_cleared(tmp_path: Path, 
     assert status == 2 and 'no tensor or module "clasifier"' in error and "classifier.weight" in error
     text = rows(tmp_path / "t.jsonl", *[{"prompt": "w5", "completion": "w6"}] * 2)
     assert run("train", tmp_path / "other", "--data", text, "--out", tmp_path / "o", *SHORT)[0] == 0
-    given = ("--adapter", tmp_path / "o" / "adapter", "--steps", 1)
+    given = ("--adapter", tmp_path / "o" / "adapter", "--steps", 2)
     status, _, error = run(*common, *given, "--overwrite")
     assert status == 2 and "which is no linear module" in error
     assert {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()} == before

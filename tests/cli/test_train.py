@@ -33,7 +33,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def test_json_is_all_there_is_on_standard_output(folder: Path, run: Run) -> None:
-    status, said, _ = run(*train(folder, "a", "--steps", 4, "--eval-every", 2, "--json"))
+    status, said, _ = run(*train(folder, "a", "--steps", 4, "--eval-every", 2, "--dtype", "float64", "--json"))
     found = json.loads(said)
     assert status == 0 and found["steps"] == 4 and len(found["history"]) == 4
     assert [("valid_loss" in entry) for entry in found["history"]] == [False, True, False, True]
@@ -66,9 +66,9 @@ def test_the_manifest_says_what_decided_the_run(folder: Path, run: Run) -> None:
 def test_training_goes_on_from_a_given_adapter(folder: Path, run: Run) -> None:
     assert run(*train(folder, "a", "--steps", 3))[0] == 0
     given = ("--adapter", folder / "a" / "adapter")
-    status, _, error = run(*train(folder, "b", "--steps", 1, *given))
+    status, _, error = run(*train(folder, "b", "--steps", 2, *given))
     assert status == 2 and "--rank, --samples would do nothing" in error and not (folder / "b").exists()
-    status, said, _ = run(*train(folder, "b")[:6], "--batch-size", 4, "--steps", 1, *given, "--json")
+    status, said, _ = run(*train(folder, "b")[:6], "--batch-size", 4, "--steps", 2, *given, "--json")
     assert "rank" not in yaml.safe_load((folder / "b" / "config.yaml").read_text())
     model = tr.load_model(folder / "model")
     model.attach(tr.load_peft(folder / "a" / "adapter"))
@@ -79,7 +79,7 @@ def test_training_goes_on_from_a_given_adapter(folder: Path, run: Run) -> None:
 def test_a_resumed_run_has_the_flags_and_keeps_the_record_of_the_first(folder: Path, run: Run) -> None:
     assert run(*train(folder, "a", "--steps", 2))[0] == 0
     before = contents(folder / "a")
-    for flags, named in ((("--rank", 5), "--rank 3, not 5"), (("--dtype", "float32"), "--dtype float64, not float32")):
+    for flags, named in ((("--rank", 5), "--rank 3, not 5"), (("--dtype", "float64"), "--dtype float32, not float64")):
         status, _, error = run(*train(folder, "a", "--steps", 2, "--resume", *flags))
         assert status == 2 and named in error and "config.yaml" in error
         assert contents(folder / "a") == before
@@ -93,8 +93,8 @@ def test_a_resumed_run_has_the_flags_and_keeps_the_record_of_the_first(folder: P
 
 def test_overwriting_leaves_nothing_of_the_earlier_run(folder: Path, run: Run) -> None:
     assert run(*train(folder, "a", "--steps", 3))[0] == 0
-    assert run(*train(folder, "a", "--steps", 1, "--overwrite"))[0] == 0
-    assert len((folder / "a" / "history.jsonl").read_text().splitlines()) == 1
+    assert run(*train(folder, "a", "--steps", 2, "--overwrite"))[0] == 0
+    assert len((folder / "a" / "history.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_damaged_state_is_refused_and_kept(folder: Path, run: Run) -> None:
@@ -130,13 +130,13 @@ def test_bad_flags_are_refused_and_nothing_is_written(
     folder: Path, run: Run, flags: tuple[Any, ...], match: str
 ) -> None:
     before = contents(folder)
-    status, said, error = run(*train(folder, "a", "--steps", 1, *flags))
+    status, said, error = run(*train(folder, "a", "--steps", 2, *flags))
     assert status == 2 and match in error and "step" not in said
     assert contents(folder) == before and not (folder / "a").exists()
 
 
 def test_no_command_writes_over_what_it_reads(folder: Path, run: Run) -> None:
-    assert run(*train(folder, "a", "--steps", 1))[0] == 0
+    assert run(*train(folder, "a", "--steps", 2))[0] == 0
     before, model, data = contents(folder), folder / "model", folder / "data"
     adapter = folder / "a" / "adapter"
     for command in (
@@ -158,14 +158,14 @@ def test_what_the_machine_lacks_is_one_clear_message(folder: Path, run: Run, mon
         raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
 
     monkeypatch.setattr("tlora_ref.cli.train.tr.train", full)
-    status, _, error = run(*train(folder, "a", "--steps", 1))
+    status, _, error = run(*train(folder, "a", "--steps", 2))
     assert status == 2 and error.startswith("error: somewhere: No space left on device")
 
     def large(*_: Any, **__: Any) -> None:
         raise MemoryError("Unable to allocate 90 GiB")
 
     monkeypatch.setattr("tlora_ref.pipeline.adapters.load_model", large)
-    status, _, error = run(*train(folder, "b", "--steps", 1))
+    status, _, error = run(*train(folder, "b", "--steps", 2))
     assert status == 2 and "not enough memory" in error and "--dtype float32" in error
 
 
@@ -177,7 +177,7 @@ def test_ctrl_c_before_training_says_that_there_is_nothing_to_resume(
 
     monkeypatch.setattr("tlora_ref.pipeline.adapters.calibrate", stopped)
     before = contents(folder)
-    status, _, error = run(*train(folder, "a", "--steps", 1))
+    status, _, error = run(*train(folder, "a", "--steps", 2))
     assert status == 130 and "nothing to resume" in error
     status, _, error = run("init", folder / "model", "--data", folder / "data", "--out", folder / "b", "--samples", 2)
     assert status == 130 and "nothing was written" in error

@@ -255,13 +255,39 @@ def test_bad_settings_are_named() -> None:
         ({"trainable": "all"}, "adapter=None"),
     ):
         with pytest.raises(ConfigError, match=match):
-            tr.train(model, adapter, data, **{"steps": 1, **changes})
+            tr.train(model, adapter, data, **{"steps": 2, **changes})
     with pytest.raises(ConfigError, match="trains an adapter"):
-        tr.train(model, None, data, steps=1)
+        tr.train(model, None, data, steps=2)
     with pytest.raises(DataError, match="no training samples"):
         tr.train(model, adapter, [], steps=1)
     with pytest.raises(DataError, match="no samples"):
         tr.evaluate(model, [])
+
+
+@pytest.mark.parametrize("changes", [{"steps": 1}, {"epochs": 1, "batch_size": 8}, {"steps": 1, "warmup_ratio": 1.0}])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_a_run_without_a_learning_rate_is_refused(changes: dict[str, Any], schedule: str) -> None:
+    """The first step of a warm-up has rate 0, as transformers has it: where it is the only one, nothing is learnt."""
+    model, adapter = prepared()
+    before = {m: B.copy() for m, B in adapter.B.items()}
+    with pytest.raises(ConfigError, match=r"all 1 step.* learning rate 0.*--warmup-ratio 0"):
+        tr.train(model, adapter, tiny_samples(2), schedule=schedule, **changes)
+    assert all(np.array_equal(adapter.B[m], before[m]) for m in before)
+    tr.train(model, adapter, tiny_samples(2), schedule=schedule, **{**changes, "warmup_ratio": 0.0})
+    assert not all(np.array_equal(adapter.B[m], before[m]) for m in before)
+
+
+def test_a_learning_rate_of_0_may_be_asked_for() -> None:
+    model, adapter = prepared()
+    before = {m: B.copy() for m, B in adapter.B.items()}
+    tr.train(model, adapter, tiny_samples(2), steps=1, lr=0.0)
+    assert all(np.array_equal(adapter.B[m], before[m]) for m in before)
+
+
+def test_evaluating_now_and_then_needs_held_out_samples() -> None:
+    model, adapter = prepared()
+    with pytest.raises(ConfigError, match=r"eval_every .* give `valid`"):
+        tr.train(model, adapter, tiny_samples(2), steps=2, eval_every=1)
 
 
 def test_samples_of_arrays_are_those_of_lists(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tlora_ref.adapter import Adapter, Plan
 from tlora_ref.backend import Array, get_device
+from tlora_ref.checkpoint.adapter_folder import adapter_folder
 from tlora_ref.checkpoint.load import checked_dtype
 from tlora_ref.checkpoint.peft_claims import CONFIG, RENAMED, Claims
 from tlora_ref.checkpoint.peft_config import FACTS, PREFIX, WEIGHTS, read_peft_config, scale_of
@@ -28,6 +29,7 @@ def load_peft(folder: str | Path, dtype: str = "float64", device: str = "cpu") -
 
     Parameters
     ----------
+    folder : that folder, or the folder of a training run that has it
     dtype, device : of the matrices, to agree with the model they will be attached to
 
     Raises
@@ -38,9 +40,7 @@ def load_peft(folder: str | Path, dtype: str = "float64", device: str = "cpu") -
     ConfigError
         if it uses a PEFT feature that this library does not implement; the message names it.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: there is no such folder. Give the folder that holds {CONFIG}")
+    folder = adapter_folder(folder)
     put, kind = get_device(device).put, checked_dtype(dtype)
     config = read_peft_config(folder)
     if not (folder / WEIGHTS).exists():

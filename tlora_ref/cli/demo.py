@@ -34,7 +34,6 @@ def run(
         ["eval", str(folder), *data, *adapter],
         ["generate", str(folder), *adapter, "--prompt", PROMPT, "--max-new-tokens", "24"],
     ):
-        given = [*command, "--dtype", "float32"]
-        print(f"\n$ {shlex.join(['tlora-ref', *given])}", flush=True)
-        context.find_root().command.main(given, prog_name="tlora-ref", standalone_mode=False, obj=given)
+        print(f"\n$ {shlex.join(['tlora-ref', *command])}", flush=True)
+        context.find_root().command.main(command, prog_name="tlora-ref", standalone_mode=False, obj=command)
     print(f"\nThe adapter is in {out / 'adapter'}, as PEFT reads it. Your own model and data go the same way.")

@@ -11,8 +11,9 @@ import typer
 import tlora_ref as tr
 from tlora_ref.cli import options as o
 from tlora_ref.cli.output import check_file
+from tlora_ref.cli.prompting import template_of_rows
 from tlora_ref.cli.screen import Screen, warn
-from tlora_ref.cli.settings import data_source
+from tlora_ref.cli.settings import data_source, say_unused
 from tlora_ref.data import EncodingReport, Row, sample_form
 from tlora_ref.errors import ConfigError
 from tlora_ref.tasks import SCORED_ELSEWHERE, Accuracy, exact_matches, write_responses
@@ -26,7 +27,7 @@ def run(
     adapter: o.AdapterFolder = None,
     split: o.Split = "test",
     field: o.Fields = None,
-    template: o.Template = "plain",
+    template: o.TemplateOfAdapter = None,
     task: o.TaskName = None,
     write: Annotated[
         Path | None, typer.Option(help="With --task: keep the responses here, one JSON object a line.")
@@ -36,14 +37,17 @@ def run(
     batch_size: o.BatchSize = 8,
     generate: Annotated[bool, typer.Option("--generate", help="Also generate, and count exact matches.")] = False,
     max_new_tokens: o.MaxNewTokens = 64,
-    dtype: o.Dtype = "float64",
+    dtype: o.Dtype = "float32",
     device: o.DeviceName = "cpu",
     download: o.Download = False,
     json: o.Json = False,
 ) -> None:
     """Loss, perplexity, and (with --generate) exact matches on held-out rows; with --task, that task's own scores."""
-    screen, source = Screen(json), data_source(context)
+    template = template_of_rows(template, task, adapter)
+    screen, source = Screen(json), data_source(context, template=template)
     check_write(source.task, write)
+    if not generate and task is None:
+        say_unused(context, "nothing is generated without --generate or --task", "max_new_tokens")
     rows = source.rows(split)[:limit]
     tokenizer = tr.load_tokenizer_for(model, rows)
     if generate:

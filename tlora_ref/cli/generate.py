@@ -7,37 +7,44 @@ from typing import Annotated
 import typer
 
 import tlora_ref as tr
+from tlora_ref.checkpoint import read_config
 from tlora_ref.cli import options as o
+from tlora_ref.cli.prompting import template_of_prompt
 from tlora_ref.cli.screen import Screen, warn
+from tlora_ref.cli.settings import say_unused
 from tlora_ref.data import Tokenizer, sample_form
-from tlora_ref.data.encode import encode_text
-from tlora_ref.data.templates import CHAT
 from tlora_ref.errors import DataError
 
 
 def run(
+    context: typer.Context,
     model: o.ModelFolder,
     prompt: Annotated[str, typer.Option(help="What to continue.", show_default=False)],
     config: o.Config = None,
     adapter: o.AdapterFolder = None,
-    template: o.Template = "plain",
+    template: o.TemplateOfAdapter = None,
     chat: Annotated[bool, typer.Option("--chat", help="The tokenizer's own chat template: --template chat.")] = False,
+    system: Annotated[str | None, typer.Option(help="The system message of the chat.")] = None,
     max_new_tokens: o.MaxNewTokens = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Nucleus of the sampled distribution.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws at a temperature above 0.")] = 0,
-    dtype: o.Dtype = "float64",
+    dtype: o.Dtype = "float32",
     device: o.DeviceName = "cpu",
     download: o.Download = False,
     json: o.Json = False,
 ) -> None:
     """Continue a prompt; the text is printed as it is made."""
     screen = Screen(json)
-    tokenizer = tr.load_tokenizer(model)
     if not prompt:
         raise DataError("--prompt is empty: give at least one character")
+    if temperature == 0:
+        say_unused(context, "it draws nothing at temperature 0", "top_p", "seed")
+    read_config(model)  # a folder that is no model's is named before its tokenizer is missed
+    tokenizer = tr.load_tokenizer(model)
+    template = template_of_prompt(tokenizer, adapter, template, chat, system)
     ready, _ = tr.load_adapted(model, adapter, dtype, device)
-    ids = encode_text(prompt, tokenizer, CHAT if chat else template, sample_form(ready))
+    ids = tr.encode_question(prompt, tokenizer, template, sample_form(ready), system)
     longest = len(ids) + max_new_tokens
     if ready.context is not None and longest > ready.context and ready.task_type == "CAUSAL_LM":
         warn(f"prompt and response may reach {longest} tokens, beyond the model's context {ready.context}")
@@ -46,7 +53,10 @@ def run(
     ends = ready.ends(tokenizer.eos_token_id)
     ready.generate(ids, max_new_tokens=max_new_tokens, on_token=stream.take, eos_token_id=ends, **options)
     stream.end()
-    screen.finish({"prompt": prompt, "text": tokenizer.decode(stream.made), "tokens": stream.made})
+    text = tokenizer.decode(stream.made)
+    if not text.strip():
+        warn(f"the response is empty: {len(stream.made)} token(s), of which none is text")
+    screen.finish({"prompt": prompt, "template": template, "text": text, "tokens": stream.made})
 
 
 class _Stream:

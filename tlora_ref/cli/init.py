@@ -10,8 +10,9 @@ import typer
 import tlora_ref as tr
 from tlora_ref.cli import options as o
 from tlora_ref.cli.output import check_file, check_folder, data_facts, manifest, write_beside
+from tlora_ref.cli.prompting import noted
 from tlora_ref.cli.screen import Screen, warn
-from tlora_ref.cli.settings import adapter_settings, data_source
+from tlora_ref.cli.settings import adapter_settings, data_source, say_unused
 from tlora_ref.cli.settings import labels as classes
 from tlora_ref.cli.tables import say_memory, show_plan
 from tlora_ref.errors import ConfigError
@@ -49,7 +50,7 @@ def run(
         Path | None, typer.Option(help="Use these calibration statistics; --data is not read then.")
     ] = None,
     save_stats: Annotated[Path | None, typer.Option(help="Keep the calibration statistics in this file.")] = None,
-    dtype: o.Dtype = "float64",
+    dtype: o.Dtype = "float32",
     device: o.DeviceName = "cpu",
     overwrite: o.Overwrite = False,
     download: o.Download = False,
@@ -59,6 +60,9 @@ def run(
     screen, settings = Screen(json), adapter_settings(context)
     check_folder(out, overwrite=overwrite, replace=True, model=model, data=data, statistics=stats)
     check_file(save_stats, "--save-stats")
+    if stats is not None:
+        unused = ("data", "split", "field", "template", "task", "max_length", "samples", "workers")
+        say_unused(context, "--stats brings the statistics", *unused)
     if data is None and stats is None:
         raise ConfigError("init calibrates on --data, or takes the statistics of --stats: give one of the two")
     source = None if stats is not None else data_source(context)
@@ -79,7 +83,8 @@ def run(
         screen.say(f"wrote {save_stats}")
     adapter = tr.make_adapter(settings, base, statistics, on_plan=lambda plan: show_plan(screen, plan))
     used = {"statistics": str(stats)} if source is None else data_facts(source.file(split))
-    facts = manifest(context, data=used, calibration=indices, dtype=dtype)
+    prompting = None if source is None else tr.prompting_of(source, rows)
+    facts = manifest(context, data=used, calibration=indices, dtype=dtype, **noted(prompting))
     tr.save_peft(adapter, out, base_model=str(model), facts=facts, overwrite=overwrite)
     write_beside(out, context)
     screen.say(f"wrote {out} ({len(adapter.modules)} modules)")

@@ -34,7 +34,7 @@ Download = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.", show_default=False)]
 AdapterFolder = Annotated[Path | None, typer.Option("--adapter", help="PEFT adapter folder to attach.")]
-Dtype = Annotated[str, typer.Option(help="float64 (the oracle's) or float32 (for work).")]
+Dtype = Annotated[str, typer.Option(help="float32 (for work) or float64 (the oracle's).")]
 DeviceName = Annotated[str, typer.Option("--device", help="cpu or gpu.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output folder.")]
@@ -49,6 +49,12 @@ Fields = Annotated[
     typer.Option("--field", help="Own field names, e.g. --field prompt=question --field completion=answer."),
 ]
 Template = Annotated[str, typer.Option(help="Prompt template: plain, question, alpaca, or chat (the tokenizer's own).")]
+TemplateOfAdapter = Annotated[
+    str | None,
+    typer.Option(
+        "--template", help="Prompt template, as for train; by default the one the adapter was trained with, else plain."
+    ),
+]
 TaskName = Annotated[
     str | None,
     typer.Option("--task", help="A task by name (sst2, openbookqa, gsm8k, humaneval, ...), or its .yaml file."),

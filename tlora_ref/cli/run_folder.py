@@ -12,6 +12,7 @@ import tlora_ref as tr
 from tlora_ref.cli.output import (
     CONFIG_FILE,
     MANIFEST_FILE,
+    check_folder,
     clear_run,
     data_facts,
     manifest,
@@ -27,6 +28,16 @@ START, END = "initial_adapter", "adapter"
 PARTS = (STATE_FILE, HISTORY_FILE, MANIFEST_FILE, CONFIG_FILE, START, END)
 #: Flags that a resumed run may change. The data are compared by digest, not by path.
 FREE = frozenset(("out", "data", "valid", "resume", "overwrite", "save-every", "eval-every", "log-every"))
+
+
+def check_run_folder(out: Path, *, overwrite: bool, **inputs: Path | None) -> None:
+    """`check_folder`; where a run stands in the way, the refusal says that it can be resumed."""
+    try:
+        check_folder(out, overwrite=overwrite, **inputs)
+    except OutputError as error:
+        if (out / STATE_FILE).is_file() and not overwrite:
+            raise OutputError(f"{error}, or go on with the run that is there: --resume") from None
+        raise
 
 
 def run_facts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -9,6 +10,7 @@ import typer
 
 import tlora_ref as tr
 from tlora_ref.cli.options import pairs
+from tlora_ref.cli.screen import warn
 
 #: Flags that say how an adapter is made.
 ADAPTER_FLAGS = (
@@ -20,6 +22,8 @@ ADAPTER_FLAGS = (
 def adapter_settings(context: typer.Context) -> tr.AdapterSettings:
     """ADAPTER_FLAGS, checked."""
     flags = context.params
+    if not flags["uniform_scale"]:
+        say_unused(context, "it says what --uniform-scale means", "scale_rule")
     return tr.AdapterSettings(
         rank=flags["rank"],
         alpha=flags["alpha"],
@@ -48,9 +52,11 @@ def switches(context: typer.Context) -> tr.Switches:
     return tr.resolve(flags["profile"], **changes)
 
 
-def data_source(context: typer.Context) -> tr.DataSource:
-    """--data, --field, --template, --max-length and --task, checked."""
-    flags = context.params
+def data_source(context: typer.Context, **changes: Any) -> tr.DataSource:
+    """--data, --field, --template, --max-length and --task, checked; `changes` win."""
+    flags = {**context.params, **changes}
+    if flags["data"].is_file():
+        say_unused(context, "--data is one file", "split")
     return tr.DataSource(
         path=flags["data"],
         fields=pairs("--field", flags["field"]),
@@ -74,3 +80,15 @@ def train_settings(context: typer.Context, **changes: Any) -> tr.TrainSettings:
     """The training flags, checked; `changes` win."""
     flags = {f.name: context.params[f.name] for f in fields(tr.TrainSettings) if f.name in context.params}
     return tr.TrainSettings(**{**flags, "also": tuple(flags.get("also") or ()), **changes})
+
+
+def given(context: typer.Context, names: Iterable[str]) -> list[str]:
+    """Which of these flags stand on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+
+
+def say_unused(context: typer.Context, why: str, *names: str) -> None:
+    """A note for each of these flags that was given and does nothing in this call."""
+    for name in given(context, names):
+        warn(f"--{name.replace('_', '-')} does nothing here: {why}")

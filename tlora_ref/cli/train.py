@@ -10,10 +10,11 @@ import typer
 
 import tlora_ref as tr
 from tlora_ref.cli import options as o
-from tlora_ref.cli.output import UNUSED, check_folder, read_beside
-from tlora_ref.cli.run_folder import END, FREE, START, begin_folder, run_facts, say_stopped
+from tlora_ref.cli.output import UNUSED, read_beside
+from tlora_ref.cli.prompting import noted
+from tlora_ref.cli.run_folder import END, FREE, START, begin_folder, check_run_folder, run_facts, say_stopped
 from tlora_ref.cli.screen import Screen, StepLine, warn
-from tlora_ref.cli.settings import ADAPTER_FLAGS, adapter_settings, data_source, train_settings
+from tlora_ref.cli.settings import ADAPTER_FLAGS, adapter_settings, data_source, given, say_unused, train_settings
 from tlora_ref.cli.settings import labels as classes
 from tlora_ref.cli.tables import say_memory, show_plan
 from tlora_ref.data import Row
@@ -70,7 +71,7 @@ def run(
     task: o.TaskName = None,
     labels: o.Labels = None,
     max_length: o.MaxLength = None,
-    dtype: o.Dtype = "float64",
+    dtype: o.Dtype = "float32",
     device: o.DeviceName = "cpu",
     overwrite: o.Overwrite = False,
     download: o.Download = False,
@@ -80,17 +81,25 @@ def run(
     screen, making, settings = Screen(json), adapter_settings(context), checked_settings(context)
     if resume and overwrite:
         raise ConfigError("--resume continues the run in --out and --overwrite replaces it: give one of the two")
+    if steps is not None:
+        say_unused(context, "--steps says how long", "epochs")
     only_training(context)
-    check_folder(out, overwrite=overwrite or resume, model=model, data=data, valid=valid, adapter=adapter)
+    check_run_folder(out, overwrite=overwrite or resume, model=model, data=data, valid=valid, adapter=adapter)
     facts = read_beside(out, context, free=FREE) if resume else None
     source = data_source(context)
     rows, held = source.rows(split), source.held_out(valid)
+    if eval_every is not None and not held:
+        raise ConfigError(
+            "--eval-every says how often held-out data are evaluated, and there are none: give --valid FILE, or a "
+            "directory of data that has a valid split"
+        )
     start = out / START if resume else adapter
     say_memory(screen, model, dtype, None if start else making)
     base, trained = tr.load_adapted(model, start, dtype, device, labels=classes(context, source), seed=seed)
     settings = with_fresh_head(screen, base, settings)
     say_of_head(base, whole_tensors(base, settings.also))
     train_samples, valid_samples = encoded(source, base, model, rows, held)
+    settings.check_rates(len(train_samples))
     context.with_resource(claimed(out))
     try:
         indices = None
@@ -101,7 +110,8 @@ def run(
         if trainable is None and not trained.frozen_A:
             settings = replace(settings, trainable="AB")
         if facts is None:
-            facts = run_facts(context, base, trained, settings, source.file(split), indices)
+            prompting = noted(tr.prompting_of(source, rows))
+            facts = {**run_facts(context, base, trained, settings, source.file(split), indices), **prompting}
             begin_folder(out, context, trained, facts)
         result, before = fit(screen, base, trained, train_samples, valid_samples, settings, context)
     except KeyboardInterrupt:
@@ -113,10 +123,10 @@ def run(
 
 def checked_settings(context: typer.Context, **changes: Any) -> tr.TrainSettings:
     """The training flags, checked; B alone is trained unless they say otherwise."""
-    given = context.params["trainable"]
-    if given not in (None, "B", "AB"):
-        raise ConfigError(f"--trainable {given}: expected B or AB")
-    return train_settings(context, **{"trainable": given or "B", **changes})
+    asked = context.params["trainable"]
+    if asked not in (None, "B", "AB"):
+        raise ConfigError(f"--trainable {asked}: expected B or AB")
+    return train_settings(context, **{"trainable": asked or "B", **changes})
 
 
 def only_training(context: typer.Context) -> None:
@@ -124,10 +134,9 @@ def only_training(context: typer.Context) -> None:
     if context.params["adapter"] is None:
         return
     making = [name for name in ADAPTER_FLAGS if name != "seed"]
-    sources = {name: context.get_parameter_source(name) for name in making}
-    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-    if given:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    useless = given(context, making)
+    if useless:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
         raise ConfigError(f"--adapter brings an adapter that is made already: {flags} would do nothing, leave it out")
     context.meta[UNUSED] = making
 

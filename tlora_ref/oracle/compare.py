@@ -16,7 +16,7 @@ import numpy as np
 
 from tlora_ref.adapter import Adapter
 from tlora_ref.backend import Array
-from tlora_ref.checkpoint import load_model, load_peft
+from tlora_ref.checkpoint import holds_adapter, load_model, load_peft
 from tlora_ref.errors import CheckpointError, ConfigError
 from tlora_ref.oracle.order import ORDER
 from tlora_ref.oracle.precision import Precision
@@ -25,11 +25,9 @@ from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.stages.walk import walk
 from tlora_ref.oracle.traces.digests import weights_digest
 from tlora_ref.oracle.traces.manifest import Manifest
-from tlora_ref.oracle.traces.names import MANIFEST, SAMPLE_FIELDS, kind_of
+from tlora_ref.oracle.traces.names import SAMPLE_FIELDS, TENSORS, kind_of
 from tlora_ref.oracle.traces.reader import Trace
 from tlora_ref.transformer import Model
-
-PEFT_CONFIG = "adapter_config.json"
 
 
 def compare(
@@ -79,7 +77,7 @@ def compare(
 
 def _candidate(folder: Path, golden: Trace) -> Trace:
     """A trace, or a PEFT adapter as the trace of its matrices."""
-    if folder.is_dir() and not (folder / MANIFEST).is_file() and (folder / PEFT_CONFIG).is_file():
+    if folder.is_dir() and not (folder / TENSORS).is_file() and holds_adapter(folder):
         return adapter_as_trace(load_peft(folder), golden)
     return Trace(folder)
 

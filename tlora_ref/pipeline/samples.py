@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,9 @@ from tlora_ref.data.templates import CHAT, check_template
 from tlora_ref.errors import ConfigError
 from tlora_ref.tasks import Task, task_rows
 from tlora_ref.transformer import Model
+
+#: What others call the split "valid".
+VALID_ELSEWHERE = ("validation", "val", "dev", "eval")
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,23 @@ class DataSource:
         return load_dataset(self.path, split, self.fields)
 
     def held_out(self, path: Path | None = None) -> list[Row]:
-        """Held-out rows: of `path` if one is given, else of the directory's valid split, none if it has no such."""
+        """Held-out rows: of `path` if one is given, else of the directory's valid split, none if it has no such.
+
+        Warns where the directory has held-out data under another name.
+        """
         if path is not None:
             return replace(self, path=path).rows("valid")
-        has_split = any((self.path / f"valid{suffix}").is_file() for suffix in SUFFIXES)
-        return self.rows("valid") if has_split else []
+        if any((self.path / f"valid{suffix}").is_file() for suffix in SUFFIXES):
+            return self.rows("valid")
+        others = [self.path / f"{name}{suffix}" for name in VALID_ELSEWHERE for suffix in SUFFIXES]
+        found = next((file for file in others if file.is_file()), None)
+        if found is not None:
+            warnings.warn(
+                f"{found} is not read as held-out data: rename it to valid{''.join(found.suffixes)}, or name it with "
+                f"--valid {found}",
+                stacklevel=2,
+            )
+        return []
 
     def file(self, split: str = "train") -> Path:
         """The file of a split."""
@@ -75,7 +91,16 @@ class DataSource:
     def encoded(
         self, rows: Sequence[Row], model: Model, tokenizer: Tokenizer | None
     ) -> tuple[list[dict[str, Any]], EncodingReport]:
-        """The samples {"input_ids", "labels"} that `model` makes of rows, and what was left out."""
+        """The samples {"input_ids", "labels"} that `model` makes of rows, and what was left out.
+
+        Warns where `max_length` lies beyond the model's context.
+        """
+        if self.max_length is not None and model.context is not None and self.max_length > model.context:
+            warnings.warn(
+                f"--max-length {self.max_length} is beyond the model's context of {model.context} tokens, for which "
+                "it was made: longer samples may be read badly",
+                stacklevel=2,
+            )
         return encode_rows(
             rows,
             tokenizer,

@@ -1,0 +1,94 @@
+"""How prompts are made of questions: as they were when an adapter was trained, unless told otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tlora_ref.checkpoint import adapter_facts, adapter_folder
+from tlora_ref.data import Row, Tokenizer, encode_prompt
+from tlora_ref.data.templates import CHAT, check_template
+from tlora_ref.errors import CheckpointError, ConfigError
+from tlora_ref.pipeline.samples import DataSource
+
+#: Its name among the facts that `save_peft` keeps beside an adapter.
+FACT = "prompting"
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """How prompts are made.
+
+    Attributes
+    ----------
+    template : a named template, or "chat" for the tokenizer's own
+    task : whose prompts they are, if a task's
+    system : the system message that every conversation had, if all had one and the same
+    """
+
+    template: str = "plain"
+    task: str | None = None
+    system: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def prompting_of(source: DataSource, rows: Sequence[Row]) -> Prompting | None:
+    """How the rows of a source become prompts; None where they hold tokens, so that nobody knows."""
+    forms = {row.form for row in rows}
+    if not forms or "tokens" in forms:
+        return None
+    systems = {_system(row) for row in rows} if forms == {"messages"} else {None}
+    return Prompting(
+        template=CHAT if forms == {"messages"} else source.template,
+        task=None if source.task is None else source.task.name,
+        system=systems.pop() if len(systems) == 1 else None,
+    )
+
+
+def read_prompting(adapter: str | Path) -> Prompting | None:
+    """How prompts were made when an adapter was trained; None if that is not noted, CheckpointError if it is spoilt."""
+    noted = adapter_facts(adapter).get(FACT)
+    if noted is None:
+        return None
+    try:
+        found = Prompting(**noted)
+        check_template(found.template)
+        if not all(part is None or isinstance(part, str) for part in (found.task, found.system)):
+            raise ConfigError(f"a text was expected: {found}")
+    except (TypeError, ConfigError) as error:
+        raise CheckpointError(f"{adapter_folder(adapter)}: what it says of prompts is damaged ({error})") from error
+    return found
+
+
+def encode_question(
+    question: str, tokenizer: Tokenizer, template: str = "plain", form: str = "causal", system: str | None = None
+) -> list[int]:
+    """Token ids of a question under a template, for generation; `system` is the system message of a chat.
+
+    Raises
+    ------
+    ConfigError
+        for a system message without a chat.
+    DataError
+        if the tokenizer has no chat template, or its own refuses these messages.
+    """
+    values: dict[str, Any] = {"prompt": question, "completion": ""}
+    if system is None:
+        return encode_prompt(Row("pair", values, "the prompt"), tokenizer, template, form)
+    if template != CHAT:
+        raise ConfigError(f"a system message is part of a chat, and the template is {template}: take the template chat")
+    roles = (("system", system), ("user", question.strip()), ("assistant", ""))
+    messages = [{"role": role, "content": content} for role, content in roles]
+    return encode_prompt(Row("messages", {"messages": messages}, "the prompt"), tokenizer, template, form)
+
+
+def _system(row: Row) -> str | None:
+    """The system message that a conversation begins with."""
+    first = row.values["messages"][0]
+    content = first.get("content") if first.get("role") == "system" else None
+    return content if isinstance(content, str) else None
