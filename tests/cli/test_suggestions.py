@@ -41,7 +41,7 @@ COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
         ("train m --zzz 1", "tlora-ref train -h lists those there are"),
         ("finetune m", "there is no command finetune: did you mean train?"),
         ("evalute m", "did you mean eval?"),
-        ("zzz m", "there are plan, init, train"),
+        ("zzz m", "there are demo, plan, init, train"),
     ],
 )
 def test_a_wrong_word_gets_the_right_one(words: str, said: str, run: Run) -> None:

@@ -33,7 +33,7 @@ FREE = frozenset(("out", "data", "valid", "resume", "overwrite", "save-every", "
 def check_run_folder(out: Path, *, overwrite: bool, **inputs: Path | None) -> None:
     """`check_folder`; where a run stands in the way, the refusal says that it can be resumed."""
     try:
-        check_folder(out, overwrite=overwrite, **inputs)
+        check_folder(out, overwrite=overwrite, replace=False, **inputs)
     except OutputError as error:
         if (out / STATE_FILE).is_file() and not overwrite:
             raise OutputError(f"{error}, or go on with the run that is there: --resume") from None

@@ -92,6 +92,7 @@ ADVICE = {name: advice for names, advice in _ADVICE.items() for name in names.sp
 
 #: Commands by other names.
 _COMMANDS_ELSEWHERE: dict[str, str] = {
+    "demo": "example quickstart tutorial try start",
     "train": "finetune fine-tune sft lora fit tune run finetune-lora",
     "eval": "evaluate test score benchmark perplexity",
     "generate": "chat inference infer predict complete sample ask",
