@@ -45,9 +45,7 @@ def run(
     template = template_of_prompt(tokenizer, adapter, template, chat, system)
     ready, _ = tr.load_adapted(model, adapter, dtype, device)
     ids = tr.encode_question(prompt, tokenizer, template, sample_form(ready), system)
-    longest = len(ids) + max_new_tokens
-    if ready.context is not None and longest > ready.context and ready.task_type == "CAUSAL_LM":
-        warn(f"prompt and response may reach {longest} tokens, beyond the model's context {ready.context}")
+    warn_of_length(ready, len(ids) + max_new_tokens)
     stream = _Stream(tokenizer, silent=json)
     options = {"temperature": temperature, "top_p": top_p, "seed": seed}
     ends = ready.ends(tokenizer.eos_token_id)
@@ -57,6 +55,12 @@ def run(
     if not text.strip():
         warn(f"the response is empty: {len(stream.made)} token(s), of which none is text")
     screen.finish({"prompt": prompt, "template": template, "text": text, "tokens": stream.made})
+
+
+def warn_of_length(model: tr.Model, longest: int) -> None:
+    """A note where prompt and response may go beyond the context of a decoder."""
+    if model.context is not None and longest > model.context and model.task_type == "CAUSAL_LM":
+        warn(f"prompt and response may reach {longest} tokens, beyond the model's context {model.context}")
 
 
 class _Stream:
