@@ -92,6 +92,22 @@ def test_what_is_no_adapter_is_told(trained: Path, run: Run) -> None:
         assert status == 2 and "is an adapter's folder, not a model's" in error and "--adapter" in error
 
 
+def test_model_and_data_in_each_others_place_are_told(folder: Path, run: Run) -> None:
+    model, data = folder / "model", folder / "data"
+    for first, second, said in (
+        (data, data, "holds data, not a model"),
+        (data / "train.jsonl", data, "is a file, not a model's folder"),
+        (model / "model.safetensors", data, f"is one file of a model: give its folder, {model}"),
+        (model, model, "is a model's folder, not data"),
+    ):
+        status, _, error = run("eval", first, "--data", second)
+        assert status == 2 and said in error, error
+    status, _, error = run("plan", data)
+    assert status == 2 and "holds data" in error
+    with pytest.raises(tr.TLoRAError, match="holds data, not a model"):
+        tr.load_model(data)
+
+
 # ---- flags that cannot do what they say ----
 
 

@@ -1,6 +1,6 @@
 """Hugging Face folders in and out, PEFT adapters in and out: the one room that knows files and their vendors."""
 
-from tlora_ref.checkpoint.adapter_folder import adapter_facts, adapter_folder, holds_adapter
+from tlora_ref.checkpoint.folders import adapter_facts, adapter_folder, check_model_folder, holds_adapter
 from tlora_ref.checkpoint.hub import find_model
 from tlora_ref.checkpoint.load import load_model, read_config
 from tlora_ref.checkpoint.peft_load import load_peft
@@ -11,6 +11,7 @@ from tlora_ref.checkpoint.write import check_output
 __all__ = [
     "adapter_facts",
     "adapter_folder",
+    "check_model_folder",
     "check_output",
     "file_dtype",
     "find_model",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tlora_ref.backend import Array, get_device
-from tlora_ref.checkpoint.adapter_folder import holds_adapter
+from tlora_ref.checkpoint.folders import check_model_folder
 from tlora_ref.checkpoint.generation_config import end_tokens
 from tlora_ref.checkpoint.hub import find_model
 from tlora_ref.checkpoint.reader import check_finite, inside, read_folder, read_json, read_tensors, release, shown
@@ -53,8 +53,7 @@ def read_config(folder: str | Path) -> tuple[Any, type[Model]]:
 
 def _config_values(path: Path) -> dict[str, Any]:
     """What config.json says; ConfigError for a quantised checkpoint."""
-    if not (path / "config.json").exists() and holds_adapter(path):
-        raise CheckpointError(f"{path}: is an adapter's folder, not a model's: give the model first, then --adapter")
+    check_model_folder(path)
     values = read_json(path if path.suffix == ".json" else inside(path, "config.json"))
     mlx = values.get("quantization")
     if isinstance(mlx, dict) and "bits" in mlx:

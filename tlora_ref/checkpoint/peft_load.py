@@ -12,7 +12,7 @@ import numpy as np
 
 from tlora_ref.adapter import Adapter, Plan
 from tlora_ref.backend import Array, get_device
-from tlora_ref.checkpoint.adapter_folder import adapter_folder
+from tlora_ref.checkpoint.folders import adapter_folder
 from tlora_ref.checkpoint.load import checked_dtype
 from tlora_ref.checkpoint.peft_claims import CONFIG, RENAMED, Claims
 from tlora_ref.checkpoint.peft_config import FACTS, PREFIX, WEIGHTS, read_peft_config, scale_of

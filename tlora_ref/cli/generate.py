@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 import tlora_ref as tr
-from tlora_ref.checkpoint import read_config
 from tlora_ref.cli import options as o
 from tlora_ref.cli.prompting import template_of_prompt
 from tlora_ref.cli.screen import Screen, warn
@@ -40,7 +39,6 @@ def run(
         raise DataError("--prompt is empty: give at least one character")
     if temperature == 0:
         say_unused(context, "it draws nothing at temperature 0", "top_p", "seed")
-    read_config(model)  # a folder that is no model's is named before its tokenizer is missed
     tokenizer = tr.load_tokenizer(model)
     template = template_of_prompt(tokenizer, adapter, template, chat, system)
     ready, _ = tr.load_adapted(model, adapter, dtype, device)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import tlora_ref as tr
+from tlora_ref.checkpoint import check_model_folder
 from tlora_ref.cli.config_file import read_config
 from tlora_ref.errors import ConfigError
 
@@ -20,7 +21,7 @@ Config = Annotated[
 
 def _found(context: typer.Context, folder: Path) -> Path:
     """The folder that MODEL names: a local one, or a repository's in the Hugging Face cache."""
-    return tr.find_model(folder, download=bool(context.params.get("download")))
+    return check_model_folder(tr.find_model(folder, download=bool(context.params.get("download"))))
 
 
 ModelFolder = Annotated[

@@ -34,6 +34,8 @@ def dataset_file(path: str | Path, split: str = "train") -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
+    if (path / "config.json").is_file():
+        raise DataError(f"{path}: is a model's folder, not data: give a file, or a directory of train, valid, test")
     raise DataError(f"{path}: there is no {' or '.join(file.name for file in candidates)} in this directory")
 
 

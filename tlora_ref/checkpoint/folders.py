@@ -1,4 +1,4 @@
-"""Which folder is meant where an adapter is asked for."""
+"""Which folder is meant where an adapter, or a model, is asked for."""
 
 from __future__ import annotations
 
@@ -53,3 +53,26 @@ def adapter_facts(path: str | Path) -> dict[str, Any]:
     file = adapter_folder(path) / FACTS
     facts = read_json(file).get("facts") if file.is_file() else None
     return facts if isinstance(facts, dict) else {}
+
+
+def check_model_folder(path: str | Path) -> Path:
+    """`path`, unless it is plainly something else than a model's folder or its config.json.
+
+    Raises
+    ------
+    CheckpointError
+        for an adapter's or a run's folder, data, or one file of a model; the message says what it is.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix == ".safetensors":
+        raise CheckpointError(f"{path}: is one file of a model: give its folder, {path.parent}")
+    if path.is_file() and path.suffix != ".json":
+        raise CheckpointError(f"{path}: is a file, not a model's folder. The model comes first; data follow --data")
+    if path.is_dir() and not (path / "config.json").exists():
+        if holds_adapter(path):
+            raise CheckpointError(
+                f"{path}: is an adapter's folder, not a model's: give the model first, then --adapter {path}"
+            )
+        if any(path.glob("train.*")) or any(path.glob("test.*")):
+            raise CheckpointError(f"{path}: holds data, not a model. The model comes first; data follow --data")
+    return path
