@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ peft = pytest.importorskip("peft")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+from tests.families.make_tiny import DISENTANGLED  # noqa: E402
 from tests.parity.float64 import true_float64  # noqa: E402 (needs torch)
 from tlora_ref.adapter import allocate, initialize  # noqa: E402
 from tlora_ref.checkpoint import load_model, save_model, save_peft  # noqa: E402
@@ -36,6 +39,10 @@ PUBLISHED: dict[str, tuple[Any, str]] = {
     "BertForTokenClassification": (lambda: transformers.BertConfig(**BERT), "classifier"),
     "RobertaForMaskedLM": (lambda: transformers.RobertaConfig(**BERT, pad_token_id=1), "lm_head"),
     "DistilBertForMaskedLM": (lambda: transformers.DistilBertConfig(**DISTIL), "vocab_layer_norm, vocab_"),
+    "ElectraForPreTraining": (lambda: transformers.ElectraConfig(**BERT, embedding_size=12), "discriminator_pred"),
+    "ElectraForMaskedLM": (lambda: transformers.ElectraConfig(**BERT, embedding_size=12), "generator_lm_head, gen"),
+    "DebertaV2ForMaskedLM": (lambda: transformers.DebertaV2Config(**BERT, **DISENTANGLED), "cls"),
+    "ModernBertForMaskedLM": (lambda: transformers.ModernBertConfig(**BERT, pad_token_id=0), "decoder, head"),
 }
 
 
@@ -101,3 +108,40 @@ def test_a_fresh_head_is_trained_and_is_peft_s_too(tmp_path: Path, architecture:
         wanted = theirs(input_ids=torch.tensor(IDS)).logits.numpy()
     np.testing.assert_allclose(mine(IDS).logits, wanted, **SHARP)
     assert np.abs(load_model(folder, labels=labels, seed=3)(IDS).logits - wanted).max() > 0.01
+
+
+def test_deberta_v3_names_no_architecture(tmp_path: Path) -> None:
+    """As Microsoft published it: the heads of its pre-training under names that no class of transformers has."""
+    folder = published(tmp_path / "m", "DebertaV2ForMaskedLM")
+    values = json.loads((folder / "config.json").read_text())
+    del values["architectures"]
+    (folder / "config.json").write_text(json.dumps(values))
+    tensors = {key: x for key, x in load_file(folder / "model.safetensors").items() if key.startswith("deberta.")}
+    heads = ("lm_predictions.lm_head.dense.weight", "mask_predictions.classifier.weight")
+    save_file({**tensors, **{name: torch.ones(16, 16) for name in heads}}, folder / "model.safetensors")
+    theirs = transformers.AutoModel.from_pretrained(folder, dtype=torch.float64).eval()
+    with pytest.warns(UserWarning, match=r"its encoder is read, and its head \(lm_predictions, mask_predictions\)"):
+        mine = load_model(folder)
+    with torch.no_grad():
+        wanted = theirs(input_ids=torch.tensor(IDS)).last_hidden_state.numpy()
+    np.testing.assert_allclose(mine(IDS).hidden.data, wanted, **SHARP)
+    save_file(tensors, folder / "model.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_model(folder)
+
+
+@pytest.mark.filterwarnings("ignore:.*its encoder is read")
+def test_modernbert_s_classifier_begins_with_the_head_of_its_pretraining(tmp_path: Path) -> None:
+    folder = published(tmp_path / "m", "ModernBertForMaskedLM")
+    model = load_model(folder, labels=("a", "b"), seed=3)
+    assert model.fresh == {"classifier.weight", "classifier.bias"}
+    stored = load_file(folder / "model.safetensors")
+    for name in ("head.dense.weight", "head.norm.weight"):
+        assert (model.tensors[name] == stored[name].numpy()).all()
+    bare = load_model(folder)
+    save_model(bare, tmp_path / "bare", "float64")
+    without = load_model(tmp_path / "bare", labels=("a", "b"), seed=3)
+    assert without.fresh == {*model.fresh, "head.dense.weight", "head.norm.weight"}
+    assert (without.tensors["head.norm.weight"] == 1.0).all()
+    assert 0.5 < without.tensors["head.dense.weight"].std() / (0.02 / np.sqrt(2 * 2)) < 1.5

@@ -140,10 +140,11 @@ def _read(
     values = _config_values(folder)
     config, model_class = _configured(folder, values)
     stored = read_tensors(read_folder(folder))
-    if issubclass(model_class, Encoder) and not config.labels:
-        stored = _encoder_alone(folder, values, model_class, stored)
+    bare = not config.labels
     if labels is not None:
         config, model_class = classifier(config, labels)
+    if issubclass(model_class, Encoder) and bare:
+        stored = _encoder_alone(folder, values, model_class, stored)
     tensors = model_class.sanitize(stored, config)
     config, fresh = model_class.fitted(config, tensors), dict[str, Array]()
     if labels is not None and issubclass(model_class, EncoderClassifier):
@@ -156,12 +157,17 @@ def _read(
 def _encoder_alone(
     folder: Path, values: Mapping[str, Any], model_class: type[Encoder], stored: dict[str, Array]
 ) -> dict[str, Array]:
-    """The tensors of a bare encoder, from the file of one with another head, which is named."""
+    """The tensors of a bare encoder, from the file of one with another head, which is named.
+
+    config.json names the other architecture or, as DeBERTa's, none.
+    """
     names = values.get("architectures")
-    architecture = names[0] if isinstance(names, list) and names else names
-    if not isinstance(architecture, str) or "For" not in architecture:
-        return stored  # what does not belong is an error
+    architecture = names[0] if isinstance(names, list) and names else names or "model of no named architecture"
     kept, head = model_class.without_head(stored)
+    if not isinstance(architecture, str) or ("For" not in architecture and names):
+        return stored  # what does not belong is an error
+    if not names and not head:
+        return stored
     warnings.warn(
         f"{folder} holds a {architecture}: its encoder is read, and its head ({', '.join(head) or 'none in the file'}) "
         "is left out",

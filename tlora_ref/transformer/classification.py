@@ -205,9 +205,14 @@ class EncoderClassifier(Encoder):
             for name in (f"{module}.weight", f"{module}.bias"):
                 if name in shapes and name not in present:
                     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-                    values = rng.standard_normal(shapes[name]) * deviation
+                    values = rng.standard_normal(shapes[name]) * cls.head_deviation(config, module, deviation)
                     made[name] = np.zeros(shapes[name]) if name.endswith(".bias") else values
         return made
+
+    @classmethod
+    def head_deviation(cls, config: Any, module: str, deviation: float) -> float:
+        """How wide the fresh weights of a module of the head are; `deviation` is the model's `initializer_range`."""
+        return deviation
 
     def head(self, first: Tensor) -> Tensor:
         """What `pooled` gives (batch, d_model) -> logits (batch, classes)."""

@@ -80,6 +80,8 @@ class Encoder(Model):
     names: ClassVar[Names]
     #: How the names of what is inside the encoder begin; a head's names begin otherwise.
     inside: ClassVar[tuple[str, ...]] = ("embeddings", "encoder.", "pooler.")
+    #: How the names of what a classifier takes over from the head of pre-training begin.
+    of_pretraining: ClassVar[tuple[str, ...]] = ()
 
     # ------------------------------------------------------------------ names and shapes
     @classmethod
@@ -149,7 +151,8 @@ class Encoder(Model):
     @classmethod
     def without_head(cls, tensors: dict[str, Array]) -> tuple[dict[str, Array], list[str]]:
         """Those of a checkpoint's tensors that are the encoder's, and the modules of the head that is left out."""
-        kept = {n: x for n, x in tensors.items() if n.removeprefix(f"{cls.base}.").startswith(cls.inside)}
+        own = (*cls.inside, *cls.of_pretraining)
+        kept = {n: x for n, x in tensors.items() if n.removeprefix(f"{cls.base}.").startswith(own)}
         return kept, sorted({name.partition(".")[0] for name in tensors.keys() - kept.keys()})
 
     # ------------------------------------------------------------------ forward

@@ -15,7 +15,8 @@ classifier: logits = classifier( norm( gelu( head.dense( x at [CLS], or the mean
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -255,9 +256,10 @@ class Surroundings:
 
 
 class ModernBertClassifier(EncoderClassifier, ModernBert):
-    """ModernBertForSequenceClassification."""
+    """ModernBertForSequenceClassification. `head` is that of pre-training, where a file has it."""
 
     prefix = "model."
+    of_pretraining = ("head.",)
 
     @classmethod
     def head_linears(cls, config: Any) -> dict[str, tuple[int, int]]:
@@ -271,6 +273,18 @@ class ModernBertClassifier(EncoderClassifier, ModernBert):
     @classmethod
     def biased(cls, config: Any) -> list[str]:
         return [*super().biased(config), *(["head.dense"] if config.classifier_bias else []), "classifier"]
+
+    @classmethod
+    def fresh_head(cls, config: Any, present: Collection[str], seed: int, deviation: float = 0.02) -> dict[str, Array]:
+        shapes, made = cls.tensor_shapes(config), super().fresh_head(config, present, seed, deviation)
+        norm = {"head.norm.weight": np.ones(config.hidden_size), "head.norm.bias": np.zeros(config.hidden_size)}
+        return {**made, **{name: x for name, x in norm.items() if name in shapes and name not in present}}
+
+    @classmethod
+    def head_deviation(cls, config: Any, module: str, deviation: float) -> float:
+        """As in transformers, but not cut at two deviations."""
+        inside = deviation / math.sqrt(2.0 * config.num_hidden_layers)
+        return float(config.hidden_size**-0.5) if module == "classifier" else inside
 
     def pooled(self, hidden: Tensor, attention_mask: Any) -> Tensor:
         if self.config.classifier_pooling == "cls":
