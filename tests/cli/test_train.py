@@ -216,3 +216,22 @@ def test_ctrl_c_keeps_the_state_and_the_command_it_names_ends_bit_identical(fold
     assert (folder / "stopped" / "manifest.json").read_bytes() == recorded
     histories = [(folder / name / "history.jsonl").read_text() for name in ("stopped", "whole")]
     assert histories[0] == histories[1] and len(histories[0].splitlines()) == 1500
+
+
+def test_the_model_has_the_name_that_is_given(folder: Path, run: Run) -> None:
+    named = ("--base-model-id", "someone/their-model")
+    assert run(*train(folder, "a", "--steps", 2, *named))[0] == 0
+    assert (
+        run("init", folder / "model", "--data", folder / "data", "--samples", 2, "--out", folder / "b", *named)[0] == 0
+    )
+    assert run(*train(folder, "c", "--steps", 2))[0] == 0
+    places = ("a/adapter", "a/initial_adapter", "b", "c/adapter")
+    names = [json.loads((folder / p / "adapter_config.json").read_text())["base_model_name_or_path"] for p in places]
+    assert names == ["someone/their-model"] * 3 + [str(folder / "model")]
+
+
+def test_the_time_left_and_the_time_taken_are_told(folder: Path, run: Run) -> None:
+    said = run(*train(folder, "a", "--steps", 3))[1].splitlines()
+    steps = [line for line in said if line.startswith("step ")]
+    assert [line.endswith(" left") for line in steps] == [True, True, False]
+    assert any(line.startswith("trained in ") for line in said)

@@ -50,6 +50,7 @@ def run(
         Path | None, typer.Option(help="Use these calibration statistics; --data is not read then.")
     ] = None,
     save_stats: Annotated[Path | None, typer.Option(help="Keep the calibration statistics in this file.")] = None,
+    base_model_id: o.BaseModelId = None,
     dtype: o.Dtype = "float32",
     device: o.DeviceName = "cpu",
     overwrite: o.Overwrite = False,
@@ -85,7 +86,7 @@ def run(
     used = {"statistics": str(stats)} if source is None else data_facts(source.file(split))
     prompting = None if source is None else tr.prompting_of(source, rows)
     facts = manifest(context, data=used, calibration=indices, dtype=dtype, **noted(prompting))
-    tr.save_peft(adapter, out, base_model=str(model), facts=facts, overwrite=overwrite)
+    tr.save_peft(adapter, out, base_model=base_model_id or str(model), facts=facts, overwrite=overwrite)
     write_beside(out, context)
     screen.say(f"wrote {out} ({len(adapter.modules)} modules)")
     plan: dict[str, Any] = {} if adapter.plan is None else adapter.plan.to_dict()

@@ -34,6 +34,10 @@ Download = Annotated[
     bool, typer.Option("--download", is_eager=True, help="Fetch NAME/REPO from the Hugging Face Hub if need be.")
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.", show_default=False)]
+BaseModelId = Annotated[
+    str | None,
+    typer.Option("--base-model-id", help="The model's name in adapter_config.json (NAME/REPO); by default MODEL."),
+]
 AdapterFolder = Annotated[Path | None, typer.Option("--adapter", help="PEFT adapter folder to attach.")]
 Dtype = Annotated[str, typer.Option(help="float32 (for work) or float64 (the oracle's).")]
 DeviceName = Annotated[str, typer.Option("--device", help="cpu or gpu.")]

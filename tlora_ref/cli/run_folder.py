@@ -73,7 +73,7 @@ def begin_folder(out: Path, context: typer.Context, adapter: tr.Adapter, facts: 
     except OSError as error:
         raise OutputError(f"{out}: cannot be cleared ({error.strerror or error})") from error
     write_beside(out, context, facts)
-    tr.save_peft(adapter, out / START, base_model=facts["model"], facts=facts)
+    tr.save_peft(adapter, out / START, base_model=context.params["base_model_id"] or facts["model"], facts=facts)
 
 
 def say_stopped(out: Path, context: typer.Context, *, begun: bool) -> int:

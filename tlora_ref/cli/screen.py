@@ -103,19 +103,23 @@ class StepLine:
 
     def __init__(self, screen: Screen, progress: Advance, total: int, every: int) -> None:
         self.screen, self.progress, self.total, self.every = screen, progress, total, every
-        self.clock = time.perf_counter()
+        self.began = self.clock = time.perf_counter()
+        self.seen = 0
 
     def show(self, entry: Mapping[str, Any]) -> None:
         """A step's entry of the history."""
         now, step = time.perf_counter(), entry["step"]
         pace = f"{entry['tokens'] / max(1e-9, now - self.clock):,.0f} scored tokens/s"
         self.clock = now
+        self.seen += 1
+        hours = (now - self.began) / 3600 / self.seen * (self.total - step)
+        left = f"  {duration(hours)} left" if step < self.total else ""
         evaluated = "valid_loss" in entry  # which took time of its own, so that no pace can be told
         said = f"loss {entry['loss']:.4f}  lr {entry['lr']:.2e}  "
         said += f"held-out {entry['valid_loss']:.4f}" if evaluated else pace
         self.progress(step, self.total, said)
         if evaluated or (not self.screen.rich and (step % self.every == 0 or step in (1, self.total))):
-            self.screen.say(f"step {step:>5} of {self.total}  {said}")
+            self.screen.say(f"step {step:>5} of {self.total}  {said}{left}")
 
 
 def _is_number(text: str) -> bool:
@@ -152,6 +156,11 @@ def size(number: float) -> str:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1000
     return f"{number:.1f} TB"
+
+
+def seconds(number: float) -> str:
+    """Seconds, as `duration` says them."""
+    return duration(number / 3600)
 
 
 def duration(hours: float) -> str:

@@ -13,7 +13,7 @@ from tlora_ref.cli import options as o
 from tlora_ref.cli.output import UNUSED, read_beside
 from tlora_ref.cli.prompting import noted
 from tlora_ref.cli.run_folder import END, FREE, START, begin_folder, check_run_folder, run_facts, say_stopped
-from tlora_ref.cli.screen import Screen, StepLine, warn
+from tlora_ref.cli.screen import Screen, StepLine, seconds, warn
 from tlora_ref.cli.settings import ADAPTER_FLAGS, adapter_settings, data_source, given, say_unused, train_settings
 from tlora_ref.cli.settings import labels as classes
 from tlora_ref.cli.tables import say_memory, show_plan
@@ -71,6 +71,7 @@ def run(
     task: o.TaskName = None,
     labels: o.Labels = None,
     max_length: o.MaxLength = None,
+    base_model_id: o.BaseModelId = None,
     dtype: o.Dtype = "float32",
     device: o.DeviceName = "cpu",
     overwrite: o.Overwrite = False,
@@ -116,7 +117,8 @@ def run(
         result, before = fit(screen, base, trained, train_samples, valid_samples, settings, context)
     except KeyboardInterrupt:
         raise typer.Exit(say_stopped(out, context, begun=facts is not None)) from None
-    tr.save_peft(trained, out / END, base_model=str(model), facts=facts, overwrite=True)
+    tr.save_peft(trained, out / END, base_model=base_model_id or str(model), facts=facts, overwrite=True)
+    screen.say(f"trained in {seconds(result.seconds)}")
     screen.say(f"wrote {out / END}: {trained.trainable_parameters():,} trained parameters")
     screen.finish(for_a_machine(out, trained, result, before))
 
