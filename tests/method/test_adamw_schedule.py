@@ -140,7 +140,7 @@ def test_warm_up_steps_round_up(total: int, ratio: float, expected: int) -> None
 
 @pytest.mark.parametrize("step", [0, 50])
 def test_an_unknown_schedule_is_refused_in_the_warm_up_too(step: int) -> None:
-    with pytest.raises(ConfigError, match="expected cosine, linear, constant"):
+    with pytest.raises(ConfigError, match="expected cosine, cosine_with_restarts, linear, constant"):
         learning_rate(step, 100, 1.0, schedule="polynomial")
 
 
@@ -148,6 +148,33 @@ def test_an_unknown_schedule_is_refused_in_the_warm_up_too(step: int) -> None:
 def test_a_warm_up_longer_than_the_run_is_refused(ratio: float) -> None:
     with pytest.raises(ConfigError, match="warmup_ratio"):
         learning_rate(0, 100, 1.0, warmup_ratio=ratio)
+
+
+def test_the_floor_is_where_the_cosine_ends_and_restarts_begin_anew() -> None:
+    floored = [learning_rate(step, 8, 2.0, warmup=2, min_lr=0.5) for step in range(9)]
+    assert floored[:3] == [0.0, 1.0, 2.0] and floored[5] == pytest.approx(1.25) and floored[8] == 0.5
+    options = {"schedule": "cosine_with_restarts", "warmup": 1, "cycles": 2}
+    twice = [learning_rate(step, 9, 2.0, **options) for step in range(10)]
+    assert twice[1:5] == pytest.approx(twice[5:9]) and twice[1] == 2.0 and twice[9] == 0.0
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(("total", "warmup", "floor", "cycles"), [(40, 3, 0.1, 1), (40, 0, 0.0, 3), (7, 2, 0.5, 2)])
+def test_floors_and_restarts_are_transformers(total: int, warmup: int, floor: float, cycles: int) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    for name, ours, more in (
+        ("cosine_with_min_lr", {"schedule": "cosine", "min_lr": floor}, {"min_lr": floor}),
+        ("cosine_with_restarts", {"schedule": "cosine_with_restarts", "cycles": cycles}, {"num_cycles": cycles}),
+    ):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+        options = {"num_warmup_steps": warmup, "num_training_steps": total, "scheduler_specific_kwargs": more}
+        scheduler = transformers.get_scheduler(name, optimizer, **options)
+        for step in range(total + 1):
+            found = learning_rate(step, total, 2.0, warmup=warmup, **ours)
+            assert found == pytest.approx(scheduler.get_last_lr()[0], rel=1e-13, abs=1e-15), (name, step)
+            optimizer.step()
+            scheduler.step()
 
 
 @pytest.mark.parity

@@ -15,6 +15,8 @@ from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.backend import Device
 from tlora_ref.data.batches import halves
 from tlora_ref.errors import CheckpointError, ConfigError, DataError, NumericsError
+from tlora_ref.training import loop
+from tlora_ref.training.evaluate import Evaluation
 from tlora_ref.training.loop import TrainResult
 from tlora_ref.transformer import Model
 
@@ -140,18 +142,103 @@ def test_a_run_stopped_anywhere_and_resumed_ends_bit_identical(tmp_path: Path, s
 def test_another_run_is_not_resumed(tmp_path: Path) -> None:
     data = tiny_samples(4)
     model, adapter = prepared()
-    tr.train(model, adapter, data, steps=2, out=tmp_path)
-    for changes, named in (({"lr": 0.5}, "lr"), ({"steps": 3}, "steps"), ({"seed": 1}, "seed")):
+    tr.train(model, adapter, data, steps=4, out=tmp_path)
+    for changes, named in (({"lr": 0.5}, "lr"), ({"steps": 6}, "planned for 4 steps"), ({"seed": 1}, "seed")):
         with pytest.raises(ConfigError, match=named):
-            tr.train(model, adapter, data, out=tmp_path, resume=True, **{"steps": 2, **changes})
+            tr.train(model, adapter, data, out=tmp_path, resume=True, **{"steps": 4, **changes})
     with pytest.raises(ConfigError, match="data_sha256"):
-        tr.train(model, adapter, tiny_samples(4, seed=5), steps=2, out=tmp_path, resume=True)
+        tr.train(model, adapter, tiny_samples(4, seed=5), steps=4, out=tmp_path, resume=True)
     state = tmp_path / "training_state.safetensors"
     state.write_bytes(state.read_bytes()[:-50])
     with pytest.raises(CheckpointError, match="damaged"):
-        tr.train(model, adapter, data, steps=2, out=tmp_path, resume=True)
+        tr.train(model, adapter, data, steps=4, out=tmp_path, resume=True)
     with pytest.raises(CheckpointError, match="no training state"):
-        tr.train(model, adapter, data, steps=2, out=tmp_path / "elsewhere", resume=True)
+        tr.train(model, adapter, data, steps=4, out=tmp_path / "elsewhere", resume=True)
+
+
+def test_a_constant_run_is_prolonged_to_the_bits_of_a_longer_one(tmp_path: Path) -> None:
+    data = tiny_samples(5)
+    settings = {"batch_size": 2, "schedule": "constant", "warmup_steps": 2, "lr": 0.02}
+    model, whole = prepared()
+    longer = tr.train(model, whole, data, steps=9, **settings)
+    model, adapter = prepared()
+    tr.train(model, adapter, data, steps=4, out=tmp_path, **settings)
+    model, adapter = prepared()
+    prolonged = tr.train(model, adapter, data, steps=9, out=tmp_path, resume=True, **settings)
+    assert bits(adapter.B) == bits(whole.B) and prolonged.history == longer.history
+    settings["warmup_steps"] = None  # a share: of a longer run it is a longer warm-up
+    tr.train(*prepared(), data, steps=4, out=tmp_path / "share", **settings)
+    with pytest.raises(ConfigError, match="planned for 4 steps"):
+        tr.train(*prepared(), data, steps=90, out=tmp_path / "share", resume=True, **settings)
+
+
+class Losses:
+    """Held-out losses as if a model had them, in turn."""
+
+    def __init__(self, *losses: float) -> None:
+        self.losses = list(losses)
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return Evaluation(self.losses.pop(0), 1)
+
+
+def test_the_best_arrays_are_kept_and_the_arithmetic_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses 3, 1, 2, 1 after steps 2, 4, 6, 8: those of step 4 stay, a tie later is no improvement."""
+    data, settings = tiny_samples(5), {"steps": 8, "batch_size": 2, "lr": 0.05}
+    seen: dict[int, dict[str, bytes]] = {}
+    model, plain = prepared()
+    tr.train(model, plain, data, on_step=lambda e: seen.update({e["step"]: bits(plain.B)}), **settings)
+    for keep, kept in (("best", 4), ("last", 8)):
+        monkeypatch.setattr(loop, "evaluate", Losses(3.0, 1.0, 2.0, 1.0))
+        model, adapter = prepared()
+        options = {"keep": keep, "eval_every": 2, "valid": data, "out": tmp_path / keep}
+        result = tr.train(model, adapter, data, **options, **settings)
+        assert result.kept == kept and bits(adapter.B) == seen[kept]
+        assert [e["step"] for e in result.history if e.get("best")] == [2, 4]
+    monkeypatch.setattr(loop, "evaluate", Losses())  # the file remembers the best of a finished run
+    model, again = prepared()
+    result = tr.train(model, again, data, eval_every=2, valid=data, out=tmp_path / "best", resume=True, **settings)
+    assert result.kept == 4 and bits(again.B) == seen[4]
+    with pytest.raises(ConfigError, match="keep is 'worst', expected best or last"):
+        tr.train(model, again, data, keep="worst", **settings)
+
+
+def test_a_stopped_run_remembers_its_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, settings = tiny_samples(5), {"steps": 8, "batch_size": 2, "lr": 0.05, "eval_every": 2}
+    whole, resumed = prepared(), prepared()
+    monkeypatch.setattr(loop, "evaluate", Losses(3.0, 1.0, 2.0, 1.5))
+    tr.train(*whole, data, valid=data, **settings)
+
+    def stop(entry: dict[str, Any]) -> None:
+        if entry["step"] == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "evaluate", Losses(3.0, 1.0, 2.0, 1.5))
+    with pytest.raises(KeyboardInterrupt):
+        tr.train(*prepared(), data, valid=data, out=tmp_path, on_step=stop, **settings)
+    result = tr.train(*resumed, data, valid=data, out=tmp_path, resume=True, **settings)
+    assert result.kept == 4 and bits(resumed[1].B) == bits(whole[1].B)
+
+
+def test_patience_ends_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiny_samples(5)
+    monkeypatch.setattr(loop, "evaluate", Losses(3.0, 2.0, 2.5, 2.0, 9.0))
+    model, adapter = prepared()
+    options = {"eval_every": 1, "valid": data, "patience": 2}
+    result = tr.train(model, adapter, data, steps=20, batch_size=2, **options)
+    assert result.steps == 4 and result.kept == 2
+
+
+def test_a_run_saves_itself_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[int] = []
+    real = loop.save_state
+    monkeypatch.setattr(loop, "save_state", lambda state, *more: (saved.append(state.step), real(state, *more)))
+    clock = iter(range(0, 10_000, 100))
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(clock))
+    tr.train(*prepared(), tiny_samples(5), steps=9, batch_size=2, out=tmp_path, save_seconds=300)
+    assert saved == [3, 6, 9]
 
 
 def test_clipping_bounds_the_norm_that_reaches_the_optimizer() -> None:

@@ -6,7 +6,8 @@ import math
 
 from tlora_ref.errors import ConfigError
 
-SCHEDULES = ("cosine", "linear", "constant")
+RESTARTS = "cosine_with_restarts"
+SCHEDULES = ("cosine", RESTARTS, "linear", "constant")
 
 
 def warmup_steps(total: int, ratio: float) -> int:
@@ -16,20 +17,44 @@ def warmup_steps(total: int, ratio: float) -> int:
     return math.ceil(total * ratio)
 
 
-def learning_rate(step: int, total: int, peak: float, *, schedule: str = "cosine", warmup_ratio: float = 0.03) -> float:
+def learning_rate(
+    step: int,
+    total: int,
+    peak: float,
+    *,
+    schedule: str = "cosine",
+    warmup_ratio: float = 0.03,
+    warmup: int | None = None,
+    min_lr: float = 0.0,
+    cycles: int = 1,
+) -> float:
     """The learning rate of optimizer step `step` (0 for the first) of `total`.
 
-    It rises linearly from 0 over the warm-up (so the first warm-up step has rate 0), then falls to 0 at `total` along
-    half a cosine or a line, or stays ("constant"). ConfigError for another schedule, or a ratio outside [0, 1].
+    It rises linearly from 0 over the warm-up (so the first warm-up step has rate 0), then falls at `total` to `min_lr`
+    along half a cosine ("cosine"), to 0 along `cycles` such halves one after the other ("cosine_with_restarts") or a
+    line ("linear"), or stays ("constant").
+
+    Parameters
+    ----------
+    warmup : steps of the warm-up; None for `warmup_ratio` of the run
+    min_lr, cycles : as transformers has them: `min_lr` for "cosine" alone, `cycles` for "cosine_with_restarts"
+
+    Raises
+    ------
+    ConfigError
+        for another schedule, or a ratio outside [0, 1].
     """
     if schedule not in SCHEDULES:
         raise ConfigError(f'schedule "{schedule}" is unknown: expected {", ".join(SCHEDULES)}')
-    warmup = warmup_steps(total, warmup_ratio)
+    warmup = warmup_steps(total, warmup_ratio) if warmup is None else warmup
     if step < warmup:
         return peak * step / max(1, warmup)
     progress = (step - warmup) / max(1, total - warmup)
     if schedule == "cosine":
-        return peak * max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
+        return min_lr + (peak - min_lr) * max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
+    if schedule == RESTARTS:
+        turn = (cycles * progress) % 1.0
+        return 0.0 if progress >= 1.0 else peak * max(0.0, 0.5 * (1.0 + math.cos(math.pi * turn)))
     if schedule == "linear":
         return peak * max(0.0, (total - step) / max(1, total - warmup))
     return peak

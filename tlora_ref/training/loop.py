@@ -20,8 +20,8 @@ from tlora_ref.backend import Array, array_module, to_numpy
 from tlora_ref.data import batches, halves, pad_batch
 from tlora_ref.errors import ConfigError, DataError, NumericsError
 from tlora_ref.method.adamw import adamw_step, clip_factor
-from tlora_ref.method.schedule import learning_rate
 from tlora_ref.training.evaluate import evaluate
+from tlora_ref.training.keeping import KEPT, evaluated, out_of_patience
 from tlora_ref.training.parameters import install, trained_arrays
 from tlora_ref.training.settings import TrainSettings
 from tlora_ref.training.state import TrainState, load_state, save_state
@@ -31,14 +31,25 @@ Sample = Mapping[str, Any]
 Batch = dict[str, Any]
 R = TypeVar("R")
 
+#: A run saves its state at least so often, in seconds: what a power cut may cost.
+SAVE_SECONDS = 300.0
+
 
 @dataclass(frozen=True)
 class TrainResult:
-    """`history`: one entry a step (step, lr, loss, tokens, grad_norm; valid_loss where evaluated); `seconds` of it."""
+    """What a run gave.
+
+    Attributes
+    ----------
+    history : one entry a step: step, lr, loss, tokens, grad_norm; valid_loss where evaluated
+    steps, seconds : how many steps were made, and how long they took
+    kept : the step whose arrays the adapter holds: the one of least held-out loss, or the last
+    """
 
     history: list[dict[str, Any]]
     steps: int
     seconds: float
+    kept: int
 
     def __repr__(self) -> str:
         losses = [f"{entry['loss']:.4f}" for entry in self.history]
@@ -60,6 +71,9 @@ def train(
     eval_every: int | None = None,
     out: str | Path | None = None,
     save_every: int | None = None,
+    save_seconds: float = SAVE_SECONDS,
+    keep: str = "best",
+    patience: int | None = None,
     resume: bool = False,
     on_step: Callable[[dict[str, Any]], None] | None = None,
     settings: TrainSettings | None = None,
@@ -73,9 +87,14 @@ def train(
     ----------
     data, valid : samples {"input_ids", "labels"}, 1-D
     eval_every : evaluate `valid` every so many steps; it is evaluated after the last step in any case
-    out : folder for the state file; save_every : write it every so many steps (and on Ctrl-C)
-    resume : continue from the state in `out`; the run ends bit-identical to one that was never stopped
-    on_step : called with each step's history entry
+    out : folder for the state file, written at the end and on Ctrl-C, every `save_every` steps, and where the last time
+        is more than `save_seconds` ago
+    keep : "best", and the adapter ends with the arrays of least held-out loss; or "last". Where nothing is held out, or
+        evaluated at the end alone, these are the same
+    patience : stop after so many evaluations in a row that were no better than the best; None for never
+    resume : continue from the state in `out`; the run ends bit-identical to one that was never stopped. It may be a
+        longer one than was planned, where the steps already made would have had the same learning rates
+    on_step : called with each step's history entry; `entry["best"]` where the held-out loss is the least so far
     settings, changes : a TrainSettings, or its fields by keyword (lr=..., steps=..., ...)
 
     Raises
@@ -85,9 +104,12 @@ def train(
     plan = replace(settings or TrainSettings(), **_tupled(changes))
     if eval_every and not valid:
         raise ConfigError("eval_every says how often held-out samples are evaluated, and there are none: give `valid`")
+    if keep not in KEPT:
+        raise ConfigError(f"keep is {keep!r}, expected {' or '.join(KEPT)}")
     folder = None if out is None else Path(out)
     state, identity = _begin(model, adapter, data, plan, folder if resume else None)
-    total, started = plan.total_steps(len(data)), time.perf_counter()
+    total = plan.total_steps(len(data))
+    started = saved = time.perf_counter()
     pad = getattr(model.config, "pad_token_id", None) or 0
     try:
         for micro_batches in step_batches(data, plan, state.step, total, pad):
@@ -95,17 +117,27 @@ def train(
             install(state.arrays, model, adapter)
             last = state.step == total
             if valid and (last or (eval_every and state.step % eval_every == 0)):
-                state.history[-1]["valid_loss"] = evaluate(model, valid, batch_size=plan.batch_size).loss
-            if folder is not None and (last or (save_every and state.step % save_every == 0)):
+                state = evaluated(state, evaluate(model, valid, batch_size=plan.batch_size).loss)
+                last = last or out_of_patience(state.history, patience)
+            now = time.perf_counter()
+            due = now - saved >= save_seconds or bool(save_every and state.step % save_every == 0)
+            if folder is not None and (last or due):
                 save_state(state, identity, folder)
+                saved = now
             if on_step is not None:
                 on_step(state.history[-1])
+            if last:
+                break
     except KeyboardInterrupt:
         install(state.arrays, model, adapter)
         if folder is not None:
             save_state(state, identity, folder)
         raise
-    return TrainResult(state.history, state.step, time.perf_counter() - started)
+    kept = state.step
+    if keep == "best" and state.best is not None:
+        install(state.best.arrays, model, adapter)
+        kept = state.best.step
+    return TrainResult(state.history, state.step, time.perf_counter() - started, kept)
 
 
 def _begin(
@@ -117,12 +149,27 @@ def _begin(
     plan.check_rates(len(data))
     model.detach()
     arrays, identity = trained_arrays(model, adapter, plan), _identity(plan, data)
-    state = TrainState.start(arrays) if stored is None else load_state(stored, identity, arrays)
+    state = TrainState.start(arrays) if stored is None else _resumed(stored, identity, arrays, plan)
     if adapter is not None:
         adapter.frozen_A = plan.trainable == "B"  # what the adapter's files will say
         model.attach(adapter)
     install(state.arrays, model, adapter)
     return state, identity
+
+
+def _resumed(stored: Path, identity: dict[str, Any], arrays: dict[str, Array], plan: TrainSettings) -> TrainState:
+    """The stored state, if a run of the length asked for now would have come to it too."""
+    state, then = load_state(stored, identity, arrays, free=frozenset(("steps", "epochs")))
+    before = replace(plan, steps=then.get("steps"), epochs=then.get("epochs") or 1.0)
+    totals = [run.total_steps(identity["samples"]) for run in (before, plan)]
+    if any(plan.rate(step, totals[0]) != plan.rate(step, totals[1]) for step in range(state.step)):
+        raise ConfigError(
+            f"{stored}: this run was planned for {totals[0]} steps, and with its {plan.schedule} schedule the "
+            f"{state.step} steps that it has made would have had other learning rates in a run of {totals[1]}. "
+            "Resume it as it was planned, or start a new run from its adapter. A run that may be prolonged has the "
+            "constant schedule, and its warm-up in steps (or none)"
+        )
+    return state
 
 
 def _tupled(changes: dict[str, Any]) -> dict[str, Any]:
@@ -214,7 +261,7 @@ def apply_gradients(state: TrainState, found: StepGradients, plan: TrainSettings
     if plan.max_grad_norm is not None:
         factor = clip_factor(found.norm, plan.max_grad_norm)
         gradients = {name: g * factor for name, g in gradients.items()} if factor < 1.0 else gradients
-    lr = learning_rate(state.step, total, plan.lr, schedule=plan.schedule, warmup_ratio=plan.warmup_ratio)
+    lr = plan.rate(state.step, total)
     updated = {
         name: adamw_step(
             W,
@@ -231,4 +278,4 @@ def apply_gradients(state: TrainState, found: StepGradients, plan: TrainSettings
     }
     entry = {"step": state.step + 1, "lr": lr, "loss": found.loss, "tokens": found.tokens, "grad_norm": found.norm}
     new, exp_avg, exp_avg_sq = ({name: parts[i] for name, parts in updated.items()} for i in range(3))
-    return TrainState(state.step + 1, new, exp_avg, exp_avg_sq, [*state.history, entry])
+    return TrainState(state.step + 1, new, exp_avg, exp_avg_sq, [*state.history, entry], state.best)

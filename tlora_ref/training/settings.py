@@ -9,13 +9,12 @@ from numbers import Integral, Real
 from typing import Any
 
 from tlora_ref.errors import ConfigError, did_you_mean
-from tlora_ref.method.schedule import learning_rate
+from tlora_ref.method.schedule import RESTARTS, SCHEDULES, learning_rate
 
 TRAINABLE = ("B", "AB", "all")
-SCHEDULES = ("cosine", "linear", "constant")
 #: What others call them.
 SCHEDULES_ELSEWHERE = {
-    **dict.fromkeys(("cosine_decay", "cosine_with_warmup", "cosine_with_restarts", "cos"), "cosine"),
+    **dict.fromkeys(("cosine_decay", "cosine_with_warmup", "cosine_with_min_lr", "cos"), "cosine"),
     **dict.fromkeys(("linear_with_warmup", "linear_decay", "polynomial"), "linear"),
     **dict.fromkeys(("constant_with_warmup", "none", "const", "fixed"), "constant"),
 }
@@ -40,6 +39,8 @@ class TrainSettings:
     steps, epochs : how long; `steps` optimizer steps if given, else `epochs` passes over the data
     batch_size : samples of one forward pass; grad_accumulation : forward passes of one optimizer step
     lr, schedule, warmup_ratio : peak learning rate, its decay, and the share of the steps in which it rises from 0
+    warmup_steps : how many steps it rises, in place of their share
+    min_lr, cycles : where the cosine ends; how many cosines "cosine_with_restarts" makes
     max_grad_norm : clip the norm of the whole gradient to this; None for no clipping
     """
 
@@ -52,6 +53,9 @@ class TrainSettings:
     lr: float = 1e-3
     schedule: str = "cosine"
     warmup_ratio: float = 0.03
+    warmup_steps: int | None = None
+    min_lr: float = 0.0
+    cycles: int = 1
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.01
@@ -69,6 +73,11 @@ class TrainSettings:
             ("grad_accumulation", _count(self.grad_accumulation), "a positive integer"),
             ("lr", _number(self.lr) and self.lr >= 0, "a finite number, not negative"),
             ("warmup_ratio", _number(self.warmup_ratio) and 0 <= self.warmup_ratio <= 1, "a number from 0 to 1"),
+            ("warmup_steps", self.warmup_steps in (None, 0) or _count(self.warmup_steps), "a whole number"),
+            ("min_lr", _number(self.min_lr) and _number(self.lr) and 0 <= self.min_lr <= self.lr, "from 0 to lr"),
+            ("min_lr", self.min_lr == 0 or self.schedule == "cosine", "0: the floor is the cosine schedule's alone"),
+            ("cycles", _count(self.cycles), "a positive integer"),
+            ("cycles", self.cycles == 1 or self.schedule == RESTARTS, f"1: only {RESTARTS} has more than one"),
             ("betas", all(_number(beta) and 0 <= beta < 1 for beta in self.betas), "two numbers from 0 to below 1"),
             ("eps", _number(self.eps) and self.eps > 0, "a positive number"),
             ("weight_decay", _number(self.weight_decay) and self.weight_decay >= 0, "a number, not negative"),
@@ -85,12 +94,24 @@ class TrainSettings:
         The first step of a warm-up has rate 0, as in transformers; a short run may have no other.
         """
         total = self.total_steps(samples)
-        options: dict[str, Any] = {"schedule": self.schedule, "warmup_ratio": self.warmup_ratio}
-        if self.lr > 0 and not any(learning_rate(step, total, self.lr, **options) for step in range(total)):
+        if self.lr > 0 and not any(self.rate(step, total) for step in range(total)):
             raise ConfigError(
                 f"training: all {total} step(s) would have learning rate 0, because a warm-up begins at 0, so nothing "
                 "would be learnt. Train for more steps, or without a warm-up: --warmup-ratio 0"
             )
+
+    def rate(self, step: int, total: int) -> float:
+        """The learning rate of optimizer step `step` (0 for the first) of `total`."""
+        return learning_rate(
+            step,
+            total,
+            self.lr,
+            schedule=self.schedule,
+            warmup_ratio=self.warmup_ratio,
+            warmup=self.warmup_steps,
+            min_lr=self.min_lr,
+            cycles=self.cycles,
+        )
 
     def total_steps(self, samples: int) -> int:
         """Optimizer steps for a dataset of `samples` rows (the last step of an epoch may be a smaller one)."""

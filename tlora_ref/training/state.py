@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,17 @@ from tlora_ref.errors import CheckpointError, ConfigError, OutputError
 from tlora_ref.files import temporary
 
 FORMAT = "tlora_ref.training"
-VERSION = 2
+VERSION = 3
 STATE_FILE = "training_state.safetensors"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The arrays with the least held-out loss so far, that loss, and after which step it was."""
+
+    step: int
+    loss: float
+    arrays: dict[str, Array] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,7 @@ class TrainState:
     exp_avg: dict[str, Array] = field(repr=False)
     exp_avg_sq: dict[str, Array] = field(repr=False)
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    best: Best | None = None
 
     @staticmethod
     def start(arrays: dict[str, Array]) -> TrainState:
@@ -48,6 +58,9 @@ def save_state(state: TrainState, identity: dict[str, Any], folder: Path) -> Non
     for kind in ("arrays", "exp_avg", "exp_avg_sq"):
         tensors |= {f"{kind}/{name}": to_numpy(x) for name, x in getattr(state, kind).items()}
     facts = {"version": VERSION, "step": state.step, "history": state.history, "identity": identity}
+    if state.best is not None:
+        facts["best"] = {"step": state.best.step, "loss": state.best.loss}
+        tensors |= {f"best/{name}": to_numpy(x) for name, x in state.best.arrays.items()}
     metadata = {FORMAT: json.dumps(facts)}  # one entry: safetensors writes several in an order that differs every time
     path = folder / STATE_FILE
     try:
@@ -59,8 +72,11 @@ def save_state(state: TrainState, identity: dict[str, Any], folder: Path) -> Non
         raise OutputError(f"{folder}: the state of the training run cannot be written ({error})") from error
 
 
-def load_state(folder: Path, identity: dict[str, Any], like: dict[str, Array]) -> TrainState:
-    """Read what `save_state` wrote, onto the device of the arrays in `like`.
+def load_state(
+    folder: Path, identity: dict[str, Any], like: dict[str, Array], *, free: frozenset[str] = frozenset()
+) -> tuple[TrainState, dict[str, Any]]:
+    """Read what `save_state` wrote, onto the device of the arrays in `like`; and the identity it was saved under, which
+    must be `identity` but for the `free` entries.
 
     Raises
     ------
@@ -78,18 +94,22 @@ def load_state(folder: Path, identity: dict[str, Any], like: dict[str, Array]) -
             if not isinstance(facts, dict) or facts.get("version") != VERSION:
                 raise CheckpointError(f"{path}: not a training state of version {VERSION} of this library")
             step, history, then = int(facts["step"]), list(facts["history"]), dict(facts["identity"])
+            best = None if "best" not in facts else (int(facts["best"]["step"]), float(facts["best"]["loss"]))
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{path}: damaged training state ({error}). Start the run again") from error
-    differing = [k for k in identity if then.get(k) != identity[k]]
+    differing = [k for k in identity if k not in free and then.get(k) != identity[k]]
     if differing:
         shown = "; ".join(f"{k}: then {then.get(k)!r}, now {identity[k]!r}" for k in differing[:4])
         raise ConfigError(f"{path} is of another run and cannot be resumed ({shown})")
     kinds: dict[str, dict[str, Array]] = {"arrays": {}, "exp_avg": {}, "exp_avg_sq": {}}
+    if best is not None:
+        kinds["best"] = {}
     for kind, placed in kinds.items():
         for name, reference in like.items():
             x = stored.get(f"{kind}/{name}")
             if x is None or x.shape != reference.shape or x.dtype != reference.dtype:
                 raise CheckpointError(f"{path}: damaged training state: {kind} of {name} is missing or misshaped")
             placed[name] = asarray(x, like=reference)
-    return TrainState(step, kinds["arrays"], kinds["exp_avg"], kinds["exp_avg_sq"], history)
+    state = TrainState(step, kinds["arrays"], kinds["exp_avg"], kinds["exp_avg_sq"], history)
+    return (state if best is None else replace(state, best=Best(*best, kinds["best"]))), then
