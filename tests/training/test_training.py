@@ -15,7 +15,7 @@ from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.backend import Device
 from tlora_ref.data.batches import halves
 from tlora_ref.errors import CheckpointError, ConfigError, DataError, NumericsError
-from tlora_ref.training import loop
+from tlora_ref.training import keeping, loop
 from tlora_ref.training.evaluate import Evaluation
 from tlora_ref.training.loop import TrainResult
 from tlora_ref.transformer import Model
@@ -233,12 +233,12 @@ def test_patience_ends_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_saves_itself_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
-    real = loop.save_state
-    monkeypatch.setattr(loop, "save_state", lambda state, *more: (saved.append(state.step), real(state, *more)))
+    real = keeping.save_state
+    monkeypatch.setattr(keeping, "save_state", lambda state, *more: (saved.append(state.step), real(state, *more)))
     clock = iter(range(0, 10_000, 100))
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(keeping.time, "perf_counter", lambda: next(clock))
     tr.train(*prepared(), tiny_samples(5), steps=9, batch_size=2, out=tmp_path, save_seconds=300)
-    assert saved == [3, 6, 9]
+    assert saved == [3, 6, 9]  # the clock is read twice where it is saved
 
 
 def test_clipping_bounds_the_norm_that_reaches_the_optimizer() -> None:

@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from tlora_ref.training.state import Best, TrainState
+from tlora_ref.backend import Array
+from tlora_ref.errors import ConfigError
+from tlora_ref.training.state import Best, TrainState, save_state
 
 #: What an adapter holds at the end: the arrays of least held-out loss, or those of the last step.
 KEPT = ("best", "last")
+
+
+def check_kept(keep: str) -> None:
+    """ConfigError for something else than KEPT."""
+    if keep not in KEPT:
+        raise ConfigError(f"keep is {keep!r}, expected {' or '.join(KEPT)}")
+
+
+def kept_arrays(state: TrainState, keep: str) -> tuple[int, dict[str, Array]]:
+    """The step whose arrays a run of this last state keeps, and those arrays."""
+    if keep == "best" and state.best is not None:
+        return state.best.step, state.best.arrays
+    return state.step, state.arrays
+
+
+@dataclass
+class Saving:
+    """Writes a run's state to `folder` (nowhere, for None): `due` every so many steps, or so many seconds after the
+    last time."""
+
+    folder: Path | None
+    identity: dict[str, Any]
+    every: int | None
+    seconds: float
+    last: float
+
+    def due(self, step: int) -> bool:
+        return bool(self.every and step % self.every == 0) or time.perf_counter() - self.last >= self.seconds
+
+    def __call__(self, state: TrainState) -> None:
+        if self.folder is not None:
+            save_state(state, self.identity, self.folder)
+        self.last = time.perf_counter()
 
 
 def evaluated(state: TrainState, loss: float) -> TrainState:

@@ -21,10 +21,10 @@ from tlora_ref.data import batches, halves, pad_batch
 from tlora_ref.errors import ConfigError, DataError, NumericsError
 from tlora_ref.method.adamw import adamw_step, clip_factor
 from tlora_ref.training.evaluate import evaluate
-from tlora_ref.training.keeping import KEPT, evaluated, out_of_patience
+from tlora_ref.training.keeping import Saving, check_kept, evaluated, kept_arrays, out_of_patience
 from tlora_ref.training.parameters import install, trained_arrays
 from tlora_ref.training.settings import TrainSettings
-from tlora_ref.training.state import TrainState, load_state, save_state
+from tlora_ref.training.state import TrainState, load_state
 from tlora_ref.transformer import Model
 
 Sample = Mapping[str, Any]
@@ -104,12 +104,12 @@ def train(
     plan = replace(settings or TrainSettings(), **_tupled(changes))
     if eval_every and not valid:
         raise ConfigError("eval_every says how often held-out samples are evaluated, and there are none: give `valid`")
-    if keep not in KEPT:
-        raise ConfigError(f"keep is {keep!r}, expected {' or '.join(KEPT)}")
+    check_kept(keep)
     folder = None if out is None else Path(out)
     state, identity = _begin(model, adapter, data, plan, folder if resume else None)
     total = plan.total_steps(len(data))
-    started = saved = time.perf_counter()
+    started = time.perf_counter()
+    save = Saving(folder, identity, save_every, save_seconds, started)
     pad = getattr(model.config, "pad_token_id", None) or 0
     try:
         for micro_batches in step_batches(data, plan, state.step, total, pad):
@@ -119,24 +119,18 @@ def train(
             if valid and (last or (eval_every and state.step % eval_every == 0)):
                 state = evaluated(state, evaluate(model, valid, batch_size=plan.batch_size).loss)
                 last = last or out_of_patience(state.history, patience)
-            now = time.perf_counter()
-            due = now - saved >= save_seconds or bool(save_every and state.step % save_every == 0)
-            if folder is not None and (last or due):
-                save_state(state, identity, folder)
-                saved = now
+            if last or save.due(state.step):
+                save(state)
             if on_step is not None:
                 on_step(state.history[-1])
             if last:
                 break
     except KeyboardInterrupt:
         install(state.arrays, model, adapter)
-        if folder is not None:
-            save_state(state, identity, folder)
+        save(state)
         raise
-    kept = state.step
-    if keep == "best" and state.best is not None:
-        install(state.best.arrays, model, adapter)
-        kept = state.best.step
+    kept, arrays = kept_arrays(state, keep)
+    install(arrays, model, adapter)
     return TrainResult(state.history, state.step, time.perf_counter() - started, kept)
 
 
