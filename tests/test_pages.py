@@ -82,7 +82,10 @@ def run_command(words: list[str]) -> None:
 
 
 def check_python(words: list[str]) -> None:
-    """`python -m tests.module` or `python file.py`: it is there, and it knows the flags."""
+    """`python -m tests.module` or `python file.py`: it is there, and it knows the flags. pytest's files are there."""
+    if words[:2] == ["-m", "pytest"]:
+        assert all((ROOT / word).is_file() for word in words[2:] if word.endswith(".py")), words
+        return
     path = ROOT / (words[1].replace(".", "/") if words[0] == "-m" else words[0])
     source = next((p for p in (path, path.with_suffix(".py"), path / "__main__.py") if p.is_file()), None)
     assert source is not None, f"{shlex.join(words)}: there is no such program"
@@ -205,6 +208,7 @@ def refused(run: Callable[[], object]) -> bool:
         "tlora-ref plan NOWHERE",
         "tlora-ref no-such-command",
         "python -m tests.nothing",
+        "python -m pytest examples/nothing.py",
         "python -m tests.benchmarks --no-such-flag",
         "bash nothing.sh",
         "pip install 'tlora-ref[nothing]'",
