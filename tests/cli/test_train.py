@@ -20,6 +20,7 @@ import yaml
 
 import tlora_ref as tr
 from tests.cli.conftest import Run
+from tests.tiny import tiny_llama, tiny_samples
 
 
 def train(folder: Path, out: str, *more: object) -> list[object]:
@@ -228,6 +229,21 @@ def test_the_model_has_the_name_that_is_given(folder: Path, run: Run) -> None:
     places = ("a/adapter", "a/initial_adapter", "b", "c/adapter")
     names = [json.loads((folder / p / "adapter_config.json").read_text())["base_model_name_or_path"] for p in places]
     assert names == ["someone/their-model"] * 3 + [str(folder / "model")]
+
+
+def test_many_modules_are_told_by_kind_unless_all_are_asked_for(tmp_path: Path, run: Run) -> None:
+    tr.save_model(tiny_llama(num_hidden_layers=6), tmp_path / "model")
+    samples = tiny_samples(4)
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, samples)))
+    common = ("init", tmp_path / "model", "--data", tmp_path / "d.jsonl", "--samples", 3, "--rank", 2)
+    short = run(*common, "--out", tmp_path / "a")[1]
+    whole = run(*common, "--out", tmp_path / "b", "--full")[1]
+    plan = tr.load_peft(tmp_path / "b").plan
+    assert plan is not None and all(f"  {module} " in whole for module in plan.rank) and "kind" not in whole
+    assert "model.layers.5.mlp.up_proj" not in short and short.splitlines()[-2] == whole.splitlines()[-2]
+    ranks = [r for module, r in plan.rank.items() if module.endswith("v_proj")]
+    line = next(line for line in short.splitlines() if line.split()[0] == "v_proj")
+    assert line.split()[1] == "6" and f" {min(ranks)} to {max(ranks)} " in line
 
 
 def test_the_time_left_and_the_time_taken_are_told(folder: Path, run: Run) -> None:

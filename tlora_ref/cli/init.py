@@ -55,6 +55,7 @@ def run(
     device: o.DeviceName = "cpu",
     overwrite: o.Overwrite = False,
     download: o.Download = False,
+    full: o.Full = False,
     json: o.Json = False,
 ) -> None:
     """Calibrate, allocate and initialise: writes a PEFT adapter folder (B is zero)."""
@@ -82,7 +83,7 @@ def run(
     if save_stats is not None:
         statistics.save(save_stats)
         screen.say(f"wrote {save_stats}")
-    adapter = tr.make_adapter(settings, base, statistics, on_plan=lambda plan: show_plan(screen, plan))
+    adapter = tr.make_adapter(settings, base, statistics, on_plan=lambda plan: show_plan(screen, plan, full=full))
     used = {"statistics": str(stats)} if source is None else data_facts(source.file(split))
     prompting = None if source is None else tr.prompting_of(source, rows)
     facts = manifest(context, data=used, calibration=indices, dtype=dtype, **noted(prompting))

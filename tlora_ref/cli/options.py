@@ -34,6 +34,7 @@ Download = Annotated[
     bool, typer.Option("--download", is_eager=True, help="Fetch NAME/REPO from the Hugging Face Hub if need be.")
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.", show_default=False)]
+Full = Annotated[bool, typer.Option("--full", help="Print the allocation of every module, however many.")]
 BaseModelId = Annotated[
     str | None,
     typer.Option("--base-model-id", help="The model's name in adapter_config.json (NAME/REPO); by default MODEL."),

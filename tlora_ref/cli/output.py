@@ -46,7 +46,7 @@ def check_file(path: Path | None, flag: str) -> None:
 def resolved(context: typer.Context) -> dict[str, Any]:
     """What config.yaml holds: every flag of this command that does something, spelled as on the command line."""
     flags: dict[str, Any] = {}
-    unused = {"config", "json", *context.meta.get(UNUSED, ())}
+    unused = {"config", "json", "full", *context.meta.get(UNUSED, ())}
     for parameter in context.command.params:
         if parameter.name in context.params and parameter.name not in unused:
             flags[parameter.opts[0].lstrip("-")] = context.params[parameter.name]

@@ -76,6 +76,7 @@ def run(
     device: o.DeviceName = "cpu",
     overwrite: o.Overwrite = False,
     download: o.Download = False,
+    full: o.Full = False,
     json: o.Json = False,
 ) -> None:
     """Fine-tune: makes the adapter (or takes one), trains it, writes OUT/adapter, history and manifest."""
@@ -105,9 +106,9 @@ def run(
     try:
         indices = None
         if trained is None:
-            trained, indices = made(screen, base, train_samples, making)
+            trained, indices = made(screen, base, train_samples, making, full=full)
         elif trained.plan is not None:
-            show_plan(screen, trained.plan)
+            show_plan(screen, trained.plan, full=full)
         if trainable is None and not trained.frozen_A:
             settings = replace(settings, trainable="AB")
         if facts is None:
@@ -173,12 +174,12 @@ def encoded(
 
 
 def made(
-    screen: Screen, base: tr.Model, samples: Samples, settings: tr.AdapterSettings
+    screen: Screen, base: tr.Model, samples: Samples, settings: tr.AdapterSettings, *, full: bool
 ) -> tuple[tr.Adapter, list[int]]:
     """An adapter of these settings, and which samples calibrated it; the allocation is printed."""
     with screen.progress(f"calibrating on {settings.samples} samples") as progress:
         statistics, indices = tr.calibrate_for(settings, base, samples, progress=progress)
-    return tr.make_adapter(settings, base, statistics, on_plan=lambda plan: show_plan(screen, plan)), indices
+    return tr.make_adapter(settings, base, statistics, on_plan=lambda plan: show_plan(screen, plan, full=full)), indices
 
 
 def fit(
