@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.tiny import tiny_llama
-from tlora_ref.checkpoint import load_model, read_config
+from tlora_ref.checkpoint import load_model, read_config, save_model
 from tlora_ref.errors import CheckpointError, ConfigError, DeviceError
 
 Q0 = "model.layers.0.self_attn.q_proj.weight"
@@ -203,3 +203,21 @@ def test_pages_of_the_file_are_let_go(tmp_path: Path, monkeypatch: pytest.Monkey
     model = load_model(folder)
     assert len(resident) == len(model.tensors) - 1  # with the last tensor the mapping itself is gone
     assert max(resident) == 0
+
+
+def test_widths_that_no_model_has_are_refused_before_they_cost_memory(tmp_path: Path) -> None:
+    save_model(tiny_llama(), tmp_path / "m")
+    path = tmp_path / "m" / "config.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "num_attention_heads": 2**12, "head_dim": 2**12}))  # each of them in bounds
+    with pytest.raises(ConfigError, match=r"q_proj would be \(16777216, 16\): no model is wider"):
+        load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize("value", ['"\\ud800"', "1" * 200, '{"a": "\\udc00"}'])
+def test_json_that_nothing_could_print_or_compute_with_is_refused(tmp_path: Path, value: str) -> None:
+    save_model(tiny_llama(), tmp_path / "m")
+    path = tmp_path / "m" / "config.json"
+    path.write_text(path.read_text().replace('"vocab_size": 31', f'"vocab_size": {value}'))
+    with pytest.raises(CheckpointError, match=r"config\.json: not valid JSON"):
+        load_model(tmp_path / "m")

@@ -562,3 +562,25 @@ def test_tied_tensors_that_differ_are_refused(tmp_path: Path) -> None:
 def test_a_name_of_transformers_4(tmp_path: Path) -> None:
     folder = foreign(tmp_path / "a", {"embed_out": (4, 31, 16)}, target_modules=["embed_out"])
     assert load_peft(folder).modules == ["lm_head"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("shapes", {Q0: [16]}),
+        ("shapes", {Q0: [16, -1]}),
+        ("rank", {Q0: float("inf")}),
+        ("rank", 3),
+        ("scales", {Q0: "x"}),
+        ("sensitivity", {}),
+        ("alpha_init", float("nan")),
+        ("switches", [1]),
+        ("notes", {Q0: {}}),
+        ("adapt_rank", 1),
+    ],
+)
+def test_a_damaged_plan_is_refused(folder: Path, field: str, value: Any) -> None:
+    plan = json.loads((folder / "tlora.json").read_text())["plan"]
+    change(folder, "tlora.json", plan={**plan, field: value})
+    with pytest.raises(CheckpointError, match=rf"tlora\.json: not what this library writes .*{field}.*delete it"):
+        load_peft(folder)

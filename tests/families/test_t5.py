@@ -321,3 +321,9 @@ def test_tokens_that_the_configuration_must_name(key: str) -> None:
     model = made({**RELU, key: None})
     with pytest.raises(ConfigError, match=f'no "{key}"'):
         model([4, 9], labels=[5, -100, 6])
+
+
+def test_a_start_token_beyond_the_vocabulary_is_refused() -> None:
+    model = made({**RELU, "decoder_start_token_id": 40})
+    with pytest.raises(ConfigError, match='"decoder_start_token_id" is 40, but the vocabulary has'):
+        model([1, 2], labels=[3])

@@ -30,6 +30,8 @@ DTYPES_ELSEWHERE = {
 MAX_NAMED = 40
 #: Weights from which on a slow kernel is worth a warning.
 LARGE = 10_000_000
+#: Inputs or outputs of a linear module beyond which config.json is taken to be damaged.
+MAX_WIDTH = 2**22
 
 
 def checked_dtype(name: Any) -> np.dtype[Any]:
@@ -74,9 +76,19 @@ def _config_values(path: Path) -> dict[str, Any]:
 def _configured(path: Path, values: Mapping[str, Any]) -> tuple[Any, type[Model]]:
     try:
         config_class, model_class = family(values.get("model_type"), values.get("architectures"))
-        return config_class.from_dict(values), model_class
+        config = config_class.from_dict(values)
+        _check_widths(config, model_class)
+        return config, model_class
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def _check_widths(config: Any, model_class: type[Model]) -> None:
+    """ConfigError for linear modules (the output matrix aside) that are wider than any model's: heads times channels,
+    say, each of which may be in bounds."""
+    for module, shape in model_class.target_shapes(config).items():
+        if max(shape) > MAX_WIDTH:
+            raise ConfigError(f"config.json: {module} would be {shape}: no model is wider than {MAX_WIDTH:,}")
 
 
 def load_model(
@@ -140,7 +152,7 @@ def _read(
     values = _config_values(folder)
     config, model_class = _configured(folder, values)
     stored = read_tensors(read_folder(folder))
-    bare = not config.labels
+    bare = not getattr(config, "labels", ())
     if labels is not None:
         config, model_class = classifier(config, labels)
     if issubclass(model_class, Encoder) and bare:

@@ -116,6 +116,10 @@ class Seq2SeqLM(VocabularyHead):
         token = getattr(self.config, key)
         if token is None:
             raise ConfigError(f'config.json has no "{key}", which the decoder needs (0 for all published T5 models)')
+        if not 0 <= token < self.config.vocab_size:
+            raise ConfigError(
+                f'config.json: "{key}" is {token}, but the vocabulary has {self.config.vocab_size} tokens'
+            )
         return int(token)
 
     def _loss(self, hidden: Tensor, labels: Array, divisor: float | None) -> tuple[Tensor, int]:

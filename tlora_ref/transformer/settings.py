@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 #: The largest number that counts rows of a table (or tokens), layers, and anything else. More than any model has: a
 #: damaged file must not cost the machine's memory before its numbers are held against the weights.
-MAX_ROWS, MAX_LAYERS, MAX_COUNT = 2**31 - 1, 10_000, 2**24
+MAX_ROWS, MAX_LAYERS, MAX_COUNT = 2**31 - 1, 4096, 2**20
 MAX_CLASSES = 1_000_000
 
 #: Keys that never change what an evaluated model computes: bookkeeping, training-time noise.
