@@ -81,13 +81,18 @@ def word_piece() -> Tokenizer:
 
 def unigram() -> Tokenizer:
     """T5's kind: NFKC, runs of blanks as one, blanks at the end gone."""
-    backend = Tokenizer(models.Unigram())
+    words = sorted({f"▁{word}" for sentence in SENTENCES for word in sentence.split()})
+    parts = sorted({word[:3] for word in words} | {word[-2:] for word in words})
+    letters = sorted({letter for word in words for letter in word})
+    # the trainer's own result differs from run to run; as log-probabilities, longer pieces are likelier than letters
+    scores = {**dict.fromkeys(letters, -5.0), **dict.fromkeys(parts, -6.0), **dict.fromkeys(words, -7.0)}
+    backend = Tokenizer(models.Unigram([*((token, 0.0) for token in SPECIAL), *scores.items()], unk_id=0))
+    backend.add_special_tokens(SPECIAL)
     backend.normalizer = normalizers.Sequence(
         [normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip(left=False, right=True)]
     )
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    trainer = trainers.UnigramTrainer(vocab_size=150, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False)
-    backend.train_from_iterator(SENTENCES, trainer)
+    backend.decoder = decoders.Metaspace(prepend_scheme="always")
     backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
     return backend
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.data_room.test_data import word_tokenizer
-from tlora_ref.data import Tokenizer, chat_template
+from tests.data_room.test_data import CHAT, word_tokenizer
+from tlora_ref.data import Row, Tokenizer, chat_template, encode_rows
 from tlora_ref.errors import DataError
 
 HI = [{"role": "user", "content": "one"}]
@@ -133,6 +133,18 @@ def test_time_and_memory_are_bounded(template: str, monkeypatch: pytest.MonkeyPa
         assert "chat template" in str(error) and len(str(error)) < 1000
     assert time.monotonic() - begun < 8
     assert word_tokenizer(chat="{{ messages[0].content }}").apply_chat_template(HI) == "one"  # and on it goes
+
+
+def test_limits_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is beyond a limit where the next turn is opened is an error at once, and not tried for every turn."""
+    monkeypatch.setattr(chat_template, "SECONDS", 1.5)
+    loop = "{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}"
+    opening = "{% if add_generation_prompt %}" + loop + "{% endif %}"
+    turns = [{"role": role, "content": "one"} for role in ("user", "assistant") * 20]
+    begun = time.monotonic()
+    with pytest.raises(DataError, match=r"the chat template (wrote more than|did not come to an end)"):
+        encode_rows([Row("messages", {"messages": turns}, "a row")], word_tokenizer(chat=CHAT + opening))
+    assert time.monotonic() - begun < 8
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on files")

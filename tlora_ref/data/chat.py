@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from tlora_ref.data.chat_template import Job, Rendered
@@ -59,7 +60,7 @@ class Conversation:
 
     def _spans(self, final: Rendered) -> list[Span]:
         """The characters that are scored: those that the template marks, or the assistant's turns."""
-        turns = Turns(self.messages, self._outcomes, self._closers())
+        turns = Turns(self.messages, self._outcomes, self._closers(), self.where)
         marked = GENERATION.search(self.template.source) is not None
         everything = [i for i, message in enumerate(self.messages) if message["role"] == "assistant"]
         if marked and self.wanted == everything:
@@ -73,11 +74,18 @@ class Conversation:
         return [self.tokenizer.decode([i], skip_special_tokens=False) for i in self.tokenizer.end_ids]
 
     def _outcomes(self, jobs: Sequence[Job]) -> list[Rendered | DataError]:
-        return self.template.outcomes(jobs, self.variables)
+        with self._named():
+            return self.template.outcomes(jobs, self.variables)
 
     def _rendered(self, jobs: Sequence[Job]) -> list[Rendered]:
-        try:
+        with self._named():
             return self.template.render(jobs, self.variables)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors name the row."""
+        try:
+            yield
         except DataError as error:
             raise DataError(f"{self.where}: {error}") from error
 

@@ -17,7 +17,7 @@ from typing import Any
 from tlora_ref.errors import DataError
 
 #: Seconds after which a template that has not come to an end is stopped.
-SECONDS = 10.0
+SECONDS = 5.0
 #: Under which names a message's reasoning is passed; templates read the first, some the second.
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
@@ -41,18 +41,16 @@ class ChatTemplate:
         self.source = source
 
     def outcomes(self, jobs: Sequence[Job], variables: Mapping[str, Any]) -> list[Rendered | DataError]:
-        """What each conversation is rendered as, or why it cannot be; see `render`."""
+        """What each conversation is rendered as, or why it cannot be; see `render`.
+
+        A limit that one of them goes beyond is an error of all: the next may go beyond it too, and they would add up.
+        """
         common = {"tools": None, "documents": None, **variables}
         requests = [
             {**common, "messages": [as_template_sees(m) for m in messages], "add_generation_prompt": opened}
             for messages, opened in jobs
         ]
-        return [
-            DataError(f"the chat template {reply['error']}")
-            if "error" in reply
-            else Rendered(reply["text"], [(start, end) for start, end in reply["spans"]])
-            for reply in _WORKER.ask({"template": self.source, "jobs": requests})
-        ]
+        return [_outcome(reply) for reply in _WORKER.ask({"template": self.source, "jobs": requests})]
 
     def render(self, jobs: Sequence[Job], variables: Mapping[str, Any]) -> list[Rendered]:
         """The conversations as transformers renders them.
@@ -73,6 +71,14 @@ class ChatTemplate:
                 raise outcome
             found.append(outcome)
         return found
+
+
+def _outcome(reply: Mapping[str, Any]) -> Rendered | DataError:
+    if "limit" in reply:
+        raise DataError(f"the chat template {reply['limit']}")
+    if "error" in reply:
+        return DataError(f"the chat template {reply['error']}")
+    return Rendered(reply["text"], [(start, end) for start, end in reply["spans"]])
 
 
 def as_template_sees(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from jinja2.utils import Namespace
 MEMORY = 2**30
 LONGEST = 2**24
 #: Seconds after which this process gives up by itself, should nobody be left to stop it.
-SECONDS = 30
+SECONDS = 15
 
 
 class Writing:
@@ -114,7 +114,7 @@ def compiled(source: str) -> jinja2.Template:
 
 
 def rendered(source: str, variables: dict[str, Any]) -> dict[str, Any]:
-    """{"text", "spans"} of one conversation, or {"error"}."""
+    """{"text", "spans"} of one conversation, or {"error"}, or {"limit"} that it went beyond."""
     try:
         template = compiled(source)
     except (jinja2.exceptions.TemplateError, RecursionError, ValueError) as error:
@@ -126,10 +126,10 @@ def rendered(source: str, variables: dict[str, Any]) -> dict[str, Any]:
             parts.append(part)
             writing.length += len(part)
             if writing.length > LONGEST:
-                return {"error": f"wrote more than {LONGEST:,} characters"}
+                return {"limit": f"wrote more than {LONGEST:,} characters"}
         return {"text": "".join(parts), "spans": writing.spans}
     except MemoryError:
-        return {"error": f"asked for more than {MEMORY >> 20} MiB of memory"}
+        return {"limit": f"asked for more than {MEMORY >> 20} MiB of memory"}
     except Exception as error:  # whatever a template may bring about is its own failure
         return {"error": f"failed on these messages: {str(error) or type(error).__name__}"}
 

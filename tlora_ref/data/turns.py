@@ -30,6 +30,7 @@ class Turns:
     messages : the whole conversation
     outcomes : renders jobs; an error stands in place of what cannot be rendered
     closers : texts of the tokens that may end a turn
+    where : the row, for errors
     """
 
     def __init__(
@@ -37,8 +38,9 @@ class Turns:
         messages: Sequence[Message],
         outcomes: Callable[[Sequence[Job]], list[Rendered | DataError]],
         closers: Sequence[str],
+        where: str,
     ) -> None:
-        self.messages, self.outcomes, self.closers = list(messages), outcomes, closers
+        self.messages, self.outcomes, self.closers, self.where = list(messages), outcomes, closers, where
 
     def spans(self, final: str, wanted: Sequence[int]) -> list[Span]:
         """The characters of `final` (the rendering) from which each wanted message's tokens are learnt.
@@ -92,7 +94,9 @@ class Turns:
         if other == text:
             return None
         if other is None or MARK not in other:
-            raise DataError(f"the words of messages[{i}] cannot be found in what the chat template makes of them")
+            raise DataError(
+                f"{self.where}: the words of messages[{i}] cannot be found in what the chat template makes of them"
+            )
         start = _common(text, other)
         rest, others = text[start:], other[start:]
         return start, len(text) - _common(rest[::-1], others[::-1])
