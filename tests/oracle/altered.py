@@ -44,6 +44,10 @@ def skipped(report: tr.Report, stage: str) -> str:
     return " ".join(f.why for f in report.of("skip") if f.stage == stage)
 
 
+def noted(report: tr.Report, stage: str) -> str:
+    return " ".join(f.why for f in report.of("note") if f.stage == stage)
+
+
 def kind(name: str) -> str:
     """A tensor's name without its module."""
     return re.sub(r"/model\..*", "", name)

@@ -14,9 +14,15 @@ import pytest
 import tlora_ref as tr
 from tests.oracle.altered import MODEL, SAMPLES, Array, Change, changed, kind, replaced, without
 from tests.tiny import tiny_llama
+from tlora_ref.cli.main import main
 from tlora_ref.errors import CheckpointError, ConfigError, ShapeError, TLoRAError
+from tlora_ref.oracle.order import ORDER, STAGE_OF
 from tlora_ref.oracle.traces import Trace, TraceWriter
+from tlora_ref.oracle.traces.names import MODULE_SHAPES, SAMPLE_SHAPES, STEP_SHAPES, kind_of
 from tlora_ref.training import TrainSettings
+
+#: The name of a matrix that a module with a rank has, without the module.
+MATRIX = re.compile(r"^(A|train/\d+/B)/")
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -27,7 +33,10 @@ def test_a_right_candidate_that_recorded_less_is_never_wrong(golden: Path, tmp_p
     def fewer(tensors: dict[str, Array]) -> Mapping[str, Array]:
         if rng.random() < 0.5:
             share = rng.random()
-            return {k: v for k, v in tensors.items() if rng.random() < share}
+            gone = {k for k in tensors if rng.random() >= share}
+            # a matrix that is missing where other modules have theirs is a mistake
+            gone -= {k for k in gone if MATRIX.match(k) and MATRIX.sub("rank/", k) not in gone}
+            return {k: v for k, v in tensors.items() if k not in gone}
         kinds = sorted(set(map(kind, tensors)))
         out = set(rng.sample(kinds, rng.randint(1, len(kinds) - 1)))
         return {k: v for k, v in tensors.items() if kind(k) not in out}
@@ -69,8 +78,8 @@ def test_everything_that_is_recorded_is_judged_or_said_not_to_be(golden: Path, t
 
 
 def test_what_is_recorded_and_cannot_be_judged_is_named(golden: Path) -> None:
-    """Without the weights there is nothing to hold singular values against."""
-    assert tr.compare(golden, golden).unjudged == ["sigma/<m>"]
+    """Without the weights there is nothing to hold singular values and training losses against."""
+    assert set(tr.compare(golden, golden).unjudged) == {"sigma/<m>", "train/loss"}
 
 
 def test_what_is_not_recorded_is_named(golden: Path, tmp_path: Path) -> None:
@@ -171,3 +180,66 @@ def test_a_number_may_be_an_array_of_one(golden: Path, tmp_path: Path) -> None:
     for odd in (np.ones(2), np.ones((1, 1))):
         with pytest.raises(ShapeError):
             writer.add("sample/1/loss", odd)
+
+
+def test_the_verdict_says_what_was_not_judged(golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = tr.compare(golden, golden, checkpoint=MODEL)
+    assert whole.headline == "right in 9 of 9 stages" and set(whole.coverage.values()) == {"full"}
+    candidate = changed(golden, tmp_path / "c", without(r"sample/1/loss|merged/.*|sigma/.*"))
+    report = tr.compare(golden, candidate)
+    assert report.passed
+    assert report.headline == "right in 6 of 9 stages; 1 in part (loss); 2 not judged (gradient, merge)"
+    for require, lacking in ((["merge"], ["merge"]), (["loss"], ["loss"]), (["all"], ["loss", "gradient", "merge"])):
+        report = tr.compare(golden, candidate, require=require)
+        assert not report.passed and report.lacking == lacking and report.first_failing is None
+        assert report.headline.endswith(f"required, and not judged in full: {', '.join(lacking)}")
+    assert tr.compare(golden, candidate, require=["A", "ranks"]).passed
+    assert tr.compare(golden, golden, checkpoint=MODEL, require=["all"]).passed
+    with pytest.raises(ConfigError, match="require init: expected all, or some of loss"):
+        tr.compare(golden, golden, require=["init"])
+    for flags, status in (([], 0), (["--require", "covariance"], 0), (["--require", "all"], 1)):
+        with pytest.raises(SystemExit) as stopped:
+            main(["verify", str(golden), str(candidate), *flags])
+        assert (stopped.value.code or 0) == status
+        assert ("required, and not judged" in capsys.readouterr().out) is bool(status)
+
+
+def test_what_is_no_number_is_wrong_at_its_stage(golden: Path, tmp_path: Path) -> None:
+    """A NaN or an infinity anywhere is a verdict, and makes nothing else wrong by itself."""
+    for number, (what, name) in enumerate(every_kind(golden).items()):
+        if Trace(golden).get(name).dtype.kind != "f":
+            continue
+
+        def broken(tensors: dict[str, Array], name: str = name, number: int = number) -> dict[str, Array]:
+            value = np.array(tensors[name])
+            value.flat[-1] = (np.nan, np.inf)[number % 2]
+            return {**tensors, name: value}
+
+        candidate = changed(golden, tmp_path / str(number), broken)
+        for checkpoint in (MODEL, None):
+            report = tr.compare(golden, candidate, checkpoint=checkpoint)
+            wrong = report.of("fail")
+            assert report.first_failing == STAGE_OF[kind_of(name)], what
+            assert re.search(r"holds (nan|inf) at \[", str(wrong[0].verdict.cause))
+            assert {f.stage for f in wrong} <= {report.first_failing, "adamw"}, [f.line() for f in wrong]
+    with pytest.raises(CheckpointError, match="NaN or infinite"):
+        tr.compare(candidate, golden)
+
+
+def test_every_kind_of_number_has_its_stage() -> None:
+    names = [f"{name}/m" for name in MODULE_SHAPES] + [f"sample/0/{name}/m" for name in SAMPLE_SHAPES]
+    names += [f"train/1/{name}/m" for name in STEP_SHAPES] + [
+        "train/loss",
+        "train/lr",
+        "sample/0/loss",
+        "sample/0/logits",
+    ]
+    assert {kind_of(name) for name in names} == set(STAGE_OF) and set(STAGE_OF.values()) == set(ORDER)
+
+
+def test_a_negative_score_is_a_finding(golden: Path, tmp_path: Path) -> None:
+    """It has no shares: the ranks and scales are held against the golden ones, and follow from it."""
+    for change in (lambda t, k: -t[k], lambda t, k: 0.0 * t[k]):
+        candidate = changed(golden, tmp_path / str(id(change)), replaced("sensitivity/.*", change))
+        report = tr.compare(golden, candidate, checkpoint=MODEL)
+        assert report.first_failing == "sensitivity" and {f.stage for f in report.of("fail")} == {"sensitivity"}

@@ -8,7 +8,7 @@ from tlora_ref.cli.screen import Screen
 from tlora_ref.errors import CheckpointError, ConfigError
 from tlora_ref.oracle.reports.checks import EXPECTED, FAILED, SKIPPED, UNEXPECTED, KitReport
 from tlora_ref.oracle.reports.comparison import Report
-from tlora_ref.oracle.reports.finding import CASCADE, FAIL, SKIP
+from tlora_ref.oracle.reports.finding import CASCADE, FAIL, NOTE, SKIP
 
 #: Failing checks, and findings of a trace, that are printed before the rest is only counted.
 SHOWN_CHECKS, SHOWN_FINDINGS = 6, 12
@@ -55,12 +55,14 @@ def show_findings(screen: Screen, report: Report) -> None:
     skipped = {f"{f.stage}: {f.why}" for f in report.of(SKIP)}
     for text in sorted(skipped):
         screen.say(f"not checked: {text}")
+    for finding in report.of(NOTE):
+        screen.say(f"note: {finding.stage}: {finding.why}")
     if report.unrecorded:
         screen.say("not recorded: " + ", ".join(f"{kind} ({many})" for kind, many in report.unrecorded.items()))
     if report.unjudged:
         screen.say(f"not checked: nothing here tells what {', '.join(report.unjudged)} should be")
     for name, text in report.tolerances.items():
         screen.say(f"tolerance, {name}: {text}")
-    if len(report.of(SKIP)) == len(report.findings):
+    if not report.judged:
         raise CheckpointError("nothing could be checked: the candidate has nothing that the golden trace can judge")
     screen.say(report.headline)

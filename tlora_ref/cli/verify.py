@@ -30,13 +30,17 @@ def run(
     tolerance: Annotated[
         list[str] | None, typer.Option(help="STAGE=FACTOR widens the bounds of a stage; may be repeated.")
     ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(help="STAGE or all: exit with 1 unless it was judged in full; may be repeated."),
+    ] = None,
     json: o.Json = False,
 ) -> None:
     """Hold a candidate against a golden trace, stage by stage: exit status 1 if it is wrong."""
     screen = Screen(json)
     if (golden / CASES).is_file():
-        if checkpoint is not None or tolerance:
-            raise ConfigError(f"{golden} holds vectors: they need no --checkpoint and take no --tolerance")
+        if checkpoint is not None or tolerance or require:
+            raise ConfigError(f"{golden} holds vectors: they take no --checkpoint, --tolerance or --require")
         found = compare_vectors(golden, candidate, dtype=dtype)
         show_checks(screen, found)
         return finish_checks(screen, found)
@@ -46,7 +50,9 @@ def run(
             factors[stage] = float(text)
         except ValueError:
             raise ConfigError(f"--tolerance {stage}={text}: expected a number after the equals sign") from None
-    report = tr.compare(golden, candidate, checkpoint=checkpoint, dtype=dtype, tolerances=factors)
+    report = tr.compare(
+        golden, candidate, checkpoint=checkpoint, dtype=dtype, tolerances=factors, require=require or ()
+    )
     show_findings(screen, report)
     screen.finish(report.to_dict())
     if not report.passed:

@@ -8,7 +8,7 @@ what differs only because of it is called a cascade.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +37,7 @@ def compare(
     checkpoint: str | Path | Model | None = None,
     dtype: str | None = None,
     tolerances: Mapping[str, float] | None = None,
+    require: Iterable[str] = (),
 ) -> Report:
     """Whether `candidate` is what `golden` says it should be, and if not, where it goes wrong first.
 
@@ -47,6 +48,7 @@ def compare(
         candidate's own inputs; without it they are held against the golden quantities alone
     dtype : the precision that the candidate works in; by default what its manifest says
     tolerances : {stage: factor} that widens (or narrows) the derived bounds of a stage
+    require : stages, or "all", that must have been judged in full: else the report does not pass
 
     Raises
     ------
@@ -69,7 +71,8 @@ def compare(
         _same_model(gold, model)
     sides = Sides(gold, mine, model, precision, factors)
     report = Report(walk(sides), sides.said)
-    report.unrecorded, report.unjudged = _left_out(gold, mine)
+    report.required = _required(require)
+    report.unrecorded, report.unjudged = _left_out(gold, sides)
     if not report.passed and report.cause is None and precision.name == "float64":
         report.right_as_float32 = Report(walk(Sides(gold, mine, model, Precision.of("float32"), factors))).passed
     return report
@@ -135,9 +138,19 @@ def _same_model(golden: Trace, model: Model) -> None:
         )
 
 
-def _left_out(golden: Trace, candidate: Trace) -> tuple[dict[str, str], list[str]]:
+def _required(stages: Iterable[str]) -> tuple[str, ...]:
+    """The stages that must be judged, in order; ConfigError for an unknown one."""
+    asked = list(stages)
+    unknown = [stage for stage in asked if stage not in (*ORDER, "all")]
+    if unknown:
+        raise ConfigError(f"require {', '.join(unknown)}: expected all, or some of {', '.join(ORDER)}")
+    return tuple(stage for stage in ORDER if stage in asked or "all" in asked)
+
+
+def _left_out(golden: Trace, sides: Sides) -> tuple[dict[str, str], list[str]]:
     """{kind of name: how many} that the golden trace has and the candidate lacks; kinds that nothing has read."""
-    lacking = [kind_of(name) for name in golden.names() if not candidate.has(name)]
+    candidate = sides.candidate
+    lacking = [kind_of(name) for name in golden.names() if not candidate.has(name) and name not in sides.not_finite]
     every = [kind_of(name) for name in golden.names()]
     unrecorded = {kind: f"{lacking.count(kind)} of {every.count(kind)}" for kind in dict.fromkeys(lacking)}
     unread = [kind_of(name) for name in candidate.names() if name not in candidate.read]

@@ -14,3 +14,21 @@ ORDER: dict[str, tuple[str, tuple[str, ...]]] = {
     "adamw": ("AdamW", ("loss", "sensitivity", "covariance", "ranks", "scales", "A", "gradient")),
     "merge": ("Eq. 1", ("loss", "sensitivity", "covariance", "ranks", "scales", "A", "gradient", "adamw")),
 }
+
+#: Kind of name, as FORMAT.md writes it -> the stage that says whether it is right. What a run is made on has none.
+STAGE_OF: dict[str, str] = {
+    kind: stage
+    for stage, kinds in {
+        "loss": "sample/<n>/loss sample/<n>/logits",
+        "covariance": "covariance/<m> sample/<n>/input/<m> sample/<n>/input_sum/<m> sample/<n>/tokens/<m>",
+        "sensitivity": "sensitivity/<m> sample/<n>/sensitivity/<m> sample/<n>/grad_W/<m>",
+        "ranks": "rank_eq6/<m> rank/<m>",
+        "scales": "alpha/<m> scale/<m>",
+        "A": "sigma/<m> A/<m>",
+        "gradient": "train/loss train/<t>/grad_B/<m> train/<t>/grad_A/<m>",
+        "adamw": "train/lr train/<t>/B/<m> train/<t>/exp_avg/<m> train/<t>/exp_avg_sq/<m> "
+        "train/<t>/A/<m> train/<t>/A_exp_avg/<m> train/<t>/A_exp_avg_sq/<m>",
+        "merge": "merged/<m>",
+    }.items()
+    for kind in kinds.split()
+}

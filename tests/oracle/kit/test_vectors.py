@@ -125,7 +125,6 @@ def damaged(folder: Path, outputs: dict[str, Array], refused: list[str]) -> dict
         "expected 'tlora_ref.outputs', version 1": write(folder / "version", outputs, refused, version=2),
         "is no output": write(folder / "odd", outputs | {"covariance/odd/C": np.ones(1)}, refused),
         "expected (": write(folder / "shape", outputs | {id: np.ones((1, 2))}, refused),
-        "nan": write(folder / "nan", outputs | {id: outputs[id] * np.nan}, refused),
     }
 
 
@@ -140,6 +139,9 @@ def test_the_command_judges_and_refuses(tmp_path: Path, capsys: pytest.CaptureFi
     twice = {name: t * 2 if name.startswith("merge") else t for name, t in outputs.items()}
     assert status(write(tmp_path / "wrong", twice, refused)) == 1
     capsys.readouterr()
+    name = "covariance/typical/C"
+    assert status(write(tmp_path / "nan", outputs | {name: outputs[name] * np.nan}, refused)) == 1
+    assert "holds nan at [0, 0]" in capsys.readouterr().out
     for said, candidate in damaged(tmp_path, outputs, refused).items():
         assert status(candidate) == 2
         assert said.lower() in capsys.readouterr().err.lower()

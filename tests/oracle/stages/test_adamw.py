@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import tlora_ref as tr
-from tests.oracle.altered import MODEL, SAMPLES, SETTINGS, Array, changed, replaced, skipped, without
+from tests.oracle.altered import MODEL, SAMPLES, SETTINGS, Array, changed, noted, replaced, skipped, without
 from tests.oracle.stages.cases import cases
 from tlora_ref.errors import ConfigError
 from tlora_ref.method.adamw import adamw_step, clip_factor
@@ -149,12 +149,12 @@ def test_a_candidate_is_judged_by_its_own_settings(changes: dict[str, Any], tmp_
     assert tr.compare(tmp_path / "c", tmp_path / "c", checkpoint=MODEL).passed
     report = tr.compare(tmp_path / "g", tmp_path / "c", checkpoint=MODEL)
     assert report.passed, [finding.line() for finding in report.of("fail")][:3]
-    assert all(f"{name} " in skipped(report, "adamw") for name in changes)
+    assert all(f"{name} " in noted(report, "adamw") for name in changes)
     manifest = json.loads((tmp_path / "c" / "manifest.json").read_text())
     for block in ({}, json.loads((tmp_path / "g" / "manifest.json").read_text())["train"]):
         (tmp_path / "c" / "manifest.json").write_text(json.dumps({**manifest, "train": block}))
         report = tr.compare(tmp_path / "g", tmp_path / "c", checkpoint=MODEL)
-        assert report.first_failing == "adamw" and "own settings" not in skipped(report, "adamw")
+        assert report.first_failing == "adamw" and "own settings" not in noted(report, "adamw")
     said = {name: manifest["train"][name] for name in changes}  # what it leaves out is the golden run's
     (tmp_path / "c" / "manifest.json").write_text(json.dumps({**manifest, "train": said}))
     assert tr.compare(tmp_path / "g", tmp_path / "c", checkpoint=MODEL).passed

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tlora_ref as tr
-from tests.oracle.altered import MODEL, SAMPLES, Array, changed, replaced, skipped, without
+from tests.oracle.altered import MODEL, SAMPLES, Array, changed, noted, replaced, skipped, without
 from tlora_ref.oracle.traces import Trace
 
 
@@ -46,10 +46,20 @@ def test_a_candidate_that_does_not_record_how_it_trained_A_is_not_called_wrong(
         assert ("A or the moments before it" in skipped(report, "adamw")) is (what != "grad_A")
 
 
-def test_a_module_whose_A_is_missing_is_not_taken_for_one_without_an_adapter(golden: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("quantity", "stage"), [("A", "A"), ("train/1/B", "adamw"), ("train/2/B", "adamw")])
+def test_a_rank_without_its_matrix_is_wrong(quantity: str, stage: str, golden: Path, tmp_path: Path) -> None:
+    """Where other modules have theirs; nor is it taken for a module without an adapter."""
     module = Trace(golden).modules("A")[1]
-    report = tr.compare(golden, changed(golden, tmp_path / "c", without(f"A/{module}")), checkpoint=MODEL)
-    assert report.passed and "A, B, scale or the batch is not recorded" in skipped(report, "gradient")
+    for checkpoint in (MODEL, None):
+        candidate = changed(golden, tmp_path / f"c{checkpoint is None}", without(f"{quantity}/{module}"))
+        report = tr.compare(golden, candidate, checkpoint=checkpoint)
+        assert report.first_failing == stage and [f.module for f in report.of("fail")] == [module]
+        assert "and there is no matrix" in str(report.cause)
+    assert quantity == "train/2/B" or "A, B, scale or the batch is not recorded" in skipped(
+        tr.compare(golden, candidate, checkpoint=MODEL), "gradient"
+    )
+    none = changed(golden, tmp_path / "none", without(rf"{quantity}/.*"))
+    assert tr.compare(golden, none, checkpoint=MODEL).passed
 
 
 @pytest.mark.parametrize(("gone", "wrong"), [("train/1/grad_B/", "train/1/grad_B/"), ("train/1/B/", "train/3/grad_B/")])
@@ -67,11 +77,11 @@ def test_a_step_on_other_samples_is_said_to_be(golden: Path, tmp_path: Path) -> 
         return {**tensors, "train/2/labels": np.roll(tensors["train/2/labels"], 1, axis=1)}
 
     report = tr.compare(golden, changed(golden, tmp_path / "c", swapped))
-    assert "step 2: made on other samples" in skipped(report, "gradient")
+    assert "step 2: made on other samples" in noted(report, "gradient")
 
     def padded(tensors: dict[str, Array], name: str) -> Array:
         """Its rows in the other order, and wider."""
         return np.pad(tensors[name], ((0, 0), (0, 3)), constant_values=-100)[::-1]
 
     other = changed(golden, tmp_path / "d", replaced("train/2/labels", padded))
-    assert "made on other samples" not in skipped(tr.compare(golden, other), "gradient")
+    assert "made on other samples" not in noted(tr.compare(golden, other), "gradient")

@@ -6,9 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tlora_ref.oracle.order import ORDER
-from tlora_ref.oracle.reports.finding import CASCADE, FAIL, PASS, SKIP, Finding
+from tlora_ref.oracle.order import ORDER, STAGE_OF
+from tlora_ref.oracle.reports.finding import CASCADE, FAIL, NOTE, PASS, SKIP, Finding
 from tlora_ref.oracle.verdict import AS_FLOAT32
+
+#: How much of a stage could be judged.
+FULL, PART, NONE = "full", "part", "none"
 
 
 @dataclass(repr=False)
@@ -20,6 +23,7 @@ class Report:
     right_as_float32 : a candidate that claims float64 is wrong, but would be right if it claimed float32
     unrecorded : {kind of name: "k of n"} that the golden trace has and the candidate does not
     unjudged : kinds of names that the candidate has and that nothing was held against
+    required : stages that must have been judged in full
     """
 
     findings: list[Finding]
@@ -27,6 +31,7 @@ class Report:
     right_as_float32: bool = False
     unrecorded: dict[str, str] = field(default_factory=dict)
     unjudged: list[str] = field(default_factory=list)
+    required: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         rows = [f"  {stage}: {status}, {text:.200}" for stage, _, status, text, _ in self.rows()]
@@ -35,16 +40,39 @@ class Report:
     @property
     def headline(self) -> str:
         """The verdict in a line."""
-        if self.passed:
-            return "right: everything that was checked agrees"
-        if self.first_failing is None:
+        if not self.judged:
             return "nothing could be checked"
+        if self.first_failing is None:
+            covered = [stage for stage in ORDER if self.coverage[stage] == FULL]
+            said = [f"right in {len(covered)} of {len(ORDER)} stages"]
+            for how, text in ((PART, "in part"), (NONE, "not judged")):
+                stages = [stage for stage in ORDER if self.coverage[stage] == how]
+                said += [f"{len(stages)} {text} ({', '.join(stages)})"] if stages else []
+            said += [f"required, and not judged in full: {', '.join(self.lacking)}"] if self.lacking else []
+            return "; ".join(said)
         return f"wrong: the first failing stage is {self.first_failing}; likely cause: {self.cause or 'unknown'}"
 
     @property
     def passed(self) -> bool:
-        """Nothing that could be checked is wrong, and something could be."""
-        return not self.of(FAIL) and not self.of(CASCADE) and bool(self.of(PASS))
+        """Nothing that could be checked is wrong, something could be, and what was required was."""
+        return not self.of(FAIL) and not self.of(CASCADE) and bool(self.of(PASS)) and not self.lacking
+
+    @property
+    def judged(self) -> list[Finding]:
+        """The findings that say right or wrong."""
+        return [finding for finding in self.findings if finding.verdict is not None]
+
+    @property
+    def coverage(self) -> dict[str, str]:
+        """{stage: "full", "part" or "none"}: how much of it could be judged."""
+        judged, skipped = ({f.stage for f in found} for found in (self.judged, self.of(SKIP)))
+        skipped |= {STAGE_OF[kind] for kind in self.unjudged if kind in STAGE_OF}
+        return {stage: NONE if stage not in judged else PART if stage in skipped else FULL for stage in ORDER}
+
+    @property
+    def lacking(self) -> list[str]:
+        """The required stages that were not judged in full."""
+        return [stage for stage in self.required if self.coverage[stage] != FULL]
 
     @property
     def first_failing(self) -> str | None:
@@ -72,12 +100,12 @@ class Report:
             mine = [f for f in self.findings if f.stage == stage]
             status = next((s for s in (FAIL, CASCADE, PASS) if any(f.status == s for f in mine)), SKIP)
             wrong = sum(f.status == status for f in mine)
-            checked = sum(f.status != SKIP for f in mine)
+            checked = sum(f.verdict is not None for f in mine)
             text = {
                 FAIL: f"{wrong} of {checked} wrong",
                 CASCADE: f"{wrong} of {checked} differ: follows from {self.first_failing}",
                 PASS: f"{checked} checked",
-                SKIP: "; ".join(sorted({f.why for f in mine})) or "not recorded",
+                SKIP: "; ".join(sorted({f.why for f in mine if f.status == SKIP})) or "not recorded",
             }[status]
             rows.append((stage, equation, status, text, _worst(f for f in mine if f.status == status)))
         return rows
@@ -88,7 +116,10 @@ class Report:
             "passed": self.passed,
             "first_failing": self.first_failing,
             "cause": self.cause,
-            "counts": {status: len(self.of(status)) for status in (PASS, FAIL, CASCADE, SKIP)},
+            "counts": {status: len(self.of(status)) for status in (PASS, FAIL, CASCADE, SKIP, NOTE)},
+            "coverage": self.coverage,
+            "required": list(self.required),
+            "lacking": self.lacking,
             "tolerances": self.tolerances,
             "unrecorded": self.unrecorded,
             "unjudged": self.unjudged,

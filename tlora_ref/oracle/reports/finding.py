@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tlora_ref.oracle.order import ORDER
 from tlora_ref.oracle.verdict import Verdict
 
-PASS, FAIL, CASCADE, SKIP = "pass", "fail", "cascade", "skip"
+PASS, FAIL, CASCADE, SKIP, NOTE = "pass", "fail", "cascade", "skip", "note"
 
 OWN_INPUTS, GOLDEN = "own inputs", "golden"
 
@@ -19,7 +19,8 @@ class Finding:
     Attributes
     ----------
     against : "own inputs" (the stage, recomputed from what the candidate itself says went into it) or "golden"
-    status : "pass", "fail", "cascade" (wrong only because an earlier stage is) or "skip" (not there to be checked)
+    status : "pass", "fail", "cascade" (wrong only because an earlier stage is), "skip" (not there to be checked) or
+        "note" (said, not judged)
     """
 
     stage: str

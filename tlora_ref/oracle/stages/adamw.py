@@ -33,10 +33,12 @@ L2 = "weight decay is added to the gradient (Adam with L2, not AdamW)"
 def findings(sides: Sides) -> list[Finding]:
     """Every recorded update from the candidate's own gradient, moments and matrix before it; and the learning rates."""
     c = sides.candidate
-    steps = c.numbered("train", "grad_B")
+    steps, recorded = c.numbered("train", "grad_B"), c.numbered("train", "B")
+    without_B = [sides.missing("adamw", f"train/{step}/B", m) for step in recorded for m in sides.golden.shapes]
+    found = [finding for finding in without_B if finding is not None]
     if not steps or not sides.train:
-        return [sides.skipped("adamw", None, "no training recorded")]
-    found = _other_settings(sides) + ([rates(sides)] if c.has("train/lr") else [])
+        return [*found, sides.skipped("adamw", None, "no training recorded")]
+    found += _other_settings(sides) + ([rates(sides)] if c.has("train/lr") else [])
     for step in steps:
         clip = clip_of(sides, step)
         for letter in sides.letters:
@@ -58,7 +60,7 @@ def _other_settings(sides: Sides) -> list[Finding]:
         if golden and sides.train[name] != golden[name]
     ]
     why = f"trained with {', '.join(other)}: judged by its own settings"
-    return [sides.skipped("adamw", None, why)] if other else []
+    return [sides.noted("adamw", why)] if other else []
 
 
 def _update(sides: Sides, step: int, letter: str, m: str, clip: Clip) -> list[Finding]:

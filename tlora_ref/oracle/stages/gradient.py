@@ -87,7 +87,7 @@ def _batch(sides: Sides, step: int) -> list[Finding]:
     if not sides.both(name) or rows(sides.candidate) == rows(sides.golden):
         return []
     why = f"step {step}: made on other samples than the golden run's, and judged on those"
-    return [sides.skipped("gradient", None, why)]
+    return [sides.noted("gradient", why)]
 
 
 def _training_loss(sides: Sides, step: int, loss: Array) -> list[Finding]:

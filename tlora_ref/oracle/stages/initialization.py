@@ -27,7 +27,7 @@ def findings(sides: Sides) -> list[Finding]:
     for module in sides.golden.modules("A"):
         W = sides.weight(module)
         if not sides.candidate.has(f"A/{module}"):
-            found.append(sides.skipped("A", module, "not recorded (or rank 0)"))
+            found.append(sides.missing("A", "A", module) or sides.skipped("A", module, "not recorded (or rank 0)"))
         elif sides.golden.manifest.init != "wc-svd":
             found.append(sides.skipped("A", module, f'init "{sides.golden.manifest.init}" is not judged by its rows'))
         elif W is None:

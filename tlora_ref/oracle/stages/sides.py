@@ -10,8 +10,8 @@ import numpy as np
 
 from tlora_ref.backend import Array
 from tlora_ref.oracle.precision import Precision
-from tlora_ref.oracle.reports.finding import GOLDEN, OWN_INPUTS, Finding
-from tlora_ref.oracle.stages.bounds import SAFETY, Slip, entries, stored
+from tlora_ref.oracle.reports.finding import GOLDEN, NOTE, OWN_INPUTS, SKIP, Finding
+from tlora_ref.oracle.stages.bounds import SAFETY, Slip, entries, malformed, stored
 from tlora_ref.oracle.traces.manifest import completed
 from tlora_ref.oracle.traces.reader import Trace
 from tlora_ref.oracle.traces.replay import Replay
@@ -33,7 +33,10 @@ class Sides:
     def __init__(
         self, golden: Trace, candidate: Trace, model: Model | None, precision: Precision, factors: Mapping[str, float]
     ) -> None:
-        self.golden, self.candidate, self.model, self.factors = golden, candidate, model, factors
+        self.golden, self.model, self.factors = golden, model, factors
+        #: What the candidate recorded that is not finite is wrong, and as good as not recorded for all else.
+        self.not_finite = candidate.not_finite()
+        self.candidate = candidate.without(self.not_finite) if self.not_finite else candidate
         self.precision = precision
         self.switches = golden.manifest.resolved()
         #: The optimizer's settings that the candidate is judged by: its own, where it says them, else the golden run's.
@@ -93,7 +96,11 @@ class Sides:
 
     def skipped(self, stage: str, module: str | None, why: str) -> Finding:
         """What could not be checked, and why."""
-        return Finding(stage, OWN_INPUTS, module, None, "", why)
+        return Finding(stage, OWN_INPUTS, module, None, SKIP, why)
+
+    def noted(self, stage: str, why: str) -> Finding:
+        """What a reader should know of how a stage was judged."""
+        return Finding(stage, OWN_INPUTS, None, None, NOTE, why)
 
     @property
     def adapted(self) -> list[str]:
@@ -101,6 +108,14 @@ class Sides:
         ranks = {m: f"rank/{m}" for m in self.golden.shapes}
         trace = self.candidate if all(map(self.candidate.has, ranks.values())) else self.golden
         return [m for m, name in ranks.items() if trace.has(name) and trace.get(name) > 0]
+
+    def missing(self, stage: str, quantity: str, module: str) -> Finding | None:
+        """That the candidate gives a module a rank and no such matrix, where it records those of other modules."""
+        c = self.candidate
+        rank = float(c.get(f"rank/{module}")) if c.has(f"rank/{module}") else 0.0
+        if rank == 0.0 or c.has(f"{quantity}/{module}") or not c.modules(quantity):
+            return None
+        return self.own(stage, module, malformed(stage, quantity, f"the rank is {rank:g}, and there is no matrix"))
 
     def both(self, name: str) -> bool:
         """Whether both traces have this quantity."""
@@ -121,11 +136,13 @@ class Sides:
         return [trace.get(name) for name in names] if names and all(map(trace.has, names)) else None
 
     def scores(self) -> tuple[Array, str]:
-        """S of all modules: the candidate's own where it has them all, else the golden ones."""
-        modules = list(self.golden.shapes)
-        own = all(self.candidate.has(f"sensitivity/{m}") for m in modules)
-        trace = self.candidate if own else self.golden
-        return np.array([float(trace.get(f"sensitivity/{m}")) for m in modules]), OWN_INPUTS if own else GOLDEN
+        """S of all modules: the candidate's own where it has them all and they have shares, else the golden ones."""
+        names = [f"sensitivity/{m}" for m in self.golden.shapes]
+        if all(map(self.candidate.has, names)):
+            own = np.array([float(self.candidate.get(name)) for name in names])
+            if own.min() >= 0.0 and own.sum() > 0.0:  # else there are no shares: a mistake of the stage before
+                return own, OWN_INPUTS
+        return np.array([float(self.golden.get(name)) for name in names]), GOLDEN
 
     def A_before(self, step: int, m: str) -> Array | None:
         """The candidate's A as step `step` found it; None where it trains A and did not record it."""

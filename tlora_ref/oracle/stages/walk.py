@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from tlora_ref.oracle.order import ORDER
-from tlora_ref.oracle.reports.finding import CASCADE, FAIL, GOLDEN, PASS, SKIP, Finding
+from tlora_ref.oracle.order import ORDER, STAGE_OF
+from tlora_ref.oracle.reports.finding import CASCADE, FAIL, GOLDEN, PASS, Finding
 from tlora_ref.oracle.stages import (
     adamw,
     covariance,
@@ -18,7 +18,9 @@ from tlora_ref.oracle.stages import (
     scales,
     sensitivity,
 )
+from tlora_ref.oracle.stages.bounds import malformed
 from tlora_ref.oracle.stages.sides import Sides
+from tlora_ref.oracle.traces.names import kind_of
 
 #: Stage -> what it finds: its quantities by the candidate's own inputs, and against the golden ones.
 STAGES: dict[str, Callable[[Sides], list[Finding]]] = {
@@ -38,7 +40,18 @@ def walk(sides: Sides) -> list[Finding]:
     """The findings of every stage, in the order of a run, each with its status."""
     found: list[Finding] = []
     for stage in ORDER:
-        found += _settled(stage, STAGES[stage](sides), found)
+        found += _settled(stage, _not_finite(sides, stage) + STAGES[stage](sides), found)
+    return found
+
+
+def _not_finite(sides: Sides, stage: str) -> list[Finding]:
+    """What the candidate recorded for this stage and is no number."""
+    found = []
+    for name, (index, value) in sides.not_finite.items():
+        if STAGE_OF[kind_of(name)] == stage:
+            module = next((m for m in sides.golden.shapes if name.endswith(f"/{m}")), None)
+            verdict = malformed(stage, name.removesuffix(f"/{module}"), f"holds {value} at {list(index)}")
+            found.append(sides.own(stage, module, replace(verdict, index=index)))
     return found
 
 
@@ -48,7 +61,7 @@ def _settled(stage: str, found: list[Finding], before: list[Finding]) -> list[Fi
 
     def status(f: Finding) -> str:
         if f.verdict is None:
-            return SKIP
+            return f.status
         if f.verdict.passed:
             return PASS
         # wrong against golden alone, after a right recomputation, and with nothing wrong before: still wrong

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +46,8 @@ class Trace:
                 found = check_name(name, self._tensors[name].shape, self.shapes)
             except (ConfigError, ShapeError) as error:
                 raise CheckpointError(f"{self.folder / TENSORS}: {error}") from error
-            if name.startswith("rank/"):
-                found = name.removeprefix("rank/"), int(self.get(name))
+            if name.startswith("rank/") and np.isfinite(self._tensors[name]):
+                found = name.removeprefix("rank/"), int(self._tensors[name])
             if found is not None:
                 first, where = ranks.setdefault(found[0], (found[1], name))
                 if first != found[1]:
@@ -59,8 +59,8 @@ class Trace:
         """The lists over the steps reach as far as the steps that are recorded."""
         last = max(self.numbered("train", "grad_B") + self.numbered("train", "B"), default=0)
         for name in ("train/loss", "train/lr"):
-            if self.has(name) and len(self.get(name)) < last:
-                said = f"{name} has {len(self.get(name))} entries, but step {last} is recorded"
+            if self.has(name) and len(self._tensors[name]) < last:
+                said = f"{name} has {len(self._tensors[name])} entries, but step {last} is recorded"
                 raise CheckpointError(f"{self.folder / TENSORS}: {said}")
 
     def __repr__(self) -> str:
@@ -85,6 +85,20 @@ class Trace:
             return np.asarray(tensor)
         check_finite(str(self.folder / TENSORS), name, tensor)
         return np.asarray(tensor, dtype=np.float64)
+
+    def not_finite(self) -> dict[str, tuple[tuple[int, ...], float]]:
+        """{name: the first place, and what stands there} of every quantity that holds a NaN or an infinity."""
+        found = {}
+        for name, tensor in self._tensors.items():
+            finite = np.isfinite(tensor)
+            if not finite.all():
+                index = tuple(int(i) for i in np.argwhere(~finite)[0])
+                found[name] = index, float(tensor[index])
+        return found
+
+    def without(self, names: Collection[str]) -> Trace:
+        """The trace without these quantities."""
+        return Trace.of(self.manifest, {n: x for n, x in self._tensors.items() if n not in names}, str(self.folder))
 
     def modules(self, prefix: str) -> list[str]:
         """The modules, in model order, that have a quantity of this prefix (`"A"`, `"sample/0/input"`, ...)."""
