@@ -44,16 +44,21 @@ def run(
         found = compare_vectors(golden, candidate, dtype=dtype)
         show_checks(screen, found)
         return finish_checks(screen, found)
-    factors = {}
-    for stage, text in o.pairs("--tolerance", tolerance).items():
-        try:
-            factors[stage] = float(text)
-        except ValueError:
-            raise ConfigError(f"--tolerance {stage}={text}: expected a number after the equals sign") from None
     report = tr.compare(
-        golden, candidate, checkpoint=checkpoint, dtype=dtype, tolerances=factors, require=require or ()
+        golden, candidate, checkpoint=checkpoint, dtype=dtype, tolerances=factors(tolerance), require=require or ()
     )
     show_findings(screen, report)
     screen.finish(report.to_dict())
     if not report.passed:
         raise typer.Exit(1)
+
+
+def factors(tolerance: list[str] | None) -> dict[str, float]:
+    """--tolerance STAGE=FACTOR, as numbers."""
+    found = {}
+    for stage, text in o.pairs("--tolerance", tolerance).items():
+        try:
+            found[stage] = float(text)
+        except ValueError:
+            raise ConfigError(f"--tolerance {stage}={text}: expected a number after the equals sign") from None
+    return found
