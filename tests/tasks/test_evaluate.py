@@ -9,6 +9,7 @@ import pytest
 
 import tlora_ref as tr
 from tests.cli.test_eval_tasks import own_response, rows, saved
+from tlora_ref.errors import DataError
 from tlora_ref.tasks import exact_matches, write_responses
 
 
@@ -53,3 +54,12 @@ def test_exact_matches_and_what_can_be_answered(answering: tr.Answering, tmp_pat
     assert answering.answerable(found, unlabelled=names[:1]) == found[1:]
     matches = exact_matches(answering, found[:2])
     assert (matches.right, matches.rows) == (1, 2)
+
+
+def test_an_empty_option_cannot_be_weighed(answering: tr.Answering, tmp_path: Path) -> None:
+    """It would be left out, and the options after it would stand in its place."""
+    data = rows(tmp_path / "d.jsonl", *({"prompt": "w5", "completion": text} for text in ("w3", " ", "w4")))
+    options = tr.DataSource(data).rows()
+    with pytest.raises(DataError, match="a response cannot be weighed"):
+        answering.samples(options)
+    assert len(answering.samples([options[0], options[2]])) == 2

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlora_ref.data import Row, Tokenizer, encode_prompt, encode_rows, sample_form
+from tlora_ref.errors import DataError
 from tlora_ref.tasks.scoring import cut
 from tlora_ref.transformer import Model
 
@@ -62,6 +63,9 @@ class Answering:
         return [row for row in rows if (self.fits(row) if row.where in long else row.where not in dropped)]
 
     def samples(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        """A sample a row, none left out."""
+        """A sample a row; DataError if one has nothing to weigh (an empty option)."""
         names = getattr(self.model.config, "labels", ())
-        return encode_rows(rows, self.tokenizer, template=self.template, form=self.form, class_names=names)[0]
+        found, report = encode_rows(rows, self.tokenizer, template=self.template, form=self.form, class_names=names)
+        if len(found) < len(rows):
+            raise DataError(f"a response cannot be weighed: {'; '.join(report.lines())}")
+        return found
