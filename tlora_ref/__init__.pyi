@@ -1,7 +1,7 @@
 from .adapter import Adapter, Plan, allocate, initialize
 from .autograd import grad, gradcheck
 from .calibration import CalibrationStats, calibrate
-from .checkpoint import find_model, load_model, load_peft, save_model, save_peft, save_universal
+from .checkpoint import export_adapter, find_model, load_model, load_peft, save_model, save_peft, save_universal
 from .data import load_tokenizer
 from .errors import TLoRAError
 from .method.switches import PROFILES, Switches, resolve
@@ -55,6 +55,7 @@ __all__ = [
     "encode_question",
     "evaluate",
     "evaluate_task",
+    "export_adapter",
     "find_model",
     "grad",
     "gradcheck",

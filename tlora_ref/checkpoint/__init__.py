@@ -1,5 +1,6 @@
 """Hugging Face folders in and out, PEFT adapters in and out: the one room that knows files and their vendors."""
 
+from tlora_ref.checkpoint.export import FORMATS, export_adapter
 from tlora_ref.checkpoint.folders import adapter_facts, adapter_folder, check_model_folder, holds_adapter
 from tlora_ref.checkpoint.hub import find_model
 from tlora_ref.checkpoint.load import load_model, read_config
@@ -9,10 +10,12 @@ from tlora_ref.checkpoint.save import file_dtype, rounding_report, save_model
 from tlora_ref.checkpoint.write import check_output
 
 __all__ = [
+    "FORMATS",
     "adapter_facts",
     "adapter_folder",
     "check_model_folder",
     "check_output",
+    "export_adapter",
     "file_dtype",
     "find_model",
     "holds_adapter",
