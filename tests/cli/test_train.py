@@ -50,7 +50,7 @@ def test_json_is_all_there_is_on_standard_output(folder: Path, run: Run) -> None
 def test_one_line_a_step_where_there_is_no_terminal(folder: Path, run: Run) -> None:
     _, said, _ = run(*train(folder, "a", "--steps", 4))
     assert [line.split()[1] for line in said.splitlines() if line.startswith("step ")] == ["1", "2", "3", "4"]
-    _, said, _ = run(*train(folder, "b", "--steps", 4, "--log-every", 3))
+    _, said, _ = run(*train(folder, "b", "--steps", 4, "--log-every", 3, "--eval-every", 4))
     assert [line.split()[1] for line in said.splitlines() if line.startswith("step ")] == ["1", "3", "4"]
 
 
@@ -190,7 +190,7 @@ def test_ctrl_c_keeps_the_state_and_the_command_it_names_ends_bit_identical(fold
     python = [sys.executable, "-m", "tlora_ref"]
 
     def words(out: str) -> list[str]:
-        return [str(word) for word in train(folder, out, "--steps", 1500, "--save-every", 20, "--overwrite")]
+        return [str(word) for word in train(folder, out, "--steps", 1500, "--save-every", 20, "--keep", "last", "--overwrite")]
 
     heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are told to ignore it
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -1,6 +1,6 @@
 """`tlora-ref`: the commands put together, and every error turned into one clear line and an exit status.
 
-Exit status: 0 good, 1 checked and found wrong, 2 bad input, 130 stopped by Ctrl-C.
+Exit status: 0 good, 1 checked and found wrong, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import typer
 
 from tlora_ref.cli import check, demo, eval, export, generate, init, merge, plan, report, trace, train, verify
 from tlora_ref.cli.screen import linear_algebra_line, warn
+from tlora_ref.cli.stopping import heed_sigterm, told
 from tlora_ref.cli.words import check_words
 from tlora_ref.errors import TLoRAError
 from tlora_ref.provenance import provenance
@@ -47,15 +48,16 @@ def about(
 
 
 def interruptible(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, with Ctrl-C answered by a line and exit status 130 (`train` says more: it keeps its state)."""
+    """`command`, with Ctrl-C answered by a line and its exit status (`train` says more: it keeps its state)."""
 
     @functools.wraps(command)
     def wrapped(*arguments: Any, **options: Any) -> None:
         try:
             command(*arguments, **options)
-        except KeyboardInterrupt:
-            print("stopped by Ctrl-C: nothing was written", file=sys.stderr)
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as stop:
+            what, status = told(stop)
+            print(f"stopped by {what}: nothing was written", file=sys.stderr)
+            raise typer.Exit(status) from None
 
     return wrapped
 
@@ -70,6 +72,7 @@ for command in COMMANDS:
 def main(arguments: list[str] | None = None) -> None:
     """The console script: runs a command and exits; an expected error becomes one message on standard error."""
     given = sys.argv[1:] if arguments is None else arguments
+    heed_sigterm()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: warn(str(message))

@@ -72,6 +72,16 @@ MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest generated respon
 LearningRate = Annotated[float, typer.Option(help="Peak learning rate.")]
 Schedule = Annotated[str, typer.Option(help="cosine, linear or constant.")]
 WarmupRatio = Annotated[float, typer.Option(help="Share of the steps in which the rate rises.")]
+WarmupSteps = Annotated[int | None, typer.Option(min=0, help="How many steps it rises, in place of a share.")]
+LeastRate = Annotated[float, typer.Option("--min-lr", help="Where the cosine ends.")]
+Cycles = Annotated[int, typer.Option(help="How many cosines cosine_with_restarts makes.")]
+ValidShare = Annotated[float | None, typer.Option(help="Hold out this share of the rows, drawn by --seed.")]
+EvalEvery = Annotated[int | None, typer.Option(min=1, help="Evaluate every so many steps; else after each epoch.")]
+Keep = Annotated[str, typer.Option(help="Which weights OUT/adapter holds: best (by held-out loss) or last.")]
+Patience = Annotated[int | None, typer.Option(min=1, help="Stop after so many evaluations without a better one.")]
+SaveEvery = Annotated[
+    int | None, typer.Option(min=1, help="Save the state every so many steps; every five minutes in any case.")
+]
 Betas = Annotated[tuple[float, float], typer.Option(help="AdamW's two.", metavar="FLOAT FLOAT")]
 Eps = Annotated[float, typer.Option(help="AdamW's.")]
 WeightDecay = Annotated[float, typer.Option(help="AdamW's decoupled decay.")]

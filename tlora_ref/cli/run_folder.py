@@ -19,6 +19,7 @@ from tlora_ref.cli.output import (
     resume_line,
     write_beside,
 )
+from tlora_ref.cli.stopping import told
 from tlora_ref.errors import OutputError
 from tlora_ref.training import HISTORY_FILE, STATE_FILE
 
@@ -27,7 +28,9 @@ START, END = "initial_adapter", "adapter"
 #: What a run leaves in its folder, and --overwrite clears.
 PARTS = (STATE_FILE, HISTORY_FILE, MANIFEST_FILE, CONFIG_FILE, START, END)
 #: Flags that a resumed run may change. The data are compared by digest, not by path.
-FREE = frozenset(("out", "data", "valid", "resume", "overwrite", "save-every", "eval-every", "log-every"))
+FREE = frozenset(
+    ("out", "data", "valid", "resume", "overwrite", "save-every", "eval-every", "log-every", "steps", "epochs")
+)
 
 
 def check_run_folder(out: Path, *, overwrite: bool, **inputs: Path | None) -> None:
@@ -76,11 +79,12 @@ def begin_folder(out: Path, context: typer.Context, adapter: tr.Adapter, facts: 
     tr.save_peft(adapter, out / START, base_model=context.params["base_model_id"] or facts["model"], facts=facts)
 
 
-def say_stopped(out: Path, context: typer.Context, *, begun: bool) -> int:
-    """Says after Ctrl-C what was kept and how to go on; the exit status."""
+def say_stopped(out: Path, context: typer.Context, stop: KeyboardInterrupt, *, begun: bool) -> int:
+    """Says after Ctrl-C or SIGTERM what was kept and how to go on; the exit status."""
+    what, status = told(stop)
     if begun and (out / STATE_FILE).is_file():
         kept = f"the state is in {out / STATE_FILE}. To go on:\n  {resume_line(context)}"
     else:
         kept = "training had not begun, so there is nothing to resume"
-    print(f"stopped by Ctrl-C: {kept}", file=sys.stderr)
-    return 130
+    print(f"stopped by {what}: {kept}", file=sys.stderr)
+    return status

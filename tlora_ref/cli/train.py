@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +35,7 @@ def run(
     config: o.Config = None,
     adapter: Annotated[Path | None, typer.Option(help="Train this adapter instead of making one.")] = None,
     valid: Annotated[Path | None, typer.Option(help="Held-out data; by default the directory's valid split.")] = None,
+    valid_share: o.ValidShare = None,
     samples: o.Samples = 32,
     rank: o.Rank = 8,
     alpha: o.Alpha = None,
@@ -57,12 +60,19 @@ def run(
     lr: o.LearningRate = 1e-3,
     schedule: o.Schedule = "cosine",
     warmup_ratio: o.WarmupRatio = 0.03,
+    warmup_steps: Annotated[
+        int | None, typer.Option(min=0, help="How many steps it rises, in place of a share.")
+    ] = None,
+    min_lr: Annotated[float, typer.Option(help="Where the cosine ends.")] = 0.0,
+    cycles: Annotated[int, typer.Option(help="How many cosines cosine_with_restarts makes.")] = 1,
     betas: o.Betas = (0.9, 0.999),
     eps: o.Eps = 1e-8,
     weight_decay: o.WeightDecay = 0.01,
     max_grad_norm: o.MaxGradNorm = None,
-    eval_every: Annotated[int | None, typer.Option(min=1, help="Evaluate every so many steps.")] = None,
-    save_every: Annotated[int | None, typer.Option(min=1, help="Save the state every so many steps.")] = None,
+    eval_every: o.EvalEvery = None,
+    keep: o.Keep = "best",
+    patience: o.Patience = None,
+    save_every: o.SaveEvery = None,
     log_every: Annotated[int, typer.Option(min=1, help="Off a terminal, a line every so many steps.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     split: o.Split = "train",
@@ -89,12 +99,7 @@ def run(
     check_run_folder(out, overwrite=overwrite or resume, model=model, data=data, valid=valid, adapter=adapter)
     facts = read_beside(out, context, free=FREE) if resume else None
     source = data_source(context)
-    rows, held = source.rows(split), source.held_out(valid)
-    if eval_every is not None and not held:
-        raise ConfigError(
-            "--eval-every says how often held-out data are evaluated, and there are none: give --valid FILE, or a "
-            "directory of data that has a valid split"
-        )
+    rows, held = split_rows(context, source)
     start = out / START if resume else adapter
     say_memory(screen, model, dtype, None if start else making)
     base, trained = tr.load_adapted(model, start, dtype, device, labels=classes(context, source), seed=seed)
@@ -115,13 +120,34 @@ def run(
             prompting = noted(tr.prompting_of(source, rows))
             facts = {**run_facts(context, base, trained, settings, source.file(split), indices), **prompting}
             begin_folder(out, context, trained, facts)
-        result, before = fit(screen, base, trained, train_samples, valid_samples, settings, context)
-    except KeyboardInterrupt:
-        raise typer.Exit(say_stopped(out, context, begun=facts is not None)) from None
-    tr.save_peft(trained, out / END, base_model=base_model_id or str(model), facts=facts, overwrite=True)
+        origin = base_model_id or str(model)
+        save = partial(tr.save_peft, trained, out / END, base_model=origin, facts=facts, overwrite=True)
+        result, before = fit(screen, base, trained, train_samples, valid_samples, settings, context, save)
+    except KeyboardInterrupt as stop:
+        raise typer.Exit(say_stopped(out, context, stop, begun=facts is not None)) from None
+    save()
     screen.say(f"trained in {seconds(result.seconds)}")
     screen.say(f"wrote {out / END}: {trained.trainable_parameters():,} trained parameters")
     screen.finish(for_a_machine(out, trained, result, before))
+
+
+def split_rows(context: typer.Context, source: tr.DataSource) -> tuple[list[Row], list[Row]]:
+    """(rows to train on, held-out rows); ConfigError for flags that want held-out data where there are none."""
+    flags = context.params
+    rows = source.rows(flags["split"])
+    if flags["valid_share"] is None:
+        held = source.held_out(flags["valid"])
+    elif flags["valid"] is None:
+        rows, held = source.split_off(rows, flags["valid_share"], flags["seed"])
+    else:
+        raise ConfigError("--valid names held-out data and --valid-share draws them: give one of the two")
+    for name in ("eval_every", "patience"):
+        if flags[name] is not None and not held:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} goes by held-out data, and there are none: give --valid FILE, "
+                "--valid-share 0.05, or a directory of data that has a valid split"
+            )
+    return rows, held
 
 
 def checked_settings(context: typer.Context, **changes: Any) -> tr.TrainSettings:
@@ -190,8 +216,12 @@ def fit(
     valid: Samples,
     settings: tr.TrainSettings,
     context: typer.Context,
+    save: Callable[[], object],
 ) -> tuple[TrainResult, float | None]:
-    """Train with progress, and the held-out loss before the first step (None on a resumed run) and after the last."""
+    """Train with progress, and the held-out loss before the first step (None on a resumed run) and after the last.
+
+    `save` writes the adapter: whenever it is the best so far, so that a run that is killed leaves it.
+    """
     flags = context.params
     out, resume, before = Path(flags["out"]), flags["resume"], None
     total = settings.total_steps(len(data))
@@ -205,13 +235,18 @@ def fit(
 
         def on_step(entry: dict[str, Any]) -> None:
             append_history(out, entry)
+            if entry.get("best") and entry["step"] < total and flags["keep"] == "best":
+                save()
             line.show(entry)
 
-        options = {"eval_every": flags["eval_every"], "save_every": flags["save_every"], "resume": resume}
+        every = flags["eval_every"] or (settings.steps_per_epoch(len(data)) if valid else None)
+        options = {name: flags[name] for name in ("save_every", "keep", "patience", "resume")} | {"eval_every": every}
         result = tr.train(base, adapter, data, settings=settings, valid=valid, out=out, on_step=on_step, **options)
     write_history(out, result.history)
     if valid:
-        screen.say(f"held-out loss after: {result.history[-1]['valid_loss']:.4f}")
+        screen.say(f"held-out loss after: {result.history[result.kept - 1]['valid_loss']:.4f}")
+        if result.kept != result.steps:
+            screen.say(f"kept: the weights of step {result.kept} of {result.steps}, of least held-out loss")
     return result, before
 
 
@@ -220,10 +255,11 @@ def for_a_machine(out: Path, adapter: tr.Adapter, result: TrainResult, before: f
     return {
         "out": str(out),
         "steps": result.steps,
+        "kept": result.kept,
         "seconds": result.seconds,
         "trainable_parameters": adapter.trainable_parameters(),
         "valid_loss_before": before,
-        "valid_loss_after": result.history[-1].get("valid_loss"),
+        "valid_loss_after": result.history[result.kept - 1].get("valid_loss"),
         "plan": None if adapter.plan is None else adapter.plan.to_dict(),
         "history": result.history,
     }

@@ -12,6 +12,7 @@ from tlora_ref.data import (
     EncodingReport,
     Row,
     Tokenizer,
+    choose_samples,
     dataset_file,
     encode_rows,
     load_dataset,
@@ -83,6 +84,20 @@ class DataSource:
                 stacklevel=2,
             )
         return []
+
+    def split_off(self, rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+        """(rows to train on, held-out rows): a share of them, drawn by `seed`, at least one; both in their old order.
+
+        Raises ConfigError unless the share lies between 0 and 1 and leaves a row to train on.
+        """
+        held = max(1, round(share * len(rows)))
+        if not 0.0 < share < 1.0 or held >= len(rows):
+            raise ConfigError(
+                f"valid share {share} of {len(rows)} rows: expected a fraction that leaves rows to train on"
+            )
+        _, drawn = choose_samples(rows, held, seed)
+        chosen = set(drawn)
+        return [row for i, row in enumerate(rows) if i not in chosen], [rows[i] for i in drawn]
 
     def file(self, split: str = "train") -> Path:
         """The file of a split."""
