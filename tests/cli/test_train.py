@@ -190,7 +190,10 @@ def test_ctrl_c_keeps_the_state_and_the_command_it_names_ends_bit_identical(fold
     python = [sys.executable, "-m", "tlora_ref"]
 
     def words(out: str) -> list[str]:
-        return [str(word) for word in train(folder, out, "--steps", 1500, "--save-every", 20, "--keep", "last", "--overwrite")]
+        return [
+            str(word)
+            for word in train(folder, out, "--steps", 1500, "--save-every", 20, "--keep", "last", "--overwrite")
+        ]
 
     heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are told to ignore it
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
