@@ -128,6 +128,7 @@ def test_a_post_processor_that_ends_texts_names_the_end_token(tmp_path: Path) ->
         ({"tokenizer_class": "GPT2Tokenizer", "eos_token": None}, {}, ("<|endoftext|>", None)),
         ({"tokenizer_class": "LlamaTokenizer"}, {}, ("<s>", "</s>")),
         ({}, {"model_type": "qwen2"}, (None, "<|endoftext|>")),
+        ({"vocab_type": "spm"}, {"model_type": "deberta-v2"}, ("[CLS]", "[SEP]")),  # DeBERTa v3 as published
         ({"tokenizer_class": FAST}, {"model_type": "gpt2"}, (None, None)),
         ({}, {"model_type": ["gpt2"]}, (None, None)),
     ],
@@ -137,7 +138,7 @@ def test_a_class_of_tokenizers_names_what_its_folder_leaves_out(
 ) -> None:
     folder = folder_of(tmp_path, tokenizer_config__json=config, config__json=model)
     backend = backend_of("byte-level")
-    backend.add_special_tokens(["<|endoftext|>"])
+    backend.add_special_tokens(["<|endoftext|>", "[CLS]", "[SEP]"])
     backend.save(str(folder / "tokenizer.json"))
     tokenizer = load_tokenizer(folder)
     assert (tokenizer.bos_token, tokenizer.eos_token) == named

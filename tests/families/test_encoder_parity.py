@@ -19,6 +19,7 @@ from tests.parity.float64 import true_float64, watched  # noqa: E402
 from tlora_ref.autograd import grad  # noqa: E402
 from tlora_ref.checkpoint import load_model, load_peft, save_model, save_peft  # noqa: E402
 from tlora_ref.transformer import Model  # noqa: E402
+from tlora_ref.transformer.deberta_v2 import log_buckets  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
@@ -109,6 +110,15 @@ def test_classifier(variant: str) -> None:
         assert close(result.logits, out.logits.detach().numpy())
         assert close(result.loss.item(), out.loss.item())
         check_gradients(model, mine, grad(result.loss, list(mine.tensors)))
+
+
+def test_deberta_s_buckets_are_those_of_float32() -> None:
+    # A checkpoint was trained with what float32 gives, at the sizes of all released ones.
+    from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
+
+    distance = np.arange(-2000, 2001)
+    stock = make_log_bucket_position(torch.from_numpy(distance), 256, 512)
+    assert (log_buckets(distance, 256, 512) == stock.long().numpy()).all()
 
 
 def test_padding_out_of_sight() -> None:

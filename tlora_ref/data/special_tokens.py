@@ -24,6 +24,10 @@ CLASS_DEFAULTS: dict[str, dict[str, str]] = {
         **{"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]"},
         "mask_token": "[MASK]",
     },
+    "DebertaV2Tokenizer": {
+        **{"bos_token": "[CLS]", "eos_token": "[SEP]", "unk_token": "[UNK]", "sep_token": "[SEP]"},
+        **{"pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"},
+    },
     "RobertaTokenizer": {
         **{"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>"},
         **{"cls_token": "<s>", "mask_token": "<mask>"},
@@ -35,6 +39,7 @@ FAMILY_CLASSES = {
     **{"qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer", "t5": "T5Tokenizer", "roberta": "RobertaTokenizer"},
     **{"gemma": "GemmaTokenizer", "gemma2": "GemmaTokenizer", "gemma3_text": "GemmaTokenizer"},
     **dict.fromkeys(("bert", "distilbert", "electra"), "BertTokenizer"),
+    "deberta-v2": "DebertaV2Tokenizer",
 }
 
 
