@@ -67,7 +67,8 @@ ARROWS: dict[str, set[str]] = {
     "training": EVERYWHERE | {"method", "autograd", "data", "adapter", "transformer"},
     "tasks": EVERYWHERE | {"data", "training", "transformer"},
     "planning": EVERYWHERE | {"autograd", "checkpoint", "transformer"},
-    "pipeline": EVERYWHERE | {"method", "adapter", "calibration", "checkpoint", "data", "tasks", "transformer"},
+    "pipeline": EVERYWHERE
+    | {"method", "adapter", "calibration", "checkpoint", "data", "tasks", "training", "transformer"},
     "oracle": ALL_BUT_CLI - {"tasks", "planning", "pipeline", "reports"},
     "reports": EVERYWHERE | {"adapter", "checkpoint", "oracle", "training"},
     # A command reads settings, calls the library and prints: what computes is out of its reach.

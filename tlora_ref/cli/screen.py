@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from tlora_ref.machine import linear_algebra
 
@@ -62,6 +63,29 @@ class Screen:
         for row in [columns, *rows]:
             cells = [cell.rjust(widths[i]) if right[i] else cell.ljust(widths[i]) for i, cell in enumerate(row)]
             print("  " + "  ".join(cells).rstrip())
+
+    def passage(self, parts: Sequence[tuple[str, bool]], indent: str = "  ") -> None:
+        """A text of which the parts with True are in colour, the tokens of it in two by turns; where there is no colour
+        they stand between [[ and ]]. Line breaks are shown and made, other control characters shown."""
+        if self.as_json:
+            return
+        text, broken = Text(indent), f"\n{indent}"
+        coloured = self.rich and not self.console.no_color
+        for at, (part, marked) in enumerate(parts):
+            shown = "".join(f"\\n{broken}" if c == "\n" else c if c.isprintable() else ascii(c)[1:-1] for c in part)
+            style = f"bold {('green', 'cyan')[at % 2]}" if marked and coloured else ""
+            if marked and not coloured:
+                if at == 0 or not parts[at - 1][1]:
+                    shown = f"[[{shown}"
+                if at + 1 == len(parts) or not parts[at + 1][1]:
+                    whole = shown.removesuffix(broken)
+                    shown = f"{whole}]]{shown[len(whole) :]}"
+            text.append(shown, style)
+        text.rstrip()
+        if coloured:
+            self.console.print(text)
+        else:
+            print(text.plain, flush=True)
 
     @contextmanager
     def stages(self) -> Iterator[Callable[[str, int, int], None]]:

@@ -97,6 +97,7 @@ _COMMANDS_ELSEWHERE: dict[str, str] = {
     "eval": "evaluate test score benchmark perplexity",
     "generate": "chat inference infer predict complete sample ask",
     "merge": "fuse export merge-lora merge-and-unload convert",
+    "preview": "tokenize tokenise render look dry-run show-data view-data",
     "plan": "estimate info memory params",
     "init": "initialize initialise calibrate make create",
     "report": "summary show stats inspect summarize",

@@ -23,6 +23,29 @@ FORMS = ("causal", "seq2seq", "classes")
 Sample = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class EncodedRow:
+    """What became of one row.
+
+    Attributes
+    ----------
+    where : the row, for messages
+    sample : as it is used, cut if need be; whole where it is left out as too long; None where it has nothing to learn
+    length : tokens of the longest part, before any cut
+    used, too_long, unlabelled : whether it is a sample; whether it was cut or left out for its length; whether no token
+        of it is labelled
+    ended : whether a token ends everything that is scored
+    """
+
+    where: str
+    sample: Sample | None
+    length: int = 0
+    used: bool = False
+    too_long: bool = False
+    unlabelled: bool = False
+    ended: bool = True
+
+
 @dataclass
 class EncodingReport:
     """What became of the rows: how many are samples, and, by where they stand, which were cut or dropped as too long,
@@ -34,6 +57,13 @@ class EncodingReport:
     endless: list[str] = field(default_factory=list)
     truncated: bool = False
     max_length: int | None = None
+
+    def count(self, row: EncodedRow) -> None:
+        """One more row."""
+        self.samples += row.used
+        self.too_long += [row.where] if row.too_long else []
+        self.unlabelled += [row.where] if row.unlabelled else []
+        self.endless += [row.where] if row.used and not row.ended else []
 
     def lines(self) -> list[str]:
         """Sentences for a person; none if every row was used whole."""
@@ -82,33 +112,49 @@ def encode_rows(
     ------
     DataError, ConfigError
     """
+    options: dict[str, Any] = {"max_length": max_length, "too_long": too_long, "vocab_size": vocab_size}
+    options |= {"template": template, "form": form, "class_names": class_names}
+    report = EncodingReport(truncated=too_long == "truncate", max_length=max_length)
+    samples = []
+    for row in rows:
+        encoded = encode_row(row, tokenizer, **options)
+        report.count(encoded)
+        if encoded.used and encoded.sample is not None:
+            samples.append(encoded.sample)
+    if not samples:
+        raise DataError("no row can be used: " + "; ".join(report.lines()))
+    return samples, report
+
+
+def encode_row(
+    row: Row,
+    tokenizer: Tokenizer | None,
+    *,
+    template: str = "plain",
+    max_length: int | None = None,
+    too_long: str = "drop",
+    vocab_size: int | None = None,
+    form: str = "causal",
+    class_names: Sequence[str] = (),
+) -> EncodedRow:
+    """What becomes of one row: see `encode_rows`."""
     check_template(template)
     if too_long not in TOO_LONG:
         raise ConfigError(f"too_long is {too_long!r}, expected {' or '.join(TOO_LONG)}")
     if form not in FORMS:
         raise ConfigError(f"form is {form!r}, expected one of {', '.join(FORMS)}")
-    report = EncodingReport(truncated=too_long == "truncate", max_length=max_length)
-    samples = []
-    for row in rows:
-        if not _teaches(row):
-            report.unlabelled.append(row.where)
-            continue
-        sample, ended = _encode(row, tokenizer, template, form, class_names)
-        _check_ids(row, sample["input_ids"], vocab_size, tokenizer)
-        if max_length is not None and max(len(v) for v in sample.values() if isinstance(v, list)) > max_length:
-            report.too_long.append(row.where)
-            if too_long == "drop":
-                continue
-            sample = {k: v[:max_length] if isinstance(v, list) else v for k, v in sample.items()}
-        if not _scored(sample, form):
-            report.unlabelled.append(row.where)
-            continue
-        samples.append(sample)
-        report.endless += [] if ended else [row.where]
-    report.samples = len(samples)
-    if not samples:
-        raise DataError("no row can be used: " + "; ".join(report.lines()))
-    return samples, report
+    if not _teaches(row):
+        return EncodedRow(row.where, None, unlabelled=True)
+    sample, ended = _encode(row, tokenizer, template, form, class_names)
+    _check_ids(row, sample["input_ids"], vocab_size, tokenizer)
+    length = max(len(v) for v in sample.values() if isinstance(v, list))
+    long = max_length is not None and length > max_length
+    if long and too_long == "drop":
+        return EncodedRow(row.where, sample, length, too_long=True, ended=ended)
+    if long:
+        sample = {k: v[:max_length] if isinstance(v, list) else v for k, v in sample.items()}
+    scored = _scored(sample, form)
+    return EncodedRow(row.where, sample, length, scored, long, not scored, ended)
 
 
 def _scored(sample: Sample, form: str) -> bool:

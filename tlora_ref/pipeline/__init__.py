@@ -9,22 +9,29 @@ from tlora_ref.pipeline.adapters import (
     make_adapter,
 )
 from tlora_ref.pipeline.merging import Merged, merge_checkpoint
+from tlora_ref.pipeline.preview import BatchLoss, Preview, RowPreview, first_batch_loss, preview, weightless_model
 from tlora_ref.pipeline.prompts import Prompting, encode_question, prompting_of, read_prompting
 from tlora_ref.pipeline.samples import DataSource, load_tokenizer_for
 
 __all__ = [
     "AdapterSettings",
+    "BatchLoss",
     "DataSource",
     "Merged",
+    "Preview",
     "Prompting",
+    "RowPreview",
     "calibrate_for",
     "encode_question",
+    "first_batch_loss",
     "is_bare_encoder",
     "load_adapted",
     "load_statistics",
     "load_tokenizer_for",
     "make_adapter",
     "merge_checkpoint",
+    "preview",
     "prompting_of",
     "read_prompting",
+    "weightless_model",
 ]

@@ -110,21 +110,23 @@ class DataSource:
 
         Warns where `max_length` lies beyond the model's context.
         """
+        return encode_rows(rows, tokenizer, **self.encoding(model))
+
+    def encoding(self, model: Model) -> dict[str, Any]:
+        """The options under which rows become `model`'s samples, as `encode_rows` takes them; warns as `encoded`."""
         if self.max_length is not None and model.context is not None and self.max_length > model.context:
             warnings.warn(
                 f"--max-length {self.max_length} is beyond the model's context of {model.context} tokens, for which "
                 "it was made: longer samples may be read badly",
-                stacklevel=2,
+                stacklevel=3,
             )
-        return encode_rows(
-            rows,
-            tokenizer,
-            template=self.template,
-            max_length=self.max_length or model.context,
-            vocab_size=model.config.vocab_size,
-            form=sample_form(model),
-            class_names=getattr(model.config, "labels", ()),
-        )
+        return {
+            "template": self.template,
+            "max_length": self.max_length or model.context,
+            "vocab_size": model.config.vocab_size,
+            "form": sample_form(model),
+            "class_names": getattr(model.config, "labels", ()),
+        }
 
 
 def load_tokenizer_for(folder: Path, rows: Sequence[Row]) -> Tokenizer | None:
