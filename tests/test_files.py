@@ -12,7 +12,7 @@ import pytest
 
 from tlora_ref import files
 from tlora_ref.checkpoint.write import check_output, new_folder
-from tlora_ref.errors import OutputError
+from tlora_ref.errors import ConfigError, OutputError
 
 
 def dead_process() -> int:
@@ -43,6 +43,31 @@ def test_text_is_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         files.write_text(path, "new")
     assert path.read_text(encoding="utf-8") == "old é"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 2001-99-99", "month must be"),
+        ("a: &x [1]\nb: *x", "aliases"),
+        ("a: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
+        ("[" * 10_000, "not valid YAML"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_yaml_that_cannot_be_read_is_told(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        files.read_yaml(tmp_path / "a.yaml")
+
+
+def test_yaml_is_plain_values(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: [1, 2.5, x, null, true]\n1: {b: c}\n")
+    assert files.read_yaml(tmp_path / "a.yaml") == {"a": [1, 2.5, "x", None, True], 1: {"b": "c"}}
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe")
+    for name in ("b.yaml", "none.yaml"):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            files.read_yaml(tmp_path / name)
 
 
 def test_a_folder_is_one_processs(tmp_path: Path) -> None:

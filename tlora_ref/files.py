@@ -16,11 +16,13 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
+import yaml
 from filelock import FileLock, Timeout
 
-from tlora_ref.errors import OutputError
+from tlora_ref.errors import ConfigError, OutputError
 
 #: In a folder that a process is writing into.
 LOCK_FILE = ".lock"
@@ -46,6 +48,25 @@ def clear_leftovers(target: Path) -> None:
 
 def _host() -> str:
     return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:32] or "host"
+
+
+class _Plain(yaml.SafeLoader):
+    """YAML without aliases: a few hundred bytes of them stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not read: write the value out")
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file says, in Python's plain types; ConfigError where it cannot be read."""
+    try:
+        return _Plain(path.read_text(encoding="utf-8")).get_single_data()  # a SafeLoader: no tag runs code
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date that is none
+        raise ConfigError(f"{path}: not valid YAML ({error})") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -101,7 +101,7 @@ def test_a_task_of_ones_own(tmp_path: Path) -> None:
         ("kind: chat\nprompt: p", "response"),
         ("kind: chat\nprompt: p\nresponse: r\nodd: 1", "odd"),
         ("kind: choice\nprompt: p\nresponse: r", "needs choices and gold"),
-        ("{", "cannot be read as YAML"),
+        ("{", "not valid YAML"),
     ],
 )
 def test_a_bad_task_file_is_an_error(text: str, said: str, tmp_path: Path) -> None:

@@ -7,23 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import typer
-import yaml
 
 from tlora_ref.cli.suggestions import flag_hint
 from tlora_ref.cli.words import flags_of
 from tlora_ref.errors import ConfigError
+from tlora_ref.files import read_yaml
 
 
 def read_config(context: typer.Context, path: Path | None) -> Path | None:
     """Values of a YAML file become the defaults of this command's flags; a flag that is given wins."""
     if path is None:
         return None
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({error})") from error
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected flags and their values, e.g. 'rank: 8'")
     known = {_plain(spelling): p for p in context.command.params for spelling in (str(p.name), *p.opts)}

@@ -17,7 +17,7 @@ import yaml
 from tlora_ref.checkpoint import check_output
 from tlora_ref.data import file_sha256
 from tlora_ref.errors import CheckpointError, ConfigError, OutputError
-from tlora_ref.files import write_text
+from tlora_ref.files import read_yaml, write_text
 from tlora_ref.provenance import provenance
 
 #: Where a command notes the flags that do nothing in this call: {name, ...} in the context's `meta`.
@@ -68,9 +68,9 @@ def write_beside(folder: Path, context: typer.Context, facts: Mapping[str, Any] 
 def read_beside(folder: Path, context: typer.Context, *, free: frozenset[str]) -> dict[str, Any]:
     """The manifest of the run in `folder`, whose flags must be those of this command but for the `free` ones."""
     try:
-        then = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        then = read_yaml(folder / CONFIG_FILE)
         facts = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{folder}: no run to resume ({error}). Start one without --resume") from error
     if not isinstance(then, dict) or not isinstance(facts, dict):
         raise CheckpointError(f"{folder}: {CONFIG_FILE} or {MANIFEST_FILE} is damaged. Start the run again")

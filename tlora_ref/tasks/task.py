@@ -15,6 +15,7 @@ from tlora_ref.data.records import dataset_file, records
 from tlora_ref.data.rows import Row
 from tlora_ref.data.templates import fill
 from tlora_ref.errors import ConfigError, DataError, did_you_mean
+from tlora_ref.files import read_yaml
 
 #: What benchmarks are called elsewhere, in small letters.
 TASKS_ELSEWHERE = {
@@ -70,11 +71,7 @@ def load_task(name: str) -> Task:
     if path.suffix not in (".yaml", ".yml"):
         hint = did_you_mean(name, tasks(), TASKS_ELSEWHERE)
         raise ConfigError(f'task "{name}" is unknown: expected one of {", ".join(tasks())}, or a .yaml file{hint}')
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({error})") from error
-    return _task(str(path), path.stem, values)
+    return _task(str(path), path.stem, read_yaml(path))
 
 
 def _task(where: str, name: str, values: Any) -> Task:
@@ -82,7 +79,7 @@ def _task(where: str, name: str, values: Any) -> Task:
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: {name} is not a task: expected kind, about, prompt and response")
     known = {f.name for f in fields(Task)} - {"name"}
-    odd, missing = sorted(set(values) - known), sorted({"kind", "prompt", "response"} - set(values))
+    odd, missing = sorted(map(str, set(values) - known)), sorted({"kind", "prompt", "response"} - set(values))
     if odd or missing:
         raise ConfigError(f"{where}: {name}: unknown or missing {', '.join(odd + missing)}; a task has {sorted(known)}")
     if values["kind"] not in KINDS:

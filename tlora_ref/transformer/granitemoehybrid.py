@@ -54,7 +54,7 @@ class GraniteHybridConfig(GraniteConfig):
 def _read_kinds(settings: Settings, layers: int) -> tuple[str, ...]:
     """`layer_types`, which must be attention in every layer: all would be Mamba's without it."""
     kinds = settings.take("layer_types", list, settings.take("layers_block_type", list, ["mamba"] * layers))
-    if len(kinds) != layers or not set(kinds) <= {"attention", "full_attention"}:
+    if len(kinds) != layers or any(kind not in ("attention", "full_attention") for kind in kinds):
         raise ConfigError(
             f'config.json: "layer_types" is {kinds}: expected {layers} times "attention" (layers of Mamba are not '
             "implemented)"
