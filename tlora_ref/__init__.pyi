@@ -4,6 +4,7 @@ from .calibration import CalibrationStats, calibrate
 from .checkpoint import export_adapter, find_model, load_model, load_peft, save_model, save_peft, save_universal
 from .data import load_tokenizer
 from .errors import TLoRAError
+from .explanation import Explanation, explain
 from .method.switches import PROFILES, Switches, resolve
 from .oracle import check_implementation, compare, trace
 from .pipeline import (
@@ -44,6 +45,7 @@ __all__ = [
     "BatchLoss",
     "CalibrationStats",
     "DataSource",
+    "Explanation",
     "MemoryPlan",
     "Model",
     "Plan",
@@ -64,6 +66,7 @@ __all__ = [
     "encode_question",
     "evaluate",
     "evaluate_task",
+    "explain",
     "export_adapter",
     "find_model",
     "first_batch_loss",

@@ -13,7 +13,22 @@ from typing import Annotated, Any
 
 import typer
 
-from tlora_ref.cli import check, demo, eval, export, generate, init, merge, plan, preview, report, trace, train, verify
+from tlora_ref.cli import (
+    check,
+    demo,
+    eval,
+    explain,
+    export,
+    generate,
+    init,
+    merge,
+    plan,
+    preview,
+    report,
+    trace,
+    train,
+    verify,
+)
 from tlora_ref.cli.screen import linear_algebra_line, warn
 from tlora_ref.cli.stopping import heed_sigterm, told
 from tlora_ref.cli.words import check_words
@@ -63,7 +78,7 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
 
 
 #: Each is a file of this folder with a function `run`; in the order in which a newcomer needs them.
-COMMANDS = (demo, plan, preview, init, train, eval, generate, merge, export, trace, verify, check, report)
+COMMANDS = (demo, plan, preview, init, train, eval, generate, merge, export, trace, verify, check, report, explain)
 
 for command in COMMANDS:
     app.command(command.__name__.rpartition(".")[2])(interruptible(command.run))

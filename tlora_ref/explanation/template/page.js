@@ -1,0 +1,163 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const at = (id) => document.getElementById(id);
+  const SVG = "http://www.w3.org/2000/svg";
+
+  function element(name, attributes = {}, ...children) {
+    const made = document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.append(...children);
+    return made;
+  }
+
+  function drawn(name, attributes = {}, text = null) {
+    const made = document.createElementNS(SVG, name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    if (text !== null) made.textContent = text;
+    return made;
+  }
+
+  const tint = (part) => `color-mix(in srgb, var(--high) ${(100 * part).toFixed(1)}%, var(--low))`;
+  const span = (values) => [Math.min(...values), Math.max(...values)];
+  const written = (x) => (Math.abs(x) >= 0.01 && Math.abs(x) < 10000) || x === 0 ? String(Number(x.toPrecision(4))) : x.toExponential(1);
+
+  // ---- charts: lines over an x axis, with the words that say the same ----
+
+  function chart(place, label, lines, { logarithmic, xName, cut }) {
+    const [width, height, left, right, top, bottom] = [560, 260, 66, 14, 26, 40];
+    const x = (v) => (logarithmic ? Math.log10(v) : v), y = x;
+    const points = lines.flatMap((line) => line.points.filter((p) => !logarithmic || p[1] > 0));
+    let [x0, x1] = span(points.map((p) => x(p[0]))), [y0, y1] = span(points.map((p) => y(p[1])));
+    if (x0 === x1) x1 = x0 + 1;
+    if (y0 === y1) y1 = y0 + 1;
+    const px = (v) => left + ((x(v) - x0) / (x1 - x0)) * (width - left - right);
+    const py = (v) => height - bottom - ((y(v) - y0) / (y1 - y0)) * (height - top - bottom);
+    const back = (v) => (logarithmic ? 10 ** v : v);
+    const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+    for (const part of [0, 0.5, 1]) {
+      const value = back(y0 + part * (y1 - y0));
+      svg.append(drawn("line", { class: "axis", x1: left, x2: width - right, y1: py(value), y2: py(value) }));
+      svg.append(drawn("text", { x: left - 6, y: py(value) + 4, "text-anchor": "end" }, written(value)));
+    }
+    const ticks = [...new Set([0, 0.5, 1].map((part) => Math.round(back(x0 + part * (x1 - x0)))))];
+    ticks.forEach((value, i) => {
+      const anchor = i === ticks.length - 1 && i ? "end" : i ? "middle" : "start";
+      svg.append(drawn("text", { x: px(value), y: height - bottom + 17, "text-anchor": anchor }, String(value)));
+    });
+    svg.append(drawn("text", { x: (left + width - right) / 2, y: height - 5, "text-anchor": "middle" }, xName));
+    if (cut) {
+      svg.append(drawn("line", { class: "cut", x1: px(cut), x2: px(cut), y1: top, y2: height - bottom }));
+    }
+    lines.forEach((line, i) => {
+      const kind = i ? "second" : "first";
+      const path = line.points.filter((p) => !logarithmic || p[1] > 0).map((p) => `${px(p[0]).toFixed(1)},${py(p[1]).toFixed(1)}`);
+      svg.append(drawn("polyline", { class: kind, points: path.join(" ") }));
+      svg.append(drawn("text", { class: kind, x: left + 210 * i, y: 14 }, line.name));
+    });
+    place.replaceChildren(svg);
+  }
+
+  // ---- tables ----
+
+  function bars(table, caption, rows) {
+    const head = element("tr", {}, ...caption.map((name) => element("th", { scope: "col" }, name)), element("th", { scope: "col", class: "wide" }));
+    const body = rows.map(([name, value, said]) => {
+      const bar = element("span", { class: "bar" });
+      bar.style.width = `${100 * Math.max(0, Math.min(1, value))}%`;
+      return element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, said), element("td", { class: "wide", "aria-hidden": "true" }, bar));
+    });
+    table.replaceChildren(element("thead", {}, head), element("tbody", {}, ...body));
+  }
+
+  function similarity(phi) {
+    const head = element("tr", {}, element("th", { scope: "col" }, "phi"), ...data.choices.map((name) => element("th", { scope: "col" }, name)));
+    const rows = phi.map((values, i) => element("tr", {}, element("th", { scope: "row" }, data.choices[i]),
+      ...values.map((value) => {
+        const cell = element("td", {}, value.toFixed(3));
+        cell.style.background = tint(value);
+        return cell;
+      })));
+    at("similarity-table").replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows));
+  }
+
+  // ---- the heat map: a grid of buttons, one of which Tab reaches ----
+
+  function heatMap() {
+    const quantity = at("quantity").value;
+    const [least, most] = span(data.modules.map((m) => m.map[quantity][0]).filter((v) => v !== null));
+    const head = element("tr", {}, element("th", { scope: "col" }, "layer"), ...data.kinds.map((kind) => element("th", { scope: "col" }, kind)));
+    const rows = data.layers.map((layer, i) => element("tr", {}, element("th", { scope: "row" }, layer), ...data.kinds.map((kind, j) => {
+      const cell = element("td");
+      const index = data.modules.findIndex((m) => m.layer === i && m.kind === j);
+      if (index >= 0) cell.append(mapButton(index, quantity, least, most));
+      return cell;
+    })));
+    at("map").replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows));
+  }
+
+  function mapButton(index, quantity, least, most) {
+    const module = data.modules[index], [value, said] = module.map[quantity];
+    const button = element("button", { type: "button", "data-index": index, "aria-label": `${module.name}: ${said}` }, said);
+    const part = value === null || most === least ? 0 : (value - least) / (most - least);
+    button.style.background = tint(part);
+    button.addEventListener("click", () => choose(index));
+    mark(button);
+    return button;
+  }
+
+  function mark(button) {
+    const chosen = Number(button.dataset.index) === current;
+    button.setAttribute("aria-pressed", String(chosen));
+    button.tabIndex = chosen ? 0 : -1;
+  }
+
+  function moved(event) {
+    const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+    const from = event.target.closest("button");
+    if (!steps || !from) return;
+    event.preventDefault();
+    const row = from.closest("tr"), rows = [...row.parentElement.children];
+    let i = rows.indexOf(row), j = [...row.children].indexOf(from.parentElement);
+    for (;;) {
+      i += steps[0], j += steps[1];
+      const cell = rows[i] && rows[i].children[j];
+      if (!cell) return;
+      const button = cell.querySelector("button");
+      if (button) return button.focus();
+    }
+  }
+
+  // ---- one module ----
+
+  let current = 0;
+
+  function choose(index) {
+    current = index;
+    const module = data.modules[index];
+    at("module").value = String(index);
+    at("shape").textContent = module.shape;
+    at("previous").disabled = index === 0;
+    at("next").disabled = index === data.modules.length - 1;
+    for (const [panel, text] of Object.entries(module.said)) at(`said-${panel}`).textContent = text;
+    at("map").querySelectorAll("button").forEach(mark);
+    chart(at("spectrum-plot"), `Both axes logarithmic. ${module.said.spectrum}`,
+      [{ name: "eigenvalues of C", points: module.C }, { name: "singular values of W C", points: module.WC }],
+      { logarithmic: true, xName: `index, logarithmic; dotted: rank ${module.cut}`, cut: module.cut });
+    at("allocation-table").replaceChildren(element("tbody", {}, ...module.allocation.map(([name, value]) =>
+      element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, value)))));
+    bars(at("choices-table"), ["A", "J / bound"], (module.share || []).map((v, i) => [data.choices[i], v, v.toFixed(3)]));
+    similarity(module.phi || []);
+    bars(at("update-table"), ["row of A", "share"], (module.rows || []).map((v, i) => [String(i + 1), v, `${(100 * v).toFixed(1)}%`]));
+  }
+
+  at("said-training").textContent = data.training;
+  chart(at("training-plot"), data.training, [{ name: "loss", points: data.history }], { logarithmic: false, xName: "step" });
+  at("module").addEventListener("change", (event) => choose(Number(event.target.value)));
+  at("previous").addEventListener("click", () => choose(current - 1));
+  at("next").addEventListener("click", () => choose(current + 1));
+  at("quantity").addEventListener("change", heatMap);
+  at("map").addEventListener("keydown", moved);
+  heatMap();
+  choose(0);
+})();
