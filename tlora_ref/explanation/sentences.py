@@ -60,11 +60,12 @@ def of_choices(found: Choices | None) -> str:
     best = max(("W C", "W-SVD", "random"), key=lambda name: found.share[name])
     ahead = "more" if found.share["W C"] > found.share["W-SVD"] else "no more"
     short, long = found.lengths
+    suited = ": no one learning rate suits them all" if long > 2.0 * short else ""
     return (
         f"At rank {found.rank}, with W_0 in place of the unknown update D, W C captures {found.share['W C']:.1%} of "
         f"what is possible, {ahead} than W-SVD ({found.share['W-SVD']:.1%}); after the theory, which was made for this "
-        f"measure, {best} is best. The theory's rows have lengths from {short:.3g} to {long:.3g}: one learning rate "
-        "does not suit them all. Those of W C have length 1."
+        f"measure, {best} is best. The rows of W C have length 1, the theory's from {short:.3g} to "
+        f"{long:.3g}{suited}."
     )
 
 

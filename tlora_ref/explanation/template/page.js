@@ -25,7 +25,7 @@
   // ---- charts: lines over an x axis, with the words that say the same ----
 
   function chart(place, label, lines, { logarithmic, xName, cut }) {
-    const [width, height, left, right, top, bottom] = [560, 260, 66, 14, 26, 40];
+    const [width, height, left, right, top, bottom] = [560, 280, 92, 14, 34, 54];
     const x = (v) => (logarithmic ? Math.log10(v) : v), y = x;
     const points = lines.flatMap((line) => line.points.filter((p) => !logarithmic || p[1] > 0));
     let [x0, x1] = span(points.map((p) => x(p[0]))), [y0, y1] = span(points.map((p) => y(p[1])));
@@ -43,7 +43,7 @@
     const ticks = [...new Set([0, 0.5, 1].map((part) => Math.round(back(x0 + part * (x1 - x0)))))];
     ticks.forEach((value, i) => {
       const anchor = i === ticks.length - 1 && i ? "end" : i ? "middle" : "start";
-      svg.append(drawn("text", { x: px(value), y: height - bottom + 17, "text-anchor": anchor }, String(value)));
+      svg.append(drawn("text", { x: px(value), y: height - bottom + 20, "text-anchor": anchor }, String(value)));
     });
     svg.append(drawn("text", { x: (left + width - right) / 2, y: height - 5, "text-anchor": "middle" }, xName));
     if (cut) {
@@ -53,7 +53,7 @@
       const kind = i ? "second" : "first";
       const path = line.points.filter((p) => !logarithmic || p[1] > 0).map((p) => `${px(p[0]).toFixed(1)},${py(p[1]).toFixed(1)}`);
       svg.append(drawn("polyline", { class: kind, points: path.join(" ") }));
-      svg.append(drawn("text", { class: kind, x: left + 210 * i, y: 14 }, line.name));
+      svg.append(drawn("text", { class: kind, x: left + 200 * i, y: 18 }, line.name));
     });
     place.replaceChildren(svg);
   }
