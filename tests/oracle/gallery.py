@@ -75,6 +75,12 @@ def rows(W: Array, C: Array, r: int, matrix: Callable[[Array, Array], Array]) ->
     return np.linalg.svd(matrix(W, C))[2][:r]
 
 
+def rotated(W: Array, C: Array, r: int) -> Array:
+    """The right row space, by other rows."""
+    A = np.linalg.svd(W @ C)[2][:r]
+    return np.linalg.qr(np.random.default_rng(0).normal(size=(len(A), len(A))))[0] @ A
+
+
 def root(C: Array) -> Array:
     values, vectors = np.linalg.eigh(C)
     return vectors @ np.diag(np.sqrt(np.clip(values, 0, None))) @ vectors.T
@@ -158,6 +164,7 @@ GALLERY: list[Wrong] = [
     Wrong("bottom vectors", "initialize_a", lambda W, C, r: np.linalg.svd(W @ C)[2][::-1][:r], "A", "bottom"),
     Wrong("first vector skipped", "initialize_a", lambda W, C, r: np.roll(np.linalg.svd(W @ C)[2], -1, axis=0)[:r], "A", None),
     Wrong("columns of V^T", "initialize_a", lambda W, C, r: np.linalg.svd(W @ C)[2][:, :r].T, "A", "columns"),
+    Wrong("A rotated in its row space", "initialize_a", rotated, "A", "rotated inside"),
     Wrong("random A", "initialize_a", lambda W, C, r: np.linalg.qr(np.random.default_rng(0).normal(size=(len(C), r)))[0].T, "A", None),
     Wrong("A not normalised", "initialize_a", lambda W, C, r: 2.0 * np.linalg.svd(W @ C)[2][:r], "A", None),
     Wrong("gradient without scale", "grad_b", lambda x, dy, A, B, scale: dy.T @ (x @ A.T), "gradient", "left out"),

@@ -55,8 +55,11 @@ def show_findings(screen: Screen, report: Report) -> None:
     skipped = {f"{f.stage}: {f.why}" for f in report.of(SKIP)}
     for text in sorted(skipped):
         screen.say(f"not checked: {text}")
-    for finding in report.of(NOTE):
-        screen.say(f"note: {finding.stage}: {finding.why}")
+    notes = report.of(NOTE)
+    for finding in notes[:SHOWN_FINDINGS]:
+        screen.say(f"note: {finding.stage}{f', {finding.module}' if finding.module else ''}: {finding.why}")
+    if len(notes) > SHOWN_FINDINGS:
+        screen.say(f"and {len(notes) - SHOWN_FINDINGS} more notes (--json lists them)")
     if report.unrecorded:
         screen.say("not recorded: " + ", ".join(f"{kind} ({many})" for kind, many in report.unrecorded.items()))
     if report.unjudged:

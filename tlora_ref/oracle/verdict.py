@@ -16,9 +16,10 @@ class Verdict:
     Attributes
     ----------
     stage : a key of `implementation.STAGES`
-    what : the property: "entries", "shape", "finite", "row space", "orthonormal rows", "energy", "ranks", "scales", ...
+    what : the property: "entries", "shape", "finite", "orthonormal rows", "row space", "rows", "energy", "ranks", ...
     error, allowed : the worst deviation and its bound, at `index`, where `got` and `expected` stand
     cause : what it looks like, where a known slip explains it
+    note : what a reader should know of how it was judged
     """
 
     stage: str
@@ -30,6 +31,7 @@ class Verdict:
     got: float | None = None
     expected: float | None = None
     cause: str | None = None
+    note: str = ""
 
     def __repr__(self) -> str:
         return f"Verdict ({'right' if self.passed else 'wrong'}): {self.stage}, {self.line()}"
@@ -39,7 +41,7 @@ class Verdict:
         where = "" if self.index is None else f" at {list(self.index)}"
         values = "" if self.got is None else f": got {self.got:.9g}, expected {self.expected:.9g}"
         said = f"{self.what}{where}{values} (off by {self.error:.3g}, allowed {self.allowed:.3g})"
-        return said if self.cause is None else f"{said}; {self.cause}"
+        return "; ".join([said, *filter(None, (self.cause, self.note))])
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""

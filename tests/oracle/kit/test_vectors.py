@@ -15,6 +15,7 @@ from tlora_ref.cli.main import main
 from tlora_ref.errors import CheckpointError
 from tlora_ref.method.switches import PROFILES
 from tlora_ref.oracle.implementation import Reference
+from tlora_ref.oracle.judge import judge
 from tlora_ref.oracle.kit.run import all_checks
 from tlora_ref.oracle.kit.vectors import RETURNED, Vectors, compare_vectors, write_vectors
 from tlora_ref.oracle.precision import Precision
@@ -86,6 +87,25 @@ def test_the_recorded_outputs_and_bounds_serve_without_python(tmp_path: Path) ->
             outputs[f"{case['id']}/{name}"] = np.asarray(moved)
     report = compare_vectors(VECTORS / "paper", write(tmp_path / "c", outputs, [], "float32"))
     assert not report.of(FAILED), str(report)
+
+
+def test_the_rows_of_A_that_are_determined_are_bounded() -> None:
+    """A row tilted by 0.9 of its bound towards another singular vector is right, by 0.3 wrong; a cluster has nulls."""
+    vectors, told, clusters = Vectors(VECTORS / "paper"), 0, set()
+    for case in (case for case in vectors.cases if case["stage"] == "initialize_a"):
+        said, inputs = case["outputs"]["A"], vectors.inputs(case)
+        Vt = np.linalg.svd(inputs["W"] @ inputs["C"])[2]
+        for row, bound in enumerate(said["rows"]["float32"]):
+            if bound is None:
+                clusters.add(case["id"])
+                continue
+            for tilt in (0.9 * bound, 0.3) if len(Vt) > 1 else ():
+                A = vectors.tensors[said["tensor"]].copy()
+                A[row] += tilt * Vt[row - 1]
+                found = judge("initialize_a", inputs, A, switches=PROFILES["paper"], precision=Precision.of("float32"))
+                assert [v.passed for v in found if v.what == "rows"] == [tilt < 0.3], (case["id"], row, tilt)
+                told += 1
+    assert told > 20 and {"initialize_a/zero-C", "initialize_a/repeated-singular-values"} <= clusters
 
 
 def test_a_wrong_candidate_is_named_and_missing_ones_are_skipped(tmp_path: Path) -> None:

@@ -129,15 +129,18 @@ def noting() -> Iterator[dict[str, list[float]]]:
         found.setdefault(f"{stage}, {what}", []).append(float(np.mean(every)) if every.size else 0.0)
         return judge_bounds.entries(stage, what, got, expected, allowed, slips)
 
-    def row_space(stage: str, A: Any, spectrum: Any, rounding: float) -> Verdict:
-        found.setdefault(f"{stage}, row space", []).extend([spectrum.error, rounding])
-        return real(stage, A, spectrum, rounding)
+    def noted(what: str, real: Callable[..., Verdict]) -> Callable[..., Verdict]:
+        def judged(stage: str, A: Any, spectrum: Any, rounding: float) -> Verdict:
+            found.setdefault(f"{stage}, {what}", []).extend([spectrum.error, rounding])
+            return real(stage, A, spectrum, rounding)
 
-    real = initialization.row_space
+        return judged
+
     with pytest.MonkeyPatch.context() as patch:
         for module in COMPARING:
             patch.setattr(module, "entries", entries)
-        patch.setattr(initialization, "row_space", row_space)
+        for name, what in (("row_space", "row space"), ("rows", "rows")):
+            patch.setattr(initialization, name, noted(what, getattr(initialization, name)))
         yield found
 
 

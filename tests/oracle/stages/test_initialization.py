@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tlora_ref as tr
-from tests.oracle.altered import Array, Change, changed, replaced, skipped, without
+from tests.oracle.altered import MODEL, Array, Change, changed, replaced, skipped, without
 from tlora_ref.method.switches import PROFILES
 from tlora_ref.oracle.judge import judge
 from tlora_ref.oracle.precision import Precision
-from tlora_ref.oracle.stages.spectrum import row_space, spectrum
+from tlora_ref.oracle.stages.spectrum import row_space, rows, spectrum
 from tlora_ref.oracle.traces import Trace
 
 
@@ -78,7 +79,7 @@ def test_A_is_judged_without_weights(golden: Path, tmp_path: Path) -> None:
     flipped = findings(replaced(rf"A/{module}", lambda t, k: -t[k][::-1]), "flip")
     assert not [f for f in flipped.findings if f.stage == "A" and f.status != "pass"]
     turned = findings(replaced(rf"A/{module}", lambda t, k: t[k] + 0.01 * np.roll(t[k], 1, axis=1)), "turn")
-    assert [f.module for f in turned.of("fail") + turned.of("cascade") if f.stage == "A"] == [module]
+    assert {f.module for f in turned.of("fail") + turned.of("cascade") if f.stage == "A"} == {module}
     cut = findings(
         lambda t: replaced(rf"A/{module}", lambda u, k: u[k][:-1])(without(rf"(rank|train/.*|merged)/{module}")(t)),
         "cut",
@@ -92,6 +93,115 @@ def test_A_is_judged_without_weights(golden: Path, tmp_path: Path) -> None:
 
     cluster = findings(replaced(f"sigma/{module}", level), "level", of="g")
     assert "splits a cluster" in skipped(cluster, "A")
+
+
+ROTATION = np.array([[0.8, -0.6], [0.6, 0.8]])
+
+
+def spun(tensors: dict[str, Array], name: str, degrees: float = 3.0) -> Array:
+    """The first two rows rotated among themselves."""
+    A, (c, s) = np.array(tensors[name]), (np.cos(np.radians(degrees)), np.sin(np.radians(degrees)))
+    A[:2] = np.array([[c, -s], [s, c]]) @ A[:2]
+    return A
+
+
+@pytest.mark.parametrize("checkpoint", [MODEL, None], ids=["weights", "none"])
+def test_rows_rotated_in_their_row_space_are_wrong(checkpoint: object, golden: Path, tmp_path: Path) -> None:
+    trace = Trace(golden)
+    module = next(m for m in trace.modules("A") if len(trace.get(f"A/{m}")) > 1)
+    keep = without(r"train/.*|merged/.*")
+    turned = changed(golden, tmp_path / "c", lambda t: keep(replaced(f"A/{module}", spun)(t)))
+    report = tr.compare(golden, turned, checkpoint=checkpoint)  # type: ignore[arg-type]
+    wrong = [(f.verdict.what, f.module) for f in report.of("fail") if f.verdict]
+    assert set(wrong) == {("rows", module)} and "rotated inside their row space" in str(report.cause)
+
+
+def test_the_order_and_the_signs_of_rows_are_free_and_a_rotation_is_not() -> None:
+    precision, paper = Precision.of("float64"), PROFILES["paper"]
+    inputs = {"W": np.diag([4.0, 3.0, 2.0, 1.0]), "C": np.eye(4), "r": 3}
+    A = np.eye(4)[:3]
+
+    def failed(got: Array, **other: object) -> list[tuple[str, object, str | None]]:
+        verdicts = judge("initialize_a", inputs | other, got, switches=paper, precision=precision)
+        return [(v.what, v.index, v.cause) for v in verdicts if not v.passed]
+
+    assert failed(A[[2, 0, 1]] * np.array([[1.0], [-1.0], [-1.0]])) == []
+    turned = np.concatenate([A[:1], ROTATION @ A[1:]])
+    ((what, index, cause),) = failed(turned)
+    assert (what, index) == ("rows", (1,)) and "rotated inside their row space" in str(cause)
+    assert failed(turned, W=np.diag([4.0, 2.0, 2.0, 1.0])) == []  # a cluster: any basis of it
+    # at the rank of both sides every A has the right row space: the rows tell
+    whole = {"W": np.array([[2.0, 1.0], [0.0, 1.0]]), "C": np.diag([1.0, 9.0]), "r": 2}
+    of_W = np.linalg.svd(whole["W"])[2]
+    assert failed(of_W, **whole)[0][2] == "A ignores C: right singular vectors of W (W-SVD)"
+
+
+def test_the_rows_that_a_cluster_leaves_free_are_told(golden: Path, tmp_path: Path) -> None:
+    found = spectrum(np.diag([5.0, 2.0, 2.0, 1.0, 0.5]), np.eye(5), PROFILES["paper"], Precision.of("float64"))
+    A = np.eye(5)[[3, 1, 0, 2]]
+    assert "rows [1, 3] of A" in rows("A", A, found, 1e-9).note
+    A[[1, 3]] = ROTATION @ A[[1, 3]]
+    assert rows("A", A, found, 1e-9).passed
+    A[[0, 1]] = ROTATION @ A[[0, 1]]
+    wrong = rows("A", A, found, 1e-9)
+    assert not wrong.passed and wrong.index == (0,) and wrong.error == pytest.approx(0.6)
+    assert rows("A", np.eye(5)[:2], replace(found, sigma=np.ones(5)), 0.0).note  # nothing is determined
+    assert not rows(
+        "A", np.eye(1), spectrum(np.eye(1), np.eye(1), PROFILES["paper"], Precision.of("float64")), 0.0
+    ).note
+    module = Trace(golden).modules("A")[1]
+    level = changed(golden, tmp_path / "g", replaced(f"sigma/{module}", lambda t, k: np.full_like(t[k], t[k][0])))
+    report = tr.compare(level, golden)
+    assert [f.module for f in report.of("note") if "free inside a cluster" in f.why] == [module]
+    assert report.to_dict()["findings"][0]["why"]
+
+
+SPECTRA: dict[str, tuple[float, ...]] = {
+    "apart": (9.0, 7.0, 5.0, 3.0, 1.0, 0.5),
+    "pairs": (9.0, 9.0, 4.0, 4.0, 1.0, 1.0),
+    "all equal": (1.0,) * 6,
+    "nearly equal": (2.0, 2.0 - 1e-3, 2.0 - 2e-3, 1.0, 1.0 - 1e-6, 0.5),
+    "low rank": (3.0, 1.0, 0.0, 0.0, 0.0, 0.0),
+    "a long tail": (1.0, 1e-2, 1e-4, 1e-6, 1e-8, 1e-10),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("name", SPECTRA)
+def test_right_rows_of_any_spectrum_are_right_in_any_precision(name: str, dtype: str) -> None:
+    """W C formed, decomposed and stored in the precision; rows in another order, with other signs."""
+    precision, work = Precision.of(dtype), np.float64 if dtype == "float64" else np.float32
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        d_out, d_in, r = (int(n) for n in rng.integers((6, 6, 1), (12, 12, 7)))
+        P, Q = (np.linalg.qr(rng.normal(size=(d, 6)))[0] for d in (d_out, d_in))
+        X = rng.normal(size=(3 * d_in, d_in)) * rng.uniform(0.1, 3.0, size=d_in)
+        C = precision.rounded(X.T @ X)
+        W = precision.rounded(P * SPECTRA[name] @ Q.T @ np.linalg.inv(C))  # W C has these singular values, about
+        product = precision.rounded(W.astype(work) @ C.astype(work))
+        A = np.linalg.svd(product.astype(work), full_matrices=True)[2][:r]
+        A = precision.rounded(A[rng.permutation(r)] * rng.choice([-1.0, 1.0], size=(r, 1)))
+        for verdict in judge(
+            "initialize_a", {"W": W, "C": C, "r": r}, A, switches=PROFILES["paper"], precision=precision
+        ):
+            assert verdict.passed, f"{name}, {dtype}, seed {seed}: {verdict.line()}"
+
+
+@pytest.mark.parametrize(("dtype", "degrees"), [("float64", 1e-8), ("float32", 0.01), ("bfloat16", 10.0)])
+def test_how_small_a_rotation_is_seen(dtype: str, degrees: float) -> None:
+    precision, rng = Precision.of(dtype), np.random.default_rng(0)
+    P, Q = (np.linalg.qr(rng.normal(size=(8, 8)))[0] for _ in range(2))
+    W = precision.rounded(P * 2.0 ** -np.arange(8.0) @ Q.T)
+    A = {"A": np.linalg.svd(W)[2][:4]}
+    inputs = {"W": W, "C": np.eye(8), "r": 4}
+    verdicts = judge(
+        "initialize_a",
+        inputs,
+        precision.rounded(spun(A, "A", degrees)),
+        switches=PROFILES["paper"],
+        precision=precision,
+    )
+    assert [v.what for v in verdicts if not v.passed] == ["rows"]
 
 
 SHAPES = [  # W is (4, 7), r is 3

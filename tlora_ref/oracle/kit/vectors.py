@@ -70,6 +70,8 @@ def write_vectors(folder: str | Path, *, profile: str = "paper", overwrite: bool
             tensors[f"{check.id}/out/{name}"] = np.asarray(value)
             bounds = {dtype: _bound(check.stage, i, inputs, parts, profile, dtype) for dtype in ("float64", STORED)}
             outputs[name] = {"tensor": f"{check.id}/out/{name}", "allowed": bounds}
+            if check.stage == "initialize_a":
+                outputs[name]["rows"] = {dtype: _row_bounds(inputs, profile, dtype) for dtype in ("float64", STORED)}
         cases.append(case | {"inputs": described, "outputs": outputs})
     head = {"format": FORMAT, "version": VERSION, "profile": profile, "switches": PROFILES[profile].to_dict()}
     with new_folder(folder, overwrite=overwrite) as beside:
@@ -113,7 +115,7 @@ def _bound(
     precision, switches = Precision.of(dtype), PROFILES[profile]
     if stage == "initialize_a":
         found = spectrum(inputs["W"], inputs["C"], switches, precision)
-        sine = found.sharp_sine(inputs["r"]) + 16.0 * precision.storage * math.sqrt(inputs["r"])
+        sine = float(found.sines()[inputs["r"]]) + 16.0 * precision.storage * math.sqrt(inputs["r"])
         return None if sine >= BLUNT else sine
     if stage == "allocate" and i == 0:
         return 0.0
@@ -123,6 +125,15 @@ def _bound(
     output: Any = tuple(moved) if len(moved) > 1 else moved[0]
     found_bad = [v for v in judge(stage, inputs, output, switches=switches, precision=precision) if not v.passed]
     return min(v.allowed for v in found_bad)
+
+
+def _row_bounds(inputs: Mapping[str, Any], profile: str, dtype: str) -> list[float | None]:
+    """For each row of A how far its sine to the golden one may be; None in a cluster of singular values."""
+    precision = Precision.of(dtype)
+    found = spectrum(inputs["W"], inputs["C"], PROFILES[profile], precision)
+    sharp = found.sharp()  # 0 and d_in among them, which bound nothing
+    tightest = min((float(found.sines()[p]) for p in sharp[1:-1]), default=0.0) + 8.0 * precision.storage
+    return [tightest if {row, row + 1} <= set(sharp) else None for row in range(inputs["r"])]
 
 
 class Vectors:

@@ -1,7 +1,8 @@
 """Stage "A" (Eq. 4): A holds the top right singular vectors of W C, as orthonormal rows.
 
 Judged by the candidate's own C and rank where the weights are there, with its singular values; and by the golden C, or,
-without the weights, against the golden A. A basis is free where singular values are equal: see `spectrum.py`.
+without the weights, against the golden A. Every row is judged where the gaps of the singular values determine it; signs
+and the order of rows are free, and so is the basis where singular values are equal: see `spectrum.py`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import GOLDEN, Finding
 from tlora_ref.oracle.stages.bounds import OWN, SAFETY, as_array, entries, malformed
 from tlora_ref.oracle.stages.sides import Sides
-from tlora_ref.oracle.stages.spectrum import Spectrum, row_space, spectrum, svd_unit
+from tlora_ref.oracle.stages.spectrum import Spectrum, row_space, rows, spectrum, svd_unit
 from tlora_ref.oracle.verdict import Verdict
+
+ROTATED = "the rows of A are rotated inside their row space: AdamW then trains another update"
+#: How much larger |W| |C - C'| / |W C| may be than |C - C'| / |C|, where W is not known.
+UNKNOWN_W = 8.0
 
 
 def findings(sides: Sides) -> list[Finding]:
@@ -30,10 +35,10 @@ def findings(sides: Sides) -> list[Finding]:
             found.append(sides.missing("A", "A", module) or sides.skipped("A", module, "not recorded (or rank 0)"))
         elif sides.golden.manifest.init != "wc-svd":
             found.append(sides.skipped("A", module, f'init "{sides.golden.manifest.init}" is not judged by its rows'))
-        elif W is None:
-            found.append(_without_weights(sides, module))
         else:
-            found += _with_weights(sides, module, W)
+            judged = _without_weights(sides, module) if W is None else _with_weights(sides, module, W)
+            notes = [f.verdict.note for f in judged if f.verdict is not None and f.verdict.note]
+            found += judged + [sides.noted("A", note, module) for note in notes[:1]]
     return found
 
 
@@ -44,73 +49,100 @@ def _with_weights(sides: Sides, module: str, W: Array) -> list[Finding]:
     found = []
     if sides.candidate.has(name):
         judged = judge_initialize_a(A, C=sides.candidate.get(name), **judging)  # type: ignore[arg-type]
-        found = [sides.own("A", module, verdict) for verdict in judged]
-    found += _singular_values(sides, module, W)
+        found = [sides.own("A", module, verdict) for verdict in judged] + _singular_values(sides, module, W)
     if sides.golden.has(name):
         C = sides.golden.get(name)
-        gold = spectrum(W, C, sides.switches, sides.precision)
-        noise = sides.network("covariance", module, C) if sides.candidate.has(name) else 0.0
-        noise *= float(np.linalg.norm(W, ord=2)) * len(C)
-        looser = type(gold)(gold.M, gold.sigma, gold.Vt, gold.error + noise)
-        verdict = row_space("A", A, looser, 8.0 * sides.unit * len(A) ** 0.5)
-        if not sides.candidate.has(name):  # a bare adapter: the golden C is all there is, and it tells the cause too
-            judged = judge_initialize_a(A, C=C, **judging)  # type: ignore[arg-type]
+        # the C that the candidate used, which it need not have recorded, is off by what the network costs
+        noise = sides.network("covariance", module, C) * len(C) * float(np.linalg.norm(W, ord=2))
+        if not found:  # a bare adapter: the golden C is all there is, and it tells the cause too
+            judged = judge_initialize_a(A, C=C, error=noise, **judging)  # type: ignore[arg-type]
             return [sides.finding("A", GOLDEN, module, v) for v in judged]
-        found.append(sides.finding("A", GOLDEN, module, verdict))
+        gold = spectrum(W, C, sides.switches, sides.precision)
+        looser = replace(gold, error=gold.error + noise)
+        found += [sides.finding("A", GOLDEN, module, v) for v in _both_rows(A, looser, sides.unit)]
     return found
+
+
+def _both_rows(A: Array, found: Spectrum, unit: float) -> list[Verdict]:
+    """The row space and the rows of A, each number of which is off by some of these roundings."""
+    verdicts = [row_space("A", A, found, 8.0 * unit * len(A) ** 0.5), rows("A", A, found, 8.0 * unit)]
+    return [verdicts[0], _rotated(verdicts[1]) if verdicts[0].passed else verdicts[1]]
+
+
+def _rotated(verdict: Verdict) -> Verdict:
+    """Of rows in a right row space."""
+    return verdict if verdict.passed else replace(verdict, cause=ROTATED)
 
 
 def _singular_values(sides: Sides, module: str, W: Array) -> list[Finding]:
     """sigma of W C, with the candidate's own C: each moves by at most the error in W C (Weyl 1912)."""
     names = f"sigma/{module}", f"covariance/{module}"
-    if not all(map(sides.candidate.has, names)):
+    if not sides.candidate.has(names[0]):
         return []
     own = spectrum(W, sides.candidate.get(names[1]), sides.switches, sides.precision)
     expected = own.sigma[: min(W.shape)]
     return [sides.own("A", module, entries("A", "singular values", sides.candidate.get(names[0]), expected, own.error))]
 
 
-def _without_weights(sides: Sides, module: str) -> Finding:
-    """Row spaces of two A of one rank, where the golden singular values make the cut sharp."""
+def _without_weights(sides: Sides, module: str) -> list[Finding]:
+    """Orthonormal rows; and row space and rows by the golden A, where the golden singular values determine them."""
     A, golden = sides.candidate.get(f"A/{module}"), sides.golden.get(f"A/{module}")
     sigma = sides.golden.get(f"sigma/{module}") if sides.golden.has(f"sigma/{module}") else np.zeros(0)
-    r = len(golden)
+    shape, r = sides.golden.shapes[module], len(golden)
+    found = [sides.own("A", module, _orthonormal(A, _turns(len(A), shape, sides.switches, sides.precision)[0]))]
     if not sides.golden.has(f"covariance/{module}"):
-        return sides.skipped("A", module, "the golden trace has no covariance: give --checkpoint to judge it")
-    if len(A) != r or len(sigma) < r:
-        return sides.skipped("A", module, "another rank than the golden one: give --checkpoint to judge it")
-    below = float(sigma[r]) if r < len(sigma) else 0.0
-    C = sides.golden.get(f"covariance/{module}")
-    moved = sides.network("covariance", module, C) / (float(np.abs(C).max()) or 1.0) * len(C)
-    gap = (float(sigma[r - 1]) - below) / (float(sigma[0]) or 1.0)
-    unit = max(sides.unit, svd_unit(sides.switches))
-    turn = 2.0 * (moved + 64.0 * unit) / gap if gap > 0 else 1.0
-    if turn > 0.5:
-        return sides.skipped("A", module, "the cut splits a cluster of singular values: give --checkpoint to judge it")
-    sine = float(np.linalg.norm(A.T - golden.T @ (golden @ A.T), ord=2))
-    allowed = turn + 8.0 * unit * r**0.5
-    return sides.finding("A", GOLDEN, module, Verdict("A", "row space", sine <= allowed, sine, allowed, (r,)))
+        return [*found, sides.skipped("A", module, "the golden trace has no covariance: give --checkpoint to judge it")]
+    if len(A) != r or len(sigma) < min(shape):
+        return [*found, sides.skipped("A", module, "another rank than the golden one: give --checkpoint to judge it")]
+    padded = np.concatenate([sigma, np.zeros(shape[1] - len(sigma))])
+    known = Spectrum(np.zeros((0, shape[1])), padded, golden, _moved(sides, module, sigma))
+    if r not in known.sharp():
+        why = "the cut splits a cluster of singular values: give --checkpoint to judge it"
+        found.append(sides.skipped("A", module, why))
+    return found + [sides.finding("A", GOLDEN, module, v) for v in _both_rows(A, known, max(sides.unit, OWN))]
+
+
+def _moved(sides: Sides, module: str, sigma: Array) -> float:
+    """How far the candidate's W C may be from the golden one, where W is not known: W C is as large as sigma says."""
+    C, name = sides.golden.get(f"covariance/{module}"), f"covariance/{module}"
+    noise = sides.network("covariance", module, C) * len(C)
+    if sides.candidate.has(name):  # a wrong C does not make a wrong A right
+        noise = min(noise, float(np.linalg.norm(sides.candidate.get(name) - C, ord=2)))
+    p, top = sides.precision, float(sigma[0])
+    # |W C - W C'| is at most |W| |C - C'|: taken to be a few times as large, by the share of W C, as C - C' is of C
+    moved = UNKNOWN_W * noise / (float(np.linalg.norm(C, ord=2)) or 1.0)
+    return top * (moved + 64.0 * max(p.accumulation, p.product, svd_unit(sides.switches))) + p.storage * float(
+        np.linalg.norm(sigma)
+    )
+
+
+def _turns(r: int, shape: tuple[int, int], switches: Switches, precision: Precision) -> tuple[float, float]:
+    """How far rounding may turn r rows of A together, and one of them."""
+    stored = precision.storage + SAFETY * (precision.accumulation + OWN)
+    found = SAFETY * math.sqrt(max(shape)) * (precision.accumulation + OWN + svd_unit(switches))
+    return stored * math.sqrt(r) * 2.0 + found, stored + found
 
 
 def judge_initialize_a(
-    got: object, *, W: Array, C: Array, r: int, switches: Switches, precision: Precision
+    got: object, *, W: Array, C: Array, r: int, switches: Switches, precision: Precision, error: float = 0.0
 ) -> list[Verdict]:
-    """A holds the top right singular vectors of W C, as orthonormal rows."""
+    """A holds the top right singular vectors of W C, as orthonormal rows; `error` is how far off W C may be before."""
     W, C = np.asarray(W, np.float64), np.asarray(C, np.float64)
     A = as_array(got, (r, W.shape[1]))
     if isinstance(A, str):
         return [malformed("initialize_a", "A", _shape_cause(got, A, W.shape, r))]
     # The size of W C means nothing to A: powers of two keep the numbers in range, exactly.
-    W, C = (m * 2.0 ** -math.frexp(float(np.abs(m).max()) or 1.0)[1] for m in (W, C))
+    powers = [-math.frexp(float(np.abs(m).max()) or 1.0)[1] for m in (W, C)]
+    W, C = W * 2.0 ** powers[0], C * 2.0 ** powers[1]
     found = spectrum(W, C, switches, precision)
-    rounding = (precision.storage + SAFETY * (precision.accumulation + OWN)) * math.sqrt(r) * 2.0
-    rounding += SAFETY * math.sqrt(max(W.shape)) * (precision.accumulation + OWN)
-    rounding += SAFETY * math.sqrt(max(W.shape)) * svd_unit(switches)
-    orthonormal = _orthonormal(A, rounding)
-    verdicts = [orthonormal, row_space("initialize_a", A, found, rounding), _energy(A, found, rounding)]
+    found = replace(found, error=found.error + error * 2.0 ** sum(powers))
+    rounding, of_one = _turns(r, W.shape, switches, precision)
+    space = [_orthonormal(A, rounding), row_space("initialize_a", A, found, rounding), _energy(A, found, rounding)]
+    verdicts = [*space, rows("initialize_a", A, found, of_one)]
     if all(v.passed for v in verdicts):
         return verdicts
-    cause = a_cause(A, W, C, r)
+    right_space = all(v.passed for v in space)
+    cause = a_cause(A, W, C, r, row_by_row=right_space) or (ROTATED if right_space else None)
     return [v if v.passed else replace(v, cause=cause) for v in verdicts]
 
 
@@ -147,15 +179,22 @@ def _energy(A: Array, found: Spectrum, rounding: float) -> Verdict:
     return Verdict("initialize_a", "energy", error <= allowed, error, allowed, None, caught, best)
 
 
-def a_cause(A: Array, W: Array, C: Array, r: int) -> str | None:
-    """Which known slip has this A, by its row space or, where rows are not orthonormal, by its entries."""
+def a_cause(A: Array, W: Array, C: Array, r: int, *, row_by_row: bool = False) -> str | None:
+    """Which known slip has this A, by its row space and lengths of rows, or (`row_by_row`) by each row."""
+    same = _same_rows if row_by_row else _same_space
     for text, candidate in _alternatives(W, C, r):
-        if candidate.shape == A.shape and _same_rows(A, candidate):
+        if candidate.shape == A.shape and same(A, candidate):
             return text
     return None
 
 
 def _same_rows(A: Array, other: Array) -> bool:
+    """Unit rows that are the same up to sign and order."""
+    of_length_one = np.allclose(np.linalg.norm(other, axis=1), 1.0, rtol=1e-3)
+    return of_length_one and bool((np.abs(A @ other.T).max(axis=1, initial=0.0) >= 1.0 - 1e-6).all())
+
+
+def _same_space(A: Array, other: Array) -> bool:
     """The same row space with the same lengths of rows."""
     if not np.allclose(np.linalg.norm(A, axis=1), np.linalg.norm(other, axis=1), rtol=1e-3):
         return False

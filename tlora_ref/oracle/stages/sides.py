@@ -98,9 +98,9 @@ class Sides:
         """What could not be checked, and why."""
         return Finding(stage, OWN_INPUTS, module, None, SKIP, why)
 
-    def noted(self, stage: str, why: str) -> Finding:
+    def noted(self, stage: str, why: str, module: str | None = None) -> Finding:
         """What a reader should know of how a stage was judged."""
-        return Finding(stage, OWN_INPUTS, None, None, NOTE, why)
+        return Finding(stage, OWN_INPUTS, module, None, NOTE, why)
 
     @property
     def adapted(self) -> list[str]:
