@@ -41,6 +41,7 @@ ALL_BUT_CLI = {
         "pipeline",
         "reports",
         "explanation",
+        "study",
     ),
     "oracle",
 }
@@ -70,13 +71,16 @@ ARROWS: dict[str, set[str]] = {
     "planning": EVERYWHERE | {"autograd", "checkpoint", "transformer"},
     "pipeline": EVERYWHERE
     | {"method", "adapter", "calibration", "checkpoint", "data", "tasks", "training", "transformer"},
-    "oracle": ALL_BUT_CLI - {"tasks", "planning", "pipeline", "reports", "explanation"},
+    "oracle": ALL_BUT_CLI - {"tasks", "planning", "pipeline", "reports", "explanation", "study"},
     "reports": EVERYWHERE | {"adapter", "checkpoint", "oracle", "training"},
     "explanation": MAKES_ARTEFACTS
     | {"method", "algorithm", "adapter", "calibration", "pipeline", "training", "transformer"},
+    "study": MAKES_ARTEFACTS
+    | {"shipped", "method", "adapter", "transformer", "checkpoint", "data", "calibration", "training"}
+    | {"pipeline", "planning"},
     # A command reads settings, calls the library and prints: what computes is out of its reach.
     "cli": {"errors", "names", "files", "machine", "provenance", "__init__", "checkpoint", "data", "tasks", "planning"}
-    | {"pipeline", "reports", "training", "oracle", "explanation"},
+    | {"pipeline", "reports", "training", "oracle", "explanation", "calibration", "study"},
     "__init__": ALL_BUT_CLI,
     "__main__": {"machine", "cli"},
 }

@@ -31,6 +31,7 @@ from .pipeline import (
 from .planning import MemoryPlan, TimePlan, plan_memory, plan_time
 from .reports import Summary, summarize
 from .shipped import shipped_model
+from .study import Study, load_study, run_study
 from .tasks import Answering, Task, evaluate_task, load_task, task_rows
 from .training import TrainSettings, evaluate, train
 from .transformer import Model
@@ -52,6 +53,7 @@ __all__ = [
     "Preview",
     "Prompting",
     "RowPreview",
+    "Study",
     "Summary",
     "Switches",
     "TLoRAError",
@@ -78,6 +80,7 @@ __all__ = [
     "load_model",
     "load_peft",
     "load_statistics",
+    "load_study",
     "load_task",
     "load_tokenizer",
     "load_tokenizer_for",
@@ -89,6 +92,7 @@ __all__ = [
     "prompting_of",
     "read_prompting",
     "resolve",
+    "run_study",
     "save_model",
     "save_peft",
     "save_universal",

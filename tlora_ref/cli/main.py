@@ -25,6 +25,7 @@ from tlora_ref.cli import (
     plan,
     preview,
     report,
+    study,
     trace,
     train,
     verify,
@@ -78,7 +79,23 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
 
 
 #: Each is a file of this folder with a function `run`; in the order in which a newcomer needs them.
-COMMANDS = (demo, plan, preview, init, train, eval, generate, merge, export, trace, verify, check, report, explain)
+COMMANDS = (
+    demo,
+    plan,
+    preview,
+    init,
+    train,
+    eval,
+    generate,
+    merge,
+    export,
+    trace,
+    verify,
+    check,
+    study,
+    report,
+    explain,
+)
 
 for command in COMMANDS:
     app.command(command.__name__.rpartition(".")[2])(interruptible(command.run))

@@ -11,17 +11,24 @@ import typer
 import tlora_ref as tr
 from tlora_ref.cli import options as o
 from tlora_ref.cli.screen import Screen
+from tlora_ref.cli.studies import show_results
 from tlora_ref.reports import by_kind, by_layer
+from tlora_ref.study import holds_results, read_results
+from tlora_ref.study.tables import to_dict
 
 
 def run(
     folder: Annotated[
-        Path, typer.Argument(help="What train, init or trace wrote, or any PEFT adapter.", show_default=False)
+        Path, typer.Argument(help="What train, init, trace or study wrote, or any PEFT adapter.", show_default=False)
     ],
     json: o.Json = False,
 ) -> None:
-    """Say what a run, an adapter or a trace holds: budget, ranks by layer, scales, updates, losses."""
-    screen, summary = Screen(json), tr.summarize(folder)
+    """Say what a run, an adapter, a trace or a study holds: budget, ranks by layer, scales, updates, losses."""
+    screen = Screen(json)
+    if folder.is_dir() and holds_results(folder):
+        show_studies(screen, folder)
+        return
+    summary = tr.summarize(folder)
     screen.say(f"{folder}: {summary.kind}")
     screen.say("; ".join(f"{name} {value}" for name, value in summary.said.items()))
     screen.table("Rank by layer", *by_layer({name: str(module.rank) for name, module in summary.modules.items()}))
@@ -29,6 +36,14 @@ def run(
     for line in losses_said(summary.losses):
         screen.say(line)
     screen.finish(summary.to_dict())
+
+
+def show_studies(screen: Screen, folder: Path) -> None:
+    """Every study that was run into the folder."""
+    found = read_results(folder)
+    for results in found:
+        show_results(screen, results)
+    screen.finish({"studies": [to_dict(results) for results in found]})
 
 
 def losses_said(losses: Sequence[Mapping[str, Any]]) -> list[str]:

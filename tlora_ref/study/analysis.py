@@ -1,0 +1,172 @@
+"""From runs to answers: a learning rate for each variant, its test loss, and paired differences with intervals.
+
+A variant gets the learning rate of least mean validation loss over the seeds; the test split has no say in it.
+Every figure is then of the test split at that rate, over all seeds: none is chosen. Two variants are compared seed by
+seed, because they share what a seed decides: calibration samples, the order of the data, and a random A.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+#: Of the bootstrap intervals and of the number of seeds; and the share of studies that would then find the difference.
+CONFIDENCE, POWER = 0.95, 0.8
+RESAMPLES, BOOTSTRAP_SEED = 9999, 42
+
+#: What a place of the grid is beside the learning rate and the seed.
+SETTING = ("model", "task", "equal", "rank", "samples", "variant")
+
+BETTER, WORSE, UNDECIDED = "better", "worse", "undecided"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A variant in one setting, at its own learning rate.
+
+    Attributes
+    ----------
+    setting : {name of an axis: value}, as SETTING
+    lr : of least mean validation loss; at_edge : whether it is the smallest or largest that was tried, so that a better
+        one may lie beyond
+    test : {seed: test loss}, nats a scored token
+    r_init, trained : the rank and the trained parameters, means over the seeds
+    seconds, peak_bytes : means over the seeds: of the whole run; of resident memory
+    gradient_norm, phi : means over the seeds of the first step's gradient norm, and of Eq. 17; None if not measured
+    diverged : learning rates with a run that was not finite, which are out of the choice
+    """
+
+    setting: dict[str, Any]
+    lr: float
+    at_edge: bool
+    test: dict[int, float]
+    r_init: float
+    trained: float
+    seconds: float
+    peak_bytes: float
+    gradient_norm: float
+    phi: float | None
+    diverged: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean test loss over the seeds."""
+        return math.fsum(self.test.values()) / len(self.test)
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of the test loss over the seeds; NaN for one."""
+        return float(np.std(list(self.test.values()), ddof=1)) if len(self.test) > 1 else math.nan
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Test loss of one outcome less that of another, over the seeds that both have.
+
+    Attributes
+    ----------
+    mean, low, high : the mean paired difference and its bootstrap interval; negative: the first has less loss
+    seeds : how many pairs
+    seeds_needed : how many would show a difference of this size and spread at CONFIDENCE with POWER
+    verdict : "better", "worse" (the interval is on one side of zero), or "undecided"
+    """
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+    seeds_needed: int | None
+    verdict: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def outcomes(runs: Iterable[Mapping[str, Any]]) -> list[Outcome]:
+    """Every setting's outcome, in the runs' order; a setting whose every learning rate diverged has none."""
+    settings: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        settings.setdefault(tuple(run[name] for name in SETTING), []).append(run)
+    found = (_outcome(dict(zip(SETTING, place, strict=True)), its) for place, its in settings.items())
+    return [outcome for outcome in found if outcome is not None]
+
+
+def _outcome(setting: dict[str, Any], runs: Sequence[Mapping[str, Any]]) -> Outcome | None:
+    """One setting; seeds that not every learning rate has been run with wait for the rest of the study."""
+    rates: dict[float, dict[int, Mapping[str, Any]]] = {}
+    for run in runs:
+        rates.setdefault(run["lr"], {})[run["seed"]] = run
+    seeds = sorted(set.intersection(*(set(its) for its in rates.values())))
+    diverged = tuple(lr for lr, its in rates.items() if any(its[seed]["valid_loss"] is None for seed in seeds))
+    finite = {lr: its for lr, its in rates.items() if lr not in diverged}
+    if not finite or not seeds:
+        return None
+    lr = min(sorted(finite), key=lambda lr: math.fsum(finite[lr][seed]["valid_loss"] for seed in seeds))
+    chosen = [finite[lr][seed] for seed in seeds]
+    phis = [run["phi"] for run in chosen]
+    return Outcome(
+        setting=setting,
+        lr=lr,
+        at_edge=len(rates) > 1 and lr in (min(rates), max(rates)),
+        test={run["seed"]: run["test_loss"] for run in chosen},
+        r_init=_mean([run["r_init"] for run in chosen]),
+        trained=_mean([run["trained"] for run in chosen]),
+        seconds=_mean([sum(run["seconds"].values()) for run in chosen]),
+        peak_bytes=_mean([run["peak_bytes"] for run in chosen]),
+        gradient_norm=_mean([run["gradient_norm"]["first"] for run in chosen]),
+        phi=None if None in phis else _mean(phis),
+        diverged=diverged,
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def difference(first: Outcome, second: Outcome) -> Difference | None:
+    """How much more test loss `first` has than `second`, seed by seed; None with fewer than two seeds in common."""
+    seeds = sorted(set(first.test) & set(second.test))
+    if len(seeds) < 2:
+        return None
+    pairs = np.array([first.test[seed] - second.test[seed] for seed in seeds])
+    low, high = interval(pairs)
+    verdict = BETTER if high < 0 else WORSE if low > 0 else UNDECIDED
+    return Difference(float(pairs.mean()), low, high, len(seeds), seeds_needed(pairs), verdict)
+
+
+def interval(pairs: np.ndarray) -> tuple[float, float]:
+    """The bootstrap interval of the mean of paired differences, BCa; the value itself where all are the same."""
+    if np.ptp(pairs) == 0:
+        return float(pairs[0]), float(pairs[0])
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        options: dict[str, Any] = {"confidence_level": CONFIDENCE, "n_resamples": RESAMPLES, "rng": rng}
+        found = stats.bootstrap((pairs,), np.mean, method="BCa", **options).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def seeds_needed(pairs: np.ndarray) -> int | None:
+    """How many pairs a two-sided t test needs to find this mean and spread with POWER; None for mean 0."""
+    mean, spread = float(np.mean(pairs)), float(np.std(pairs, ddof=1))
+    if mean == 0:
+        return None
+    quantiles = stats.norm.ppf(0.5 + CONFIDENCE / 2) + stats.norm.ppf(POWER)
+    return max(2, math.ceil((quantiles * spread / mean) ** 2))
+
+
+def find(found: Iterable[Outcome], **setting: Any) -> Outcome | None:
+    """The first outcome of a setting; axes that are not named may have any value."""
+    return next((o for o in found if all(o.setting[name] == value for name, value in setting.items())), None)
+
+
+def baseline_of(outcome: Outcome, found: Sequence[Outcome], baseline: str) -> Outcome | None:
+    """What an outcome is compared with: the baseline variant in the same setting."""
+    return find(found, **{**outcome.setting, "variant": baseline})
