@@ -12,6 +12,7 @@ import tlora_ref as tr
 from tlora_ref.calibration import processes
 from tlora_ref.cli import options as o
 from tlora_ref.cli.screen import Screen, seconds
+from tlora_ref.cli.stopping import told
 from tlora_ref.cli.studies import show_results
 from tlora_ref.errors import ConfigError
 from tlora_ref.study import Study, work_of
@@ -35,9 +36,10 @@ def run(
     try:
         with processes(workers) as executor, screen.progress(study.name) as move:
             results = tr.run_study(study, out, executor=executor, progress=move)
-    except KeyboardInterrupt:
-        print(f"stopped by Ctrl-C: the runs that had ended are in {out}; the same command goes on", file=sys.stderr)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as stop:
+        what, status = told(stop)
+        print(f"stopped by {what}: the runs that had ended are in {out}; the same command goes on", file=sys.stderr)
+        raise typer.Exit(status) from None
     show_results(screen, results)
     screen.finish(to_dict(results))
 
