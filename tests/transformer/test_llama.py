@@ -13,7 +13,6 @@ from safetensors.numpy import load_file
 import tlora_ref as tr
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.errors import ConfigError, DataError, ShapeError
-from tlora_ref.transformer.generation import sample_token
 from tlora_ref.transformer.llama import Llama, LlamaConfig
 from tlora_ref.transformer.rope import Rope, rotary_tables
 
@@ -102,16 +101,6 @@ def test_generation_with_and_without_the_cache_one_by_one_and_batched() -> None:
     stop = int(model.generate(rows[0], max_new_tokens=3)[len(rows[0]) + 1])
     ended = model.generate(rows[0], max_new_tokens=9, eos_token_id=stop)
     assert ended[-1] == stop and len(ended) <= len(rows[0]) + 2
-
-
-def test_sampling_follows_temperature_and_nucleus() -> None:
-    logits, rng = np.log(np.array([0.5, 0.3, 0.15, 0.05])), np.random.default_rng(0)
-    drawn = np.bincount([sample_token(logits, 1.0, 1.0, rng) for _ in range(4000)], minlength=4) / 4000
-    np.testing.assert_allclose(drawn, [0.5, 0.3, 0.15, 0.05], atol=0.03)
-    cut = np.bincount([sample_token(logits, 1.0, 0.7, rng) for _ in range(4000)], minlength=4) / 4000
-    np.testing.assert_allclose(cut, [0.625, 0.375, 0, 0], atol=0.03)
-    sharp = np.bincount([sample_token(logits, 0.5, 1.0, rng) for _ in range(4000)], minlength=4) / 4000
-    np.testing.assert_allclose(sharp, np.array([0.25, 0.09, 0.0225, 0.0025]) / 0.365, atol=0.03)
 
 
 def test_B_zero_leaves_every_bit_and_merging_equals_attaching() -> None:

@@ -6,6 +6,7 @@ from tlora_ref.data.form import sample_form
 from tlora_ref.data.pieces import Pieces, token_texts
 from tlora_ref.data.records import dataset_file, file_sha256
 from tlora_ref.data.rows import Row, load_dataset
+from tlora_ref.data.stops import StopStrings
 from tlora_ref.data.templates import templates
 from tlora_ref.data.tokenizer import Tokenizer
 from tlora_ref.data.tokenizer_folder import load_tokenizer
@@ -15,6 +16,7 @@ __all__ = [
     "EncodingReport",
     "Pieces",
     "Row",
+    "StopStrings",
     "Tokenizer",
     "batches",
     "choose_samples",

@@ -1,8 +1,7 @@
-"""Generation: greedy, or sampled with temperature and top-p, with a key/value cache."""
+"""Generation: greedy or sampled, with a key/value cache."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, Self
 
@@ -14,6 +13,10 @@ from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.cache import KeyValueCache
 from tlora_ref.transformer.head import next_token_logits
 from tlora_ref.transformer.inputs import padding_mask, positions_of, token_ids
+from tlora_ref.transformer.sampling import Sampling
+
+#: Told all tokens of a row, the prompt's too and padding left out: whether the last of them ends it.
+Stop = Callable[[Sequence[int]], bool]
 
 
 class Ends(Protocol):
@@ -36,20 +39,6 @@ class Continues(Ends, Protocol):
     def head(self) -> Callable[[Tensor], Tensor]: ...
 
 
-def sample_token(logits: Array, temperature: float, top_p: float, rng: np.random.Generator) -> int:
-    """One token from host logits (vocab,): the largest at temperature 0, else drawn from the smallest set of most
-    probable tokens whose probabilities reach `top_p` (Holtzman et al., arXiv 1904.09751)."""
-    if temperature == 0.0:
-        return int(logits.argmax())
-    with np.errstate(over="ignore"):  # however cold it is, the largest is exp(0) and others reach exp(-inf)
-        p = np.exp((logits - logits.max()).astype(np.float64) / temperature)
-    p /= p.sum()
-    order = np.argsort(-p, kind="stable")
-    before = np.cumsum(p[order]) - p[order]  # probability of all more likely tokens
-    nucleus = order[before < top_p]
-    return int(rng.choice(nucleus, p=p[nucleus] / p[nucleus].sum()))
-
-
 def _left_padded(ids: Array, keep: Array | None) -> tuple[Array, Array | None]:
     """Each row rolled so that its padding comes first: the last column then holds every row's last token."""
     if keep is None:
@@ -64,28 +53,29 @@ def generate(
     attention_mask: Any = None,
     *,
     max_new_tokens: int = 64,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     eos_token_id: int | Sequence[int] | None = None,
+    stop: Stop | None = None,
     use_cache: bool = True,
     on_token: Callable[[list[int]], None] | None = None,
+    **sampling: Any,
 ) -> Array:
     """Continue a prompt (tokens,) or a padded batch of prompts (batch, tokens).
 
     Parameters
     ----------
-    temperature : 0 for greedy
-    top_p : in (0, 1], used if temperature > 0
+    seed : of the draws; or one a row, so that what a row gets does not depend on those beside it
     eos_token_id : one token or several, any of which ends a row; None for the checkpoint's (see `Model.ends`), -1 for
         none
+    stop : ends a row after a token where it says so (`tlora_ref.data.StopStrings`)
     use_cache : False computes every step from the whole sequence, for checking
     on_token : called with each step's new tokens, one a row
+    sampling : temperature, top_k, top_p, min_p, repetition_penalty, as `Sampling` has them; without any greedy
 
     Returns
     -------
     Host integers: the prompt and what follows it, as a 1-D array for a 1-D prompt, else (batch, longest) with padding
-    moved to the left of the prompts and the first eos filling rows that ended early.
+    moved to the left of the prompts and the first eos (without one, 0) filling rows that ended early.
     """
     ids = token_ids(input_ids, model.config.vocab_size)
     ids, keep = _left_padded(ids, padding_mask(attention_mask, ids))
@@ -95,12 +85,13 @@ def generate(
     ids = continued(
         ids,
         lambda ids: _next_logits(model, ids, keep, cache),
+        keep=keep,
         max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
+        sampling=Sampling(**sampling),
         seed=seed,
         eos=eos,
-        filler=eos[0] if eos else None,
+        stop=stop,
+        filler=eos[0] if eos else 0,
         on_token=on_token,
     )
     return ids[0] if np.ndim(input_ids) == 1 else ids
@@ -118,26 +109,34 @@ def continued(
     ids: Array,
     next_logits: Callable[[Array], Array],
     *,
+    keep: Array | None,
     max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int,
+    sampling: Sampling,
+    seed: int | Sequence[int],
     eos: tuple[int, ...],
-    filler: int | None,
+    stop: Stop | None,
+    filler: int,
     on_token: Callable[[list[int]], None] | None,
 ) -> Array:
     """`ids` (batch, tokens) and what follows: `next_logits` maps all ids so far to host logits (batch, vocab).
 
-    eos : any of them ends a row, which `filler` then fills; generation ends when all rows have
+    keep : host booleans (batch, tokens), False at padding, or None
+    eos, stop : any of them ends a row, which `filler` then fills; generation ends when all rows have
     """
-    _check_options(max_new_tokens, temperature, top_p)
-    rng = np.random.default_rng(seed)
+    if max_new_tokens < 1:
+        raise ConfigError(f"generate: max_new_tokens {max_new_tokens}: expected 1 or more")
+    rngs = _generators(seed, len(ids))
+    rows = [row.tolist() if keep is None else row[keep[i]].tolist() for i, row in enumerate(ids)]
     done = np.zeros(len(ids), dtype=bool)
     for _ in range(max_new_tokens):
-        new = np.array([sample_token(row, temperature, top_p, rng) for row in next_logits(ids)])
-        if eos:
-            new[done] = filler
-            done |= np.isin(new, eos)
+        chosen = zip(next_logits(ids), rows, rngs, strict=True)
+        new = np.array([sampling.next_token(logits, row, rng) for logits, row, rng in chosen])
+        new[done] = filler
+        for row, token in zip(rows, new, strict=True):
+            row.append(int(token))
+        done |= np.isin(new, eos)
+        if stop is not None:
+            done |= [ended or stop(row) for ended, row in zip(done, rows, strict=True)]
         ids = np.concatenate([ids, new[:, None]], axis=1)
         if on_token is not None:
             on_token([int(token) for token in new])
@@ -146,12 +145,13 @@ def continued(
     return ids
 
 
-def _check_options(max_new_tokens: int, temperature: float, top_p: float) -> None:
-    if max_new_tokens < 1 or not 0 <= temperature < math.inf or not 0 < top_p <= 1:
-        raise ConfigError(
-            f"generate: max_new_tokens {max_new_tokens}, temperature {temperature}, top_p {top_p}: expected "
-            "max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1"
-        )
+def _generators(seed: int | Sequence[int], rows: int) -> list[np.random.Generator]:
+    """One generator for all rows, which draw in turn; or one for each."""
+    if not isinstance(seed, Sequence):
+        return [np.random.default_rng(seed)] * rows
+    if len(seed) != rows:
+        raise ConfigError(f"generate: {len(seed)} seeds for {rows} prompts: expected one for all, or one for each")
+    return [np.random.default_rng(own) for own in seed]
 
 
 def _next_logits(model: Continues, ids: Array, prompt: Array | None, cache: KeyValueCache | None) -> Array:

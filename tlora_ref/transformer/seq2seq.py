@@ -11,10 +11,11 @@ from tlora_ref.autograd import Tensor
 from tlora_ref.backend import Array, to_numpy
 from tlora_ref.errors import ConfigError, DataError, ShapeError
 from tlora_ref.transformer.cache import KeyValueCache
-from tlora_ref.transformer.generation import continued, ending_tokens
+from tlora_ref.transformer.generation import Stop, continued, ending_tokens
 from tlora_ref.transformer.head import VocabularyHead, loss_divisor_of, next_token_logits
 from tlora_ref.transformer.inputs import IGNORED, host_array, padding_mask, token_ids, token_labels
 from tlora_ref.transformer.output import Output
+from tlora_ref.transformer.sampling import Sampling
 
 
 class Seq2SeqLM(VocabularyHead):
@@ -142,18 +143,19 @@ def generate_answer(
     attention_mask: Any = None,
     *,
     max_new_tokens: int = 64,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     eos_token_id: int | Sequence[int] | None = None,
+    stop: Stop | None = None,
     use_cache: bool = True,
     on_token: Callable[[list[int]], None] | None = None,
+    **sampling: Any,
 ) -> Array:
     """What the decoder says to a prompt (tokens,) or a padded batch of prompts (batch, tokens).
 
     Parameters
     ----------
-    as those of `tlora_ref.transformer.generation.generate`
+    as those of `tlora_ref.transformer.generation.generate`; the repetition penalty and `stop` see what the decoder
+    says, and not the prompt, as in transformers
 
     Returns
     -------
@@ -177,12 +179,13 @@ def generate_answer(
     made = continued(
         np.full((len(ids), 1), view.start_token(), dtype=np.int64),
         next_logits,
+        keep=None,
         max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
+        sampling=Sampling(**sampling),
         seed=seed,
         eos=eos,
-        filler=(eos or (None,))[0] if model.config.pad_token_id is None else model.config.pad_token_id,
+        stop=stop,
+        filler=(eos or (0,))[0] if model.config.pad_token_id is None else model.config.pad_token_id,
         on_token=on_token,
     )
     return made[0] if np.ndim(input_ids) == 1 else made
