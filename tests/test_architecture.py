@@ -119,6 +119,7 @@ LENGTH_EXEMPTIONS: dict[str, str] = {
     "tlora_ref/cli/init.py::run": "a command's flags are its parameters, one a line",
     "tlora_ref/cli/explain.py::run": "a command's flags are its parameters, one a line",
     "tlora_ref/cli/trace.py::run": "a command's flags are its parameters, one a line",
+    "tlora_ref/cli/generate.py::run": "a command's flags are its parameters, one a line",
     "tlora_ref/cli/eval.py::run": "a command's flags are its parameters, one a line",
     "tlora_ref/cli/train.py::run": "a command's flags are its parameters, one a line",
 }

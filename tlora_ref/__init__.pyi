@@ -2,7 +2,7 @@ from .adapter import Adapter, Plan, allocate, initialize
 from .autograd import grad, gradcheck
 from .calibration import CalibrationStats, calibrate
 from .checkpoint import export_adapter, find_model, load_model, load_peft, save_model, save_peft, save_universal
-from .data import load_tokenizer
+from .data import load_prompts, load_tokenizer
 from .errors import TLoRAError
 from .explanation import Explanation, explain
 from .method.switches import PROFILES, Switches, resolve
@@ -10,12 +10,16 @@ from .oracle import check_implementation, compare, trace
 from .pipeline import (
     AdapterSettings,
     BatchLoss,
+    Chat,
     DataSource,
     Preview,
     Prompting,
+    Responder,
+    Response,
     RowPreview,
     calibrate_for,
     encode_question,
+    finishes,
     first_batch_loss,
     is_bare_encoder,
     load_adapted,
@@ -27,6 +31,7 @@ from .pipeline import (
     prompting_of,
     read_prompting,
     weightless_model,
+    with_system,
 )
 from .planning import MemoryPlan, TimePlan, plan_memory, plan_time
 from .reports import Summary, summarize
@@ -45,6 +50,7 @@ __all__ = [
     "Answering",
     "BatchLoss",
     "CalibrationStats",
+    "Chat",
     "DataSource",
     "Explanation",
     "MemoryPlan",
@@ -52,6 +58,8 @@ __all__ = [
     "Plan",
     "Preview",
     "Prompting",
+    "Responder",
+    "Response",
     "RowPreview",
     "Study",
     "Summary",
@@ -71,6 +79,7 @@ __all__ = [
     "explain",
     "export_adapter",
     "find_model",
+    "finishes",
     "first_batch_loss",
     "grad",
     "gradcheck",
@@ -79,6 +88,7 @@ __all__ = [
     "load_adapted",
     "load_model",
     "load_peft",
+    "load_prompts",
     "load_statistics",
     "load_study",
     "load_task",
@@ -102,4 +112,5 @@ __all__ = [
     "trace",
     "train",
     "weightless_model",
+    "with_system",
 ]

@@ -33,7 +33,7 @@ COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
         ("generate m --max-tokens 4", "did you mean --max-new-tokens?"),
         ("generate m --temp 0.5", "did you mean --temperature?"),
         ("generate m --adapter-path a", "did you mean --adapter?"),
-        ("generate m --prompt --temp --top-k 3", "--top-k: sampling knows"),  # --temp is the prompt's text
+        ("generate m --prompt --temp --num-beams 3", "--num-beams: it is greedy"),  # --temp is the prompt's text
         ("train m --model m", "the model's folder stands without a flag"),
         ("train m --lora_dropout 0.1", "TLoRA trains without dropout"),
         ("init m --learning-rate 1", "did you mean --lr? it belongs to train, trace, not to init"),
@@ -41,7 +41,7 @@ COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
         ("train m --zzz 1", "tlora-ref train -h lists those there are"),
         ("finetune m", "there is no command finetune: did you mean train?"),
         ("evalute m", "did you mean eval?"),
-        ("zzz m", "there are demo, plan, init, train"),
+        ("zzz m", "there are demo, plan, preview, init, train"),
     ],
 )
 def test_a_wrong_word_gets_the_right_one(words: str, said: str, run: Run) -> None:
@@ -76,7 +76,7 @@ def test_the_tables_name_flags_and_commands_that_are_there() -> None:
         ("output_dir: x", "did you mean out?"),
         ("lora_parameters: {rank: 8}", "its keys stand by themselves here"),
         ("model_name_or_path: x", "the model's folder"),
-        ("max_new_tokens: 3", "it belongs to eval, generate, not to train"),
+        ("max_new_tokens: 3", "it belongs to eval, generate, chat, not to train"),
     ],
 )
 def test_keys_of_a_config_file_too(text: str, said: str, folder: Path, run: Run) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from tlora_ref.cli import (
+    chat,
     check,
     demo,
     eval,
@@ -87,6 +88,7 @@ COMMANDS = (
     train,
     eval,
     generate,
+    chat,
     merge,
     export,
     trace,

@@ -69,6 +69,18 @@ MaxLength = Annotated[int | None, typer.Option(min=2, help="Longest sample in to
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples of one forward pass.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest generated response.")]
 
+Chat = Annotated[bool, typer.Option("--chat", help="The tokenizer's own chat template: --template chat.")]
+System = Annotated[str | None, typer.Option(help="The system message of the chat.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 is greedy.")]
+TopK = Annotated[int | None, typer.Option(min=1, help="Draw from the so many likeliest tokens.")]
+TopP = Annotated[float, typer.Option(help="Draw from the fewest likeliest tokens that have this probability.")]
+MinP = Annotated[float, typer.Option(help="Draw from tokens of at least this share of the likeliest's probability.")]
+RepetitionPenalty = Annotated[float, typer.Option(help="Above 1, tokens that were there become less likely.")]
+Stops = Annotated[
+    list[str] | None, typer.Option("--stop", help=r"A text that ends the response (\n: a line break); may be repeated.")
+]
+DrawSeed = Annotated[int, typer.Option(min=0, help="Of the draws at a temperature above 0.")]
+
 LearningRate = Annotated[float, typer.Option(help="Peak learning rate.")]
 Schedule = Annotated[str, typer.Option(help="cosine, linear or constant.")]
 WarmupRatio = Annotated[float, typer.Option(help="Share of the steps in which the rate rises.")]

@@ -11,6 +11,7 @@ import typer
 import tlora_ref as tr
 from tlora_ref.cli.options import pairs
 from tlora_ref.cli.screen import warn
+from tlora_ref.data import Tokenizer
 
 #: Flags that say how an adapter is made.
 ADAPTER_FLAGS = (
@@ -80,6 +81,28 @@ def train_settings(context: typer.Context, **changes: Any) -> tr.TrainSettings:
     """The training flags, checked; `changes` win."""
     flags = {f.name: context.params[f.name] for f in fields(tr.TrainSettings) if f.name in context.params}
     return tr.TrainSettings(**{**flags, "also": tuple(flags.get("also") or ()), **changes})
+
+
+#: Flags that say how the next token is chosen; all but the first and the last do nothing at temperature 0.
+SAMPLING_FLAGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+def responder(
+    context: typer.Context, model: tr.Model, tokenizer: Tokenizer, *, within_context: bool = True
+) -> tr.Responder:
+    """SAMPLING_FLAGS, --max-new-tokens, --stop and --seed, checked; a note on those that do nothing."""
+    flags = context.params
+    if flags["temperature"] == 0:
+        say_unused(context, "it draws nothing at temperature 0", *SAMPLING_FLAGS[1:-1], "seed")
+    return tr.Responder(
+        model,
+        tokenizer,
+        max_new_tokens=flags["max_new_tokens"],
+        stops=[text.replace("\\n", "\n") for text in flags["stop"] or ()],
+        sampling={name: flags[name] for name in SAMPLING_FLAGS},
+        seed=flags["seed"],
+        within_context=within_context,
+    )
 
 
 def given(context: typer.Context, names: Iterable[str]) -> list[str]:

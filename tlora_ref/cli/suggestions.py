@@ -46,7 +46,12 @@ _FLAGS_ELSEWHERE: dict[str, str] = {
     "max-new-tokens": "max-tokens max-gen-len num-tokens max-gen-tokens n-predict max-new-token max-output-tokens",
     "temperature": "temp sampling-temperature",
     "top-p": "topp nucleus",
+    "top-k": "topk",
+    "min-p": "minp",
+    "repetition-penalty": "repeat-penalty rep-penalty rep-pen penalty",
+    "stop": "stop-strings stop-string stop-words stop-sequences stop-sequence reverse-prompt extra-eos-token",
     "prompt": "text question input query",
+    "prompts": "prompts-file prompt-file input-file messages-file",
     "dtype": "torch-dtype precision fp16 bf16 fp32 half float16 bfloat16 pure-bf16 compute-dtype",
     "dtype-out": "save-dtype export-dtype output-dtype out-dtype",
     "device": "cuda gpu cpu device-map no-cuda use-cpu",
@@ -84,7 +89,7 @@ _ADVICE: dict[str, str] = {
     "do-train do-eval train stage fine-tune-type": "the command says what is done: leave it out",
     "report-to wandb logging-dir": "OUT/history.jsonl has every step",
     "scale": "the scale is alpha over rank: --alpha",
-    "top-k min-p repetition-penalty num-beams": "sampling knows --temperature and --top-p",
+    "num-beams beam-size typical-p": "it is greedy, or draws by --temperature, --top-k, --top-p and --min-p",
     "trust-remote-code": "no code of a checkpoint is ever run: leave it out",
     "save-total-limit": "one state is kept, the last: leave it out",
 }
@@ -95,8 +100,11 @@ _COMMANDS_ELSEWHERE: dict[str, str] = {
     "demo": "example quickstart tutorial try start",
     "train": "finetune fine-tune sft lora fit tune run finetune-lora",
     "eval": "evaluate test score benchmark perplexity",
-    "generate": "chat inference infer predict complete sample ask",
-    "merge": "fuse export merge-lora merge-and-unload convert",
+    "chat": "talk converse repl interactive dialog",
+    "generate": "inference infer predict complete sample ask",
+    "merge": "fuse merge-lora merge-and-unload",
+    "export": "convert gguf to-gguf mlx",
+    "explain": "walkthrough visualize visualise page",
     "preview": "tokenize tokenise render look dry-run show-data view-data",
     "plan": "estimate info memory params",
     "init": "initialize initialise calibrate make create",
@@ -120,12 +128,12 @@ def flag_hint(given: str, command: str, flags: Mapping[str, Collection[str]], da
     ours = name if name in own else FLAGS_ELSEWHERE.get(name)
     if ours in own:
         return f"did you mean {dashes}{ours}?"
+    if name in ADVICE:
+        return ADVICE[name]
     elsewhere = [other for other, theirs in flags.items() if (ours or name) in theirs]
     if elsewhere:
         meant = "" if (ours or name) == name else f"did you mean {dashes}{ours}? "
         return f"{meant}it belongs to {', '.join(elsewhere)}, not to {command}"
-    if name in ADVICE:
-        return ADVICE[name]
     close = difflib.get_close_matches(name, own, n=1)
     return f"did you mean {dashes}{close[0]}?" if close else f"tlora-ref {command} -h lists those there are"
 

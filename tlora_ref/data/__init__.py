@@ -4,6 +4,7 @@ from tlora_ref.data.batches import batches, choose_samples, halves, pad_batch
 from tlora_ref.data.encode import EncodedRow, EncodingReport, encode_prompt, encode_row, encode_rows, response_text
 from tlora_ref.data.form import sample_form
 from tlora_ref.data.pieces import Pieces, token_texts
+from tlora_ref.data.prompts import load_prompts
 from tlora_ref.data.records import dataset_file, file_sha256
 from tlora_ref.data.rows import Row, load_dataset
 from tlora_ref.data.stops import StopStrings
@@ -27,6 +28,7 @@ __all__ = [
     "file_sha256",
     "halves",
     "load_dataset",
+    "load_prompts",
     "load_tokenizer",
     "pad_batch",
     "response_text",

@@ -68,7 +68,7 @@ def load_dataset(path: str | Path, split: str = "train", fields: Mapping[str, st
             f"field name(s) {', '.join(unknown)} are unknown: they can be {', '.join(NAMES)}"
             f"{_field_hint(unknown[0], str((fields or {})[unknown[0]]))}"
         )
-    rows = [_row(where, values, fields or {}) for where, values in records(file)]
+    rows = [row_of(where, values, fields or {}) for where, values in records(file)]
     if not rows:
         raise DataError(f"{file}: the file holds no rows")
     return rows
@@ -79,8 +79,8 @@ def _field_hint(ours: str, theirs: str) -> str:
     return f" (did you mean {theirs}={ours}?)" if theirs in NAMES else did_you_mean(ours, NAMES, NAMES_ELSEWHERE)
 
 
-def _row(where: str, record: Any, fields: Mapping[str, str]) -> Row:
-    """One record as a checked row."""
+def row_of(where: str, record: Any, fields: Mapping[str, str]) -> Row:
+    """One record as a checked row; DataError naming what is wrong with it."""
     if not isinstance(record, dict):
         raise DataError(f"{where}: expected an object with named fields, found {type(record).__name__}")
     missing = [theirs for theirs in fields.values() if theirs not in record]

@@ -9,6 +9,7 @@ from typing import Any
 
 from tlora_ref.checkpoint import adapter_facts, adapter_folder
 from tlora_ref.data import Row, Tokenizer, encode_prompt
+from tlora_ref.data.chat import messages_of
 from tlora_ref.data.templates import CHAT, check_template
 from tlora_ref.errors import CheckpointError, ConfigError
 from tlora_ref.pipeline.samples import DataSource
@@ -77,14 +78,20 @@ def encode_question(
     DataError
         if the tokenizer has no chat template, or its own refuses these messages.
     """
-    values: dict[str, Any] = {"prompt": question, "completion": ""}
+    row = Row("pair", {"prompt": question, "completion": ""}, "the prompt")
+    return encode_prompt(with_system(row, template, system), tokenizer, template, form)
+
+
+def with_system(row: Row, template: str, system: str | None) -> Row:
+    """A row with a system message, unless it has its own; ConfigError where it is no chat."""
     if system is None:
-        return encode_prompt(Row("pair", values, "the prompt"), tokenizer, template, form)
-    if template != CHAT:
+        return row
+    if template != CHAT and row.form != "messages":
         raise ConfigError(f"a system message is part of a chat, and the template is {template}: take the template chat")
-    roles = (("system", system), ("user", question.strip()), ("assistant", ""))
-    messages = [{"role": role, "content": content} for role, content in roles]
-    return encode_prompt(Row("messages", {"messages": messages}, "the prompt"), tokenizer, template, form)
+    messages = messages_of(row)
+    if messages[0]["role"] not in ("system", "developer"):
+        messages.insert(0, {"role": "system", "content": system})
+    return Row("messages", {"messages": messages}, row.where, extra=row.extra)
 
 
 def _system(row: Row) -> str | None:
