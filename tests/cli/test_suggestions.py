@@ -36,8 +36,8 @@ COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
         ("generate m --prompt --temp --num-beams 3", "--num-beams: it is greedy"),  # --temp is the prompt's text
         ("train m --model m", "the model's folder stands without a flag"),
         ("train m --lora_dropout 0.1", "TLoRA trains without dropout"),
-        ("init m --learning-rate 1", "did you mean --lr? it belongs to train, trace, not to init"),
-        ("plan m --lr 1", "--lr: it belongs to train, trace, not to plan"),
+        ("init m --learning-rate 1", "did you mean --lr? it belongs to train, trace, explain, not to init"),
+        ("plan m --lr 1", "--lr: it belongs to train, trace, explain, not to plan"),
         ("train m --zzz 1", "tlora-ref train -h lists those there are"),
         ("finetune m", "there is no command finetune: did you mean train?"),
         ("evalute m", "did you mean eval?"),

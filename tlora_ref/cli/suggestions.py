@@ -16,6 +16,8 @@ _FLAGS_ELSEWHERE: dict[str, str] = {
     "accumulate-grad-batches gradient-accumulation grad-acc",
     "schedule": "lr-scheduler-type lr-scheduler scheduler lr-schedule scheduler-type lr-decay-style",
     "warmup-ratio": "warmup warmup-fraction warmup-proportion",
+    "warmup-steps": "num-warmup-steps",
+    "min-lr": "lr-end lr-min minimum-lr",
     "max-grad-norm": "gradient-clipping clip-grad grad-clip clip-grad-norm gradient-clip-val grad-clip-norm",
     "weight-decay": "wd decay",
     "betas": "adam-betas adam-beta1 adam-beta2 beta1 beta2",
@@ -71,8 +73,6 @@ _ADVICE: dict[str, str] = {
     ),
     "lora-dropout dropout": "TLoRA trains without dropout: leave it out",
     "optim optimizer optimiser optimizer-type": "AdamW is the one optimizer: leave it out",
-    "warmup-steps num-warmup-steps": "the warm-up is a share of the steps: --warmup-ratio, from 0 to 1",
-    "min-lr lr-end": "schedules end at 0, as in transformers: leave it out",
     "mask-prompt train-on-inputs train-on-prompt completion-only-loss assistant-only-loss": (
         "the response alone is scored, always: leave it out"
     ),

@@ -164,10 +164,9 @@ def generate_answer(
     """
     ids = token_ids(input_ids, model.config.vocab_size)
     keep = padding_mask(attention_mask, ids)
-    view = model.watching([])
+    view, eos = model.watching([]), ending_tokens(model, eos_token_id)
     memory = view.encode(ids, keep)
     cache = KeyValueCache(1 + max_new_tokens) if use_cache else None
-    eos = ending_tokens(view, eos_token_id)
 
     def next_logits(made: Array) -> Array:
         seen = 0 if cache is None else cache.length
