@@ -105,6 +105,7 @@ _COMMANDS_ELSEWHERE: dict[str, str] = {
     "merge": "fuse merge-lora merge-and-unload",
     "export": "convert gguf to-gguf mlx",
     "explain": "walkthrough visualize visualise page",
+    "study": "replicate experiment table1",
     "preview": "tokenize tokenise render look dry-run show-data view-data",
     "plan": "estimate info memory params",
     "init": "initialize initialise calibrate make create",
