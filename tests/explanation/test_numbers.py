@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import tlora_ref as tr
-from tests.families.make_tiny import tiny_model
+from tests.families.make_tiny import MODELS, tiny_model
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.errors import ConfigError, OutputError, TLoRAError
 from tlora_ref.explanation.choices import NAMES, captured, compare, root_and_spectrum
 from tlora_ref.explanation.update import measure_update
 from tlora_ref.method import theory
 from tlora_ref.method.initialization import theoretical, w_svd, wc_svd
+from tlora_ref.names import place
 
 RNG = np.random.default_rng(7)
 SAMPLES = tiny_samples(6, seed=4)
@@ -119,6 +120,12 @@ def test_other_families(name: str) -> None:
     samples = [{**s, "labels": i % 2} for i, s in enumerate(SAMPLES)] if name == "bert" else SAMPLES
     found = tr.explain(model, samples, settings=SETTINGS, training=TRAINING)
     assert set(found.choices) == set(model.shapes()) and len(found.history) == 3
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_module_of_every_family_has_a_cell_of_its_own(name: str) -> None:
+    modules = list(tiny_model(name).shapes())
+    assert len({place(module) for module in modules}) == len(modules)
 
 
 def test_what_cannot_be_explained_is_said_before_any_work(tmp_path: Path) -> None:
