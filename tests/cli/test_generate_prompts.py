@@ -99,6 +99,15 @@ def test_a_stop_is_not_printed(folder: Path, run: Run) -> None:
     assert found["finish"] == "stop" and found["tokens"] == free[: at + 1]
 
 
+def test_a_stop_that_begins_in_the_prompt_leaves_no_text(folder: Path, run: Run) -> None:
+    free = own(folder, [3, 4], 6)
+    common = ("generate", folder / "model", "--prompt", "w3 w4", "--max-new-tokens", 6)
+    flags = ("--stop", f"w4 {words(free[:2])}")
+    assert run(*common, *flags)[1] == "\n"
+    found = json.loads(run(*common, *flags, "--json")[1])
+    assert (found["text"], found["tokens"], found["finish"]) == ("", free[:2], "stop")
+
+
 def test_the_penalty_counts_without_a_temperature(folder: Path, run: Run) -> None:
     common = ("generate", folder / "model", "--prompt", "w3 w4", "--max-new-tokens", 9, "--json")
     found = json.loads(run(*common, "--repetition-penalty", 1.9)[1])["tokens"]

@@ -59,6 +59,7 @@ def _talk(screen: Screen, chat: tr.Chat, *, alive: bool) -> None:
         except KeyboardInterrupt:
             if not alive:
                 raise
+            screen.say("")
             warn("stopped: this turn is forgotten")
         except TLoRAError as error:
             if not alive:

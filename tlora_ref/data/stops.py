@@ -30,7 +30,11 @@ class StopStrings:
         tail = ids[-self._window :]
         before = self.tokenizer.decode(tail[:-1], skip_special_tokens=False).rstrip(HALF)
         text = self.tokenizer.decode(tail, skip_special_tokens=False)
-        return any(text.find(stop, max(0, len(before) - len(stop) + 1)) >= 0 for stop in self.stops)
+        return self.ends_after(text, len(before))
+
+    def ends_after(self, text: str, place: int) -> bool:
+        """Whether a stop in `text` ends after its first `place` characters."""
+        return any(text.find(stop, max(0, place - len(stop) + 1)) >= 0 for stop in self.stops)
 
     def cut(self, text: str) -> str:
         """`text` up to the first stop in it."""

@@ -59,7 +59,7 @@ class Responder:
 
     def respond(self, prompt: Ids, on_text: OnText | None = None, *, number: int = 0) -> Response:
         """The response to one prompt; `on_text` is given its text as it is made. `number` chooses the seed."""
-        stream = _Stream(self, on_text)
+        stream = _Stream(self, prompt, on_text)
         made = self.model.generate(prompt, on_token=stream.take, **self._options(self.room(prompt), self.seed + number))
         response = self._response(prompt, made.tolist()[1 if self.decodes_alone else len(prompt) :])
         stream.end(response.text)
@@ -144,9 +144,12 @@ def finishes(responses: Sequence[Response]) -> dict[str, int]:
 class _Stream:
     """Gives text as tokens come, holding back half characters and what may be the beginning of a stop."""
 
-    def __init__(self, responder: Responder, on_text: OnText | None) -> None:
+    def __init__(self, responder: Responder, prompt: Ids, on_text: OnText | None) -> None:
         self.responder, self.on_text = responder, on_text
         self.pieces = Pieces(responder.tokenizer)
+        self.from_prompt = Pieces(responder.tokenizer)  # a stop may begin in the prompt
+        self.whole = "" if responder.decodes_alone else "".join(map(self.from_prompt.take, prompt))
+        self.place = len(self.whole)
         self.text, self.given = "", 0
 
     def take(self, new: Ids) -> None:
@@ -154,10 +157,11 @@ class _Stream:
         if self.on_text is None or new[0] in self.responder.ends:
             return
         self.text += self.pieces.take(new[0])
+        self.whole += self.from_prompt.take(new[0])
         stop = self.responder.stop
-        if stop is not None and stop.cut(self.text) != self.text:
+        if stop is not None and stop.ends_after(self.whole, self.place):
             return  # the end will say how much of it counts
-        self._give(self.text, len(self.text) - (0 if stop is None else stop.held(self.text)))
+        self._give(self.text, len(self.text) - (0 if stop is None else stop.held(self.whole)))
 
     def end(self, whole: str) -> None:
         """What was held back of the whole text."""
