@@ -6,7 +6,7 @@ from .data import load_prompts, load_tokenizer
 from .errors import TLoRAError
 from .explanation import Explanation, explain
 from .method.switches import PROFILES, Switches, resolve
-from .oracle import check_implementation, compare, trace
+from .oracle import assert_right, check_implementation, compare, trace
 from .pipeline import (
     AdapterSettings,
     BatchLoss,
@@ -69,6 +69,7 @@ __all__ = [
     "TimePlan",
     "TrainSettings",
     "allocate",
+    "assert_right",
     "calibrate",
     "calibrate_for",
     "check_implementation",

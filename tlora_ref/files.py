@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import json
+import math
 import os
 import re
 import secrets
@@ -77,6 +79,19 @@ def write_text(path: Path, text: str) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def json_text(values: Any) -> str:
+    """JSON for machines. It has no infinity and no NaN: null stands for them."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(entry) for key, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(entry) for entry in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(values), indent=2, allow_nan=False)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from tlora_ref.cli import options as o
 from tlora_ref.cli.screen import Screen
 from tlora_ref.cli.user_code import loaded
 from tlora_ref.cli.verdicts import finish_checks, show_checks
+from tlora_ref.oracle.reports.files import check_report_file
 
 
 def run(
@@ -32,15 +33,17 @@ def run(
     ] = None,
     examples: Annotated[int, typer.Option(help="Cases a check.", min=1)] = 20,
     seed: Annotated[int, typer.Option(help="Seed of the cases.", min=0)] = 0,
+    report: o.Report = None,
     json: o.Json = False,
 ) -> None:
     """Check a Python implementation over generated cases of its stages: exit status 1 if it is wrong."""
     screen = Screen(json)
+    check_report_file(report)
     silent = redirect_stdout(sys.stderr)  # what the candidate prints is no part of the report
     with silent:
         implementation = loaded(target)
     with screen.progress("checks", lines=False) as advance, silent:
-        report = tr.check_implementation(
+        found = tr.check_implementation(
             implementation,
             profile=profile,
             dtype=dtype,
@@ -50,5 +53,5 @@ def run(
             seed=seed,
             progress=advance,
         )
-    show_checks(screen, report)
-    finish_checks(screen, report)
+    show_checks(screen, found, report)
+    finish_checks(screen, found)

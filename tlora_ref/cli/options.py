@@ -43,6 +43,12 @@ AdapterFolder = Annotated[Path | None, typer.Option("--adapter", help="PEFT adap
 Dtype = Annotated[str, typer.Option(help="float32 (for work) or float64 (the oracle's).")]
 DeviceName = Annotated[str, typer.Option("--device", help="cpu or gpu.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--report", help="FILE.json, .xml (JUnit) or .html (a page): every finding, right or wrong, for others."
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output folder.")]
 
 Data = Annotated[

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from tlora_ref.files import json_text
 from tlora_ref.machine import linear_algebra
 
 
@@ -40,7 +39,7 @@ class Screen:
     def finish(self, values: dict[str, Any]) -> None:
         """The result for a machine."""
         if self.as_json:
-            print(json.dumps(_plain(values), indent=2, allow_nan=False))
+            print(json_text(values))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table: drawn on a terminal, columns padded with blanks elsewhere.
@@ -148,15 +147,6 @@ class StepLine:
 
 def _is_number(text: str) -> bool:
     return not text or text.replace(",", "").replace(".", "").replace("-", "").replace("e", "").isdigit()
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no infinity and no NaN: null stands for them."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def linear_algebra_line() -> str:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
 from tlora_ref.cli.screen import Screen
 from tlora_ref.errors import CheckpointError, ConfigError
 from tlora_ref.oracle.reports.checks import EXPECTED, FAILED, SKIPPED, UNEXPECTED, KitReport
 from tlora_ref.oracle.reports.comparison import Report
-from tlora_ref.oracle.reports.finding import CASCADE, FAIL, NOTE, SKIP
+from tlora_ref.oracle.reports.files import write_report
 
-#: Failing checks, and findings of a trace, that are printed before the rest is only counted.
-SHOWN_CHECKS, SHOWN_FINDINGS = 6, 12
+#: Failing checks that are printed before the rest is only counted.
+SHOWN_CHECKS = 6
 #: A smallest case of more characters than this is left to --json.
 LONGEST = 2000
 
 
-def show_checks(screen: Screen, report: KitReport) -> None:
-    """The table of stages, what fails with its smallest case, and the verdict."""
+def show_checks(screen: Screen, report: KitReport, file: Path | None) -> None:
+    """The table of stages, what fails with its smallest case, and the verdict; all of it in `file` as well."""
+    _write(screen, report, file)
     screen.say(f"profile {report.profile}, judged as {report.dtype}")
     screen.table("Stages", ("stage", "paper", "result", "checks", "which"), report.rows())
     wrong = [r for r in report.results if r.status in (FAILED, UNEXPECTED)]
@@ -42,30 +45,19 @@ def finish_checks(screen: Screen, report: KitReport) -> None:
         raise typer.Exit(1)
 
 
-def show_findings(screen: Screen, report: Report) -> None:
-    """The table of stages, what is wrong, and the verdict."""
+def show_findings(screen: Screen, report: Report, file: Path | None) -> None:
+    """The table of stages, what is wrong, and the verdict; all of it in `file` as well."""
+    _write(screen, report, file)
     screen.table("Stages", ("stage", "paper", "result", "checks", "worst"), report.rows())
-    wrong = report.of(FAIL)
-    for finding in wrong[:SHOWN_FINDINGS]:
-        screen.say(finding.line())
-    if len(wrong) > SHOWN_FINDINGS:
-        screen.say(f"and {len(wrong) - SHOWN_FINDINGS} more that fail (--json lists them)")
-    if report.of(CASCADE):
-        screen.say(f"{len(report.of(CASCADE))} quantities differ only as a cascade of {report.first_failing}")
-    skipped = {f"{f.stage}: {f.why}" for f in report.of(SKIP)}
-    for text in sorted(skipped):
-        screen.say(f"not checked: {text}")
-    notes = report.of(NOTE)
-    for finding in notes[:SHOWN_FINDINGS]:
-        screen.say(f"note: {finding.stage}{f', {finding.module}' if finding.module else ''}: {finding.why}")
-    if len(notes) > SHOWN_FINDINGS:
-        screen.say(f"and {len(notes) - SHOWN_FINDINGS} more notes (--json lists them)")
-    if report.unrecorded:
-        screen.say("not recorded: " + ", ".join(f"{kind} ({many})" for kind, many in report.unrecorded.items()))
-    if report.unjudged:
-        screen.say(f"not checked: nothing here tells what {', '.join(report.unjudged)} should be")
-    for name, text in report.tolerances.items():
-        screen.say(f"tolerance, {name}: {text}")
+    *lines, verdict = report.lines()
+    for line in lines:
+        screen.say(line)
     if not report.judged:
         raise CheckpointError("nothing could be checked: the candidate has nothing that the golden trace can judge")
-    screen.say(report.headline)
+    screen.say(verdict)
+
+
+def _write(screen: Screen, report: KitReport | Report, file: Path | None) -> None:
+    if file is not None:
+        write_report(report, file)
+        screen.say(f"wrote {file}")

@@ -13,6 +13,7 @@ from tlora_ref.cli.screen import Screen
 from tlora_ref.cli.verdicts import finish_checks, show_checks, show_findings
 from tlora_ref.errors import ConfigError
 from tlora_ref.oracle.kit.vectors import CASES, compare_vectors
+from tlora_ref.oracle.reports.files import check_report_file
 
 
 def run(
@@ -34,22 +35,24 @@ def run(
         list[str] | None,
         typer.Option(help="STAGE or all: exit with 1 unless it was judged in full; may be repeated."),
     ] = None,
+    report: o.Report = None,
     json: o.Json = False,
 ) -> None:
     """Hold a candidate against a golden trace, stage by stage: exit status 1 if it is wrong."""
     screen = Screen(json)
+    check_report_file(report)
     if (golden / CASES).is_file():
         if checkpoint is not None or tolerance or require:
             raise ConfigError(f"{golden} holds vectors: they take no --checkpoint, --tolerance or --require")
-        found = compare_vectors(golden, candidate, dtype=dtype)
-        show_checks(screen, found)
-        return finish_checks(screen, found)
-    report = tr.compare(
+        checks = compare_vectors(golden, candidate, dtype=dtype)
+        show_checks(screen, checks, report)
+        return finish_checks(screen, checks)
+    found = tr.compare(
         golden, candidate, checkpoint=checkpoint, dtype=dtype, tolerances=factors(tolerance), require=require or ()
     )
-    show_findings(screen, report)
-    screen.finish(report.to_dict())
-    if not report.passed:
+    show_findings(screen, found, report)
+    screen.finish(found.to_dict())
+    if not found.passed:
         raise typer.Exit(1)
 
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +21,13 @@ from tlora_ref.checkpoint import holds_adapter, load_model, load_peft
 from tlora_ref.errors import CheckpointError, ConfigError
 from tlora_ref.oracle.order import ORDER
 from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.reports.about import about, side
 from tlora_ref.oracle.reports.comparison import Report
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.stages.walk import walk
 from tlora_ref.oracle.traces.digests import weights_digest
 from tlora_ref.oracle.traces.manifest import Manifest
-from tlora_ref.oracle.traces.names import SAMPLE_FIELDS, TENSORS, kind_of
+from tlora_ref.oracle.traces.names import MANIFEST, SAMPLE_FIELDS, TENSORS, kind_of
 from tlora_ref.oracle.traces.reader import Trace
 from tlora_ref.transformer import Model
 
@@ -70,12 +72,18 @@ def compare(
     if model is not None:
         _same_model(gold, model)
     sides = Sides(gold, mine, model, precision, factors)
-    report = Report(walk(sides), sides.said)
-    report.required = _required(require)
+    report = Report(walk(sides), sides.said, required=_required(require))
+    report.about = about(_facts(gold, golden), _facts(mine, candidate))
     report.unrecorded, report.unjudged = _left_out(gold, sides)
     if not report.passed and report.cause is None and precision.name == "float64":
         report.right_as_float32 = Report(walk(Sides(gold, mine, model, Precision.of("float32"), factors))).passed
     return report
+
+
+def _facts(trace: Trace, folder: str | Path) -> dict[str, Any]:
+    """What a report says of one side: its files' digests, and what its manifest tells of weights, samples, versions."""
+    said = {name: getattr(trace.manifest, name) for name in ("profile", "dtype", "checkpoint", "data", "versions")}
+    return side(folder, TENSORS, MANIFEST, "adapter_model.safetensors", "adapter_config.json", **said)
 
 
 def _candidate(folder: Path, golden: Trace) -> Trace:

@@ -9,6 +9,10 @@ from typing import Any
 AS_FLOAT32 = "right as float32 (--dtype float32): a part of the candidate is computed or stored in float32"
 
 
+class Wrong(AssertionError):
+    """What is not right: what Hypothesis shrinks, and what a pytest run shows."""
+
+
 @dataclass(frozen=True, repr=False)
 class Verdict:
     """One checked property of one stage's output; `passed` is error <= allowed.

@@ -12,6 +12,7 @@ from tlora_ref.oracle.implementation import STAGES
 from tlora_ref.oracle.kit.calling import precision_of, stages_of, verdicts
 from tlora_ref.oracle.kit.cases import FORMS
 from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.reports.about import about, code
 from tlora_ref.oracle.reports.checks import (
     EXPECTED,
     FAILED,
@@ -22,14 +23,10 @@ from tlora_ref.oracle.reports.checks import (
     KitReport,
     reproduction,
 )
-from tlora_ref.oracle.verdict import Verdict
+from tlora_ref.oracle.verdict import Verdict, Wrong
 
 if TYPE_CHECKING:
     from tlora_ref.oracle.kit.checks import Check
-
-
-class Wrong(AssertionError):
-    """A case that fails: what Hypothesis shrinks, and what a pytest run shows."""
 
 
 def all_checks() -> dict[str, Check]:
@@ -90,6 +87,7 @@ def check_implementation(
         else:
             results.append(CheckResult(check.id, check.note, SKIPPED, why=f"there is no {check.stage}: not checked"))
     report = KitReport(results, profile, precision.name)
+    report.about = about({"cases": "generated", "examples": examples, "seed": seed}, code(implementation, present))
     if report.first_failing is not None and precision.name == "float64":
         first = [check for check in checks if check.stage == report.first_failing]
         coarser = [Search(implementation, c, profile, Precision.of("float32"), examples, seed) for c in first]

@@ -21,6 +21,7 @@ from tlora_ref.oracle.kit.calling import output_of
 from tlora_ref.oracle.kit.cases import FORMS
 from tlora_ref.oracle.kit.run import Search, all_checks
 from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.reports.about import about, side
 from tlora_ref.oracle.reports.checks import FAILED, PASSED, SKIPPED, CheckResult, KitReport
 from tlora_ref.oracle.scalars import unwrapped
 from tlora_ref.oracle.stages.spectrum import BLUNT, spectrum
@@ -207,7 +208,8 @@ def compare_vectors(vectors: str | Path, candidate: str | Path, *, dtype: str | 
     if odd:
         raise CheckpointError(f"{folder}: {', '.join(odd[:5])} is no output or case of these vectors")
     results = [_result(golden, case, outputs, refused, precision, folder) for case in golden.cases]
-    return KitReport(results, golden.profile, precision.name)
+    sides = side(golden.folder, CASES, TENSORS), side(folder, OUTPUTS, OUTPUT_TENSORS)
+    return KitReport(results, golden.profile, precision.name, about=about(*sides))
 
 
 def _result(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -62,13 +62,15 @@ class CheckResult:
 class KitReport:
     """Every check of a candidate.
 
-    `right_as_float32`: its first failing stage, judged as float64, would be right as float32.
+    `right_as_float32`: its first failing stage, judged as float64, would be right as float32. `about`: {"golden",
+    "candidate", "judge": facts}: what was asked of what, digests, versions.
     """
 
     results: list[CheckResult]
     profile: str
     dtype: str
     right_as_float32: bool = False
+    about: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         rows = [f"  {stage}: {status}, {which or text}"[:200] for stage, _, status, text, which in self.rows()]
@@ -134,10 +136,12 @@ class KitReport:
         """As JSON values."""
         return {
             "passed": self.passed,
+            "headline": self.headline,
             "first_failing": self.first_failing,
             "cause": self.cause,
             "profile": self.profile,
             "dtype": self.dtype,
+            "about": self.about,
             "results": [
                 {
                     **{name: getattr(r, name) for name in ("id", "stage", "note", "status", "cases", "why", "cause")},
@@ -151,7 +155,7 @@ class KitReport:
     def __str__(self) -> str:
         lines = [f"{stage}: {status} ({text})" for stage, _, status, text, _ in self.rows()]
         lines += [r.line() for r in self.results if r.status in (FAILED, UNEXPECTED)]
-        return "\n".join(lines)
+        return "\n".join([*lines, self.headline])
 
 
 def plain(value: Any) -> Any:

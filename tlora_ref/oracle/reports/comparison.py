@@ -12,6 +12,8 @@ from tlora_ref.oracle.verdict import AS_FLOAT32
 
 #: How much of a stage could be judged.
 FULL, PART, NONE = "full", "part", "none"
+#: Findings that are told in lines before the rest is only counted.
+SHOWN = 12
 
 
 @dataclass(repr=False)
@@ -24,6 +26,7 @@ class Report:
     unrecorded : {kind of name: "k of n"} that the golden trace has and the candidate does not
     unjudged : kinds of names that the candidate has and that nothing was held against
     required : stages that must have been judged in full
+    about : {"golden", "candidate", "judge": facts}: folders, digests, versions
     """
 
     findings: list[Finding]
@@ -32,6 +35,7 @@ class Report:
     unrecorded: dict[str, str] = field(default_factory=dict)
     unjudged: list[str] = field(default_factory=list)
     required: tuple[str, ...] = ()
+    about: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         rows = [f"  {stage}: {status}, {text:.200}" for stage, _, status, text, _ in self.rows()]
@@ -110,10 +114,34 @@ class Report:
             rows.append((stage, equation, status, text, _worst(f for f in mine if f.status == status)))
         return rows
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values: the verdict, and every finding that is not a pass."""
+    def lines(self) -> list[str]:
+        """What is wrong, what was not judged, how it was judged, and the verdict: a line each, for a person."""
+        wrong = self.of(FAIL)
+        said = [finding.line() for finding in wrong[:SHOWN]]
+        if len(wrong) > SHOWN:
+            said.append(f"and {len(wrong) - SHOWN} more that fail (a report as JSON lists them)")
+        if self.of(CASCADE):
+            said.append(f"{len(self.of(CASCADE))} quantities differ only as a cascade of {self.first_failing}")
+        said += sorted({f"not checked: {f.stage}: {f.why}" for f in self.of(SKIP)})
+        notes = self.of(NOTE)
+        said += [f"note: {f.stage}{f', {f.module}' if f.module else ''}: {f.why}" for f in notes[:SHOWN]]
+        if len(notes) > SHOWN:
+            said.append(f"and {len(notes) - SHOWN} more notes (a report as JSON lists them)")
+        if self.unrecorded:
+            said.append("not recorded: " + ", ".join(f"{kind} ({many})" for kind, many in self.unrecorded.items()))
+        if self.unjudged:
+            said.append(f"not checked: nothing here tells what {', '.join(self.unjudged)} should be")
+        said += [f"tolerance, {name}: {text}" for name, text in self.tolerances.items()]
+        return [*said, self.headline]
+
+    def __str__(self) -> str:
+        return "\n".join([*(f"{stage}: {status} ({text})" for stage, _, status, text, _ in self.rows()), *self.lines()])
+
+    def to_dict(self, *, every: bool = False) -> dict[str, Any]:
+        """As JSON values: the verdict, and every finding that is not a pass (with `every`, those too)."""
         return {
             "passed": self.passed,
+            "headline": self.headline,
             "first_failing": self.first_failing,
             "cause": self.cause,
             "counts": {status: len(self.of(status)) for status in (PASS, FAIL, CASCADE, SKIP, NOTE)},
@@ -123,13 +151,14 @@ class Report:
             "tolerances": self.tolerances,
             "unrecorded": self.unrecorded,
             "unjudged": self.unjudged,
+            "about": self.about,
             "findings": [
                 {
                     **{name: getattr(f, name) for name in ("stage", "equation", "against", "module", "status", "why")},
                     "verdict": None if f.verdict is None else f.verdict.to_dict(),
                 }
                 for f in self.findings
-                if f.status != PASS
+                if every or f.status != PASS
             ],
         }
 
