@@ -85,3 +85,15 @@ def test_a_step_on_other_samples_is_said_to_be(golden: Path, tmp_path: Path) -> 
 
     other = changed(golden, tmp_path / "d", replaced("train/2/labels", padded))
     assert "made on other samples" not in noted(tr.compare(golden, other), "gradient")
+
+
+@pytest.mark.parity
+def test_a_gradient_is_judged_at_the_candidates_own_B(tmp_path: Path) -> None:
+    """A wrong AdamW drives B far from the golden one, where the network costs more: the gradient there is right."""
+    pytest.importorskip("torch")
+    from tests.oracle.adversary.population import MISTAKES, measured
+
+    (mistake,) = (m for m in MISTAKES if m.name == "exp_avg_sq forgotten")
+    (outcome,) = measured([mistake], ["float64"], tmp_path, without=False)
+    assert outcome.report.first_failing == "adamw"
+    assert not [f for f in outcome.report.of("fail") if f.stage == "gradient"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -54,6 +55,12 @@ class Sides:
             else f"{UNMEASURED:g} roundings of the largest entry (the golden trace measured no noise)",
             **{f"factor of {stage}": f"{factor:g}" for stage, factor in factors.items()},
         }
+
+    def with_noise(self, noise: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Sides:
+        """The same two sides with the noise of the network measured elsewhere, by precision, quantity and key."""
+        other = copy(self)
+        other.noise = noise["float32"]
+        return other
 
     @property
     def letters(self) -> str:

@@ -14,6 +14,7 @@ from tlora_ref.backend import Array, asarray, concatenate, to_numpy
 from tlora_ref.calibration import sample_inputs
 from tlora_ref.errors import CheckpointError
 from tlora_ref.oracle.traces.names import SAMPLE_FIELDS
+from tlora_ref.oracle.traces.noise import Noise
 from tlora_ref.oracle.traces.reader import Trace
 from tlora_ref.training.loop import step_gradients
 from tlora_ref.transformer import Model, ModuleInputs
@@ -67,7 +68,7 @@ class Replay:
         like = next(iter(self.model.tensors.values()))
         put = {m: (asarray(A[m], like, self.model.dtype), asarray(B[m], like, self.model.dtype)) for m in A}
         self.model.attach(Adapter({m: p[0] for m, p in put.items()}, {m: p[1] for m, p in put.items()}, scale))
-        batch = {name: trace.get(f"train/{step}/{name}") for name in SAMPLE_FIELDS if trace.has(f"train/{step}/{name}")}
+        batch = _batch(trace, step)
         leaves = {f"{m}.lora_{letter}.weight": put[m]["AB".index(letter)] for letter in letters for m in put}
         try:
             found = step_gradients(self.model, leaves, [batch])
@@ -75,6 +76,30 @@ class Replay:
             self.model.detach()
         wanted = {(letter, m): found.arrays[f"{m}.lora_{letter}.weight"] for letter in letters for m in A}
         return {key: to_numpy(gradient).astype(np.float64) for key, gradient in wanted.items()}, found.loss
+
+    def noise(
+        self,
+        trace: Trace,
+        step: int,
+        A: dict[str, Array],
+        B: dict[str, Array],
+        scale: dict[str, float],
+        gradients: Mapping[tuple[str, str], Array],
+        loss: float,
+    ) -> dict[str, dict[str, dict[str, float]]] | None:
+        """How far the gradients and the loss of this step are off in lower precisions; None where these overflow."""
+        measured = Noise(self.model)
+        leaves = {f"{m}.lora_{letter}.weight": right for (letter, m), right in gradients.items()}
+        with np.errstate(all="ignore"):
+            measured.of_step(step, Adapter(A, B, scale), _batch(trace, step), leaves, loss)
+        found = measured.to_dict()
+        numbers = [x for quantities in found.values() for keys in quantities.values() for x in keys.values()]
+        return found if np.isfinite(numbers).all() else None
+
+
+def _batch(trace: Trace, step: int) -> dict[str, Any]:
+    """What a step was made on."""
+    return {name: trace.get(f"train/{step}/{name}") for name in SAMPLE_FIELDS if trace.has(f"train/{step}/{name}")}
 
 
 def module_inputs(model: Model, sample: Mapping[str, Any], number: int) -> dict[str, Array]:
