@@ -21,7 +21,7 @@ from threading import Lock
 from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
 
-import ml_dtypes  # noqa: F401  (importing it teaches NumPy the bfloat16 dtype)
+import ml_dtypes
 import numpy as np
 import scipy.special
 from threadpoolctl import ThreadpoolController
@@ -30,6 +30,8 @@ from tlora_ref.errors import DeviceError, did_you_mean
 
 Array: TypeAlias = np.ndarray[Any, Any]
 T = TypeVar("T")
+#: What weights may be held in on a CPU. Nothing is computed in it.
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 #: Numbers in a block of `cache_blocks`: half a megabyte in float32.
 CACHED = 2**17
@@ -132,6 +134,16 @@ def to_numpy(array: Any) -> Array:
     """`array` on the host: itself if it is there already, a copy otherwise."""
     xp = array_module(array)
     return np.asarray(array) if xp is np else xp.asnumpy(array)
+
+
+def widened(x: Array) -> Array:
+    """x to compute with: in float32 if it is held in bfloat16, itself otherwise."""
+    return x.astype(np.float32) if x.dtype == BFLOAT16 else x
+
+
+def arithmetic(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype that what is held in `dtype` is computed in."""
+    return np.dtype(np.float32) if dtype == BFLOAT16 else dtype
 
 
 def asarray(array: Any, like: Array, dtype: Any = None) -> Array:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tlora_ref.autograd.products import times, times_transposed
 from tlora_ref.autograd.tape import Tensor, record
-from tlora_ref.backend import Array, array_module, scatter_add
+from tlora_ref.backend import Array, array_module, scatter_add, widened
 from tlora_ref.errors import ShapeError
 
 
@@ -105,14 +106,14 @@ def split(x: Tensor, sizes: Sequence[int], axis: int = -1) -> list[Tensor]:
 
 def take_rows(x: Tensor, rows: Array) -> Tensor:
     """y[i] = x[rows[i]] for x (n, d) and integer rows (k,): y (k, d). Rows may repeat."""
-    shape, dtype = x.shape, x.dtype
+    shape = x.shape
 
     def vjp(dy: Array) -> tuple[Array]:
-        dx = array_module(dy).zeros(shape, dtype=dtype)
+        dx = array_module(dy).zeros(shape, dtype=dy.dtype)
         scatter_add(dx, rows, dy)
         return (dx,)
 
-    return record(x.data[rows], (x,), vjp)
+    return record(widened(x.data[rows]), (x,), vjp)
 
 
 def weighted_sum(x: Tensor, weights: Array) -> Tensor:
@@ -160,13 +161,13 @@ def linear(x: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
     lead, weight = x.shape[:-1], W.data
     saved_x = _rows(x.data) if W.watched else None
     need_x, need_b = x.watched, b is not None and b.watched
-    y = _rows(x.data) @ weight.T  # (tokens, d_out)
+    y = times_transposed(_rows(x.data), weight)  # (tokens, d_out)
     if b is not None:
         y += b.data
 
     def vjp(dy: Array) -> tuple[Array | None, ...]:
         dy = _rows(dy)
-        dx = (dy @ weight).reshape(*lead, weight.shape[1]) if need_x else None
+        dx = times(dy, weight).reshape(*lead, weight.shape[1]) if need_x else None
         dW = None if saved_x is None else dy.T @ saved_x
         db = dy.sum(axis=0) if need_b else None
         return (dx, dW) if b is None else (dx, dW, db)
@@ -186,7 +187,7 @@ def low_rank_linear(x: Tensor, W: Tensor, b: Tensor | None, A: Tensor, B: Tensor
     saved_x = rows if W.watched or A.watched else None
     saved_h = h if B.watched else None
     need_x, need_W, need_A, need_b = x.watched, W.watched, A.watched, b is not None and b.watched
-    y = rows @ weight.T  # (tokens, d_out)
+    y = times_transposed(rows, weight)  # (tokens, d_out)
     y += (h * s) @ b_low.T
     if b is not None:
         y += b.data
@@ -196,7 +197,7 @@ def low_rank_linear(x: Tensor, W: Tensor, b: Tensor | None, A: Tensor, B: Tensor
         dh = (dy @ b_low) * s if need_x or need_A else None  # (tokens, r)
         dx = None
         if need_x and dh is not None:
-            dx = dy @ weight
+            dx = times(dy, weight)
             dx += dh @ a
             dx = dx.reshape(*lead, weight.shape[1])
         dW = dy.T @ saved_x if need_W and saved_x is not None else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+from tlora_ref.autograd.products import times, times_transposed
 from tlora_ref.autograd.tape import Tensor, record
 from tlora_ref.backend import Array, array_module
 
@@ -70,13 +71,13 @@ def linear_cross_entropy(h: Tensor, W: Tensor, targets: Array, divisor: float, c
     """
     xp, weight = array_module(h.data), W.data
     dh = xp.empty_like(h.data) if h.watched else None
-    dW = xp.zeros_like(weight) if W.watched else None
+    dW = xp.zeros(weight.shape, dtype=h.dtype) if W.watched else None
 
     def chunk_loss(chunk: slice) -> Array:  # a function, so that a chunk's logits go before the next one's come
-        logits = h.data[chunk] @ weight.T  # (chunk, vocab)
+        logits = times_transposed(h.data[chunk], weight)  # (chunk, vocab)
         loss, slope = _loss_and_slope(logits, targets[chunk]) if cap is None else _capped(logits, targets[chunk], cap)
         if dh is not None:
-            xp.matmul(slope(), weight, out=dh[chunk])
+            dh[chunk] = times(slope(), weight)
         if dW is not None:
             dW[...] += slope().T @ h.data[chunk]
         return loss

@@ -3,7 +3,7 @@
 from tlora_ref.checkpoint.export import FORMATS, export_adapter
 from tlora_ref.checkpoint.folders import adapter_facts, adapter_folder, check_model_folder, holds_adapter
 from tlora_ref.checkpoint.hub import find_model
-from tlora_ref.checkpoint.load import load_model, read_config
+from tlora_ref.checkpoint.load import load_model, read_config, working_dtype
 from tlora_ref.checkpoint.peft_load import load_peft
 from tlora_ref.checkpoint.peft_save import save_peft, save_universal
 from tlora_ref.checkpoint.save import file_dtype, rounding_report, save_model
@@ -26,4 +26,5 @@ __all__ = [
     "save_model",
     "save_peft",
     "save_universal",
+    "working_dtype",
 ]

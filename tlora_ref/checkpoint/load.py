@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tlora_ref.backend import Array, get_device
+from tlora_ref.backend import BFLOAT16, Array, cache_blocks, get_device
 from tlora_ref.checkpoint.folders import check_model_folder
 from tlora_ref.checkpoint.generation_config import end_tokens
 from tlora_ref.checkpoint.hub import find_model
@@ -93,9 +93,10 @@ def _check_widths(config: Any, model_class: type[Model]) -> None:
 
 def load_model(
     folder: str | Path,
-    dtype: str = "float64",
+    dtype: str | None = None,
     device: str = "cpu",
     *,
+    hold: str | None = None,
     labels: Sequence[str] | None = None,
     seed: int = 42,
 ) -> Model:
@@ -105,8 +106,11 @@ def load_model(
 
     Parameters
     ----------
-    dtype : "float64" (the oracle's) or "float32" (for work): what the weights are widened or rounded to
+    dtype : "float64" (the oracle's, and the default) or "float32" (for work): what the weights are widened or rounded
+        to, and what is computed in
     device : "cpu" or "gpu"
+    hold : "bfloat16" keeps matrices in two bytes, as their file has them, and widens them to float32 where they are
+        used: the same results, bit for bit, in less memory. The default dtype is float32 then
     labels : names of classes: a bare encoder gets a fresh classification head for them (`model.fresh` names its
         tensors), drawn as transformers draws one, from `seed`
 
@@ -125,14 +129,17 @@ def load_model(
     folder = find_model(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: there is no such folder. Give the folder that holds config.json")
-    place, kind = get_device(device), checked_dtype(dtype)
+    kind, place = checked_dtype(working_dtype(dtype, hold, device)), get_device(device)
     config, model_class, tensors, fresh = _read(folder, labels, seed)
     shapes = model_class.tensor_shapes(config)
     _check_tensors(folder, tensors, shapes)
     placed: dict[str, Array] = {}
+    held = model_class.holdable(config) - fresh if hold else set()
     for name in shapes:  # one at a time: what a tensor was read from goes before the next is read
         with np.errstate(over="ignore"):  # float64 too large for float32 is infinite, and refused below
-            host = np.array(tensors[name], dtype=kind, order="C")
+            host = (
+                _in_two_bytes(folder, name, tensors[name]) if name in held else np.array(tensors[name], kind, order="C")
+            )
         release(tensors.pop(name))
         check_finite(str(folder), name, host)
         placed[name] = place.put(host)
@@ -143,6 +150,42 @@ def load_model(
     model = model_class(config, placed)
     model.fresh, model.end_tokens = fresh, end_tokens(folder)
     return model
+
+
+def working_dtype(dtype: str | None, hold: str | None, device: str = "cpu") -> str:
+    """What is computed in: `dtype`, or the default for weights held so.
+
+    Raises
+    ------
+    ConfigError
+        if weights cannot be held so, or not on that device, or not with that dtype.
+    """
+    if hold is None:
+        return dtype or "float64"
+    if hold != "bfloat16":
+        raise ConfigError(f'hold "{hold}" is not supported: expected "bfloat16", or none')
+    if device != "cpu":
+        raise ConfigError(f'weights are held in bfloat16 on a CPU alone, not on device "{device}"')
+    if dtype not in (None, "float32"):
+        raise ConfigError(f"weights held in bfloat16 are computed with in float32: dtype {dtype} does not go with that")
+    return "float32"
+
+
+def _in_two_bytes(folder: Path, name: str, host: Array) -> Array:
+    """`host` in bfloat16, which must hold it exactly."""
+    held = np.empty(host.shape, dtype=BFLOAT16)
+    if host.dtype == BFLOAT16:
+        held[...] = host
+        return held
+    for rows in cache_blocks(host):
+        held[rows] = host[rows]  # NaN, which differs from itself, is told by its own check
+        changed = int(np.count_nonzero(held[rows].astype(np.float64) != host[rows]))
+        if changed and np.isfinite(host[rows]).all():
+            raise CheckpointError(
+                f"{folder}: {name} does not fit into bfloat16 without rounding ({changed} or more of its values): "
+                "what is held must give the same results. Load it without hold, or save it in bfloat16 first"
+            )
+    return held
 
 
 def _read(

@@ -10,7 +10,7 @@ from typing import Any
 
 from tlora_ref.adapter import INITS, Adapter, Plan, allocate, initialize
 from tlora_ref.calibration import CalibrationStats, calibrate, processes
-from tlora_ref.checkpoint import load_model, load_peft, read_config
+from tlora_ref.checkpoint import load_model, load_peft, read_config, working_dtype
 from tlora_ref.data import choose_samples
 from tlora_ref.errors import ConfigError, did_you_mean
 from tlora_ref.method.switches import PROFILES, Switches
@@ -138,14 +138,16 @@ def attach(model: Model, adapter: Adapter) -> None:
 def load_adapted(
     folder: str | Path,
     adapter: str | Path | None = None,
-    dtype: str = "float64",
+    dtype: str | None = None,
     device: str = "cpu",
     *,
+    hold: str | None = None,
     labels: Sequence[str] | None = None,
     seed: int = 42,
 ) -> tuple[Model, Adapter | None]:
     """A model, and the adapter that is attached to it if one is given.
 
+    dtype, device, hold : see `load_model`
     labels, seed : a bare encoder gets a fresh head for these classes (see `load_model`); where the adapter brings a
         head, its own
 
@@ -155,11 +157,11 @@ def load_adapted(
         for a damaged folder, or an adapter that does not fit.
     """
     if adapter is None:
-        return load_model(folder, dtype, device, labels=labels, seed=seed), None
-    low_rank = load_peft(adapter, dtype, device)
+        return load_model(folder, dtype, device, hold=hold, labels=labels, seed=seed), None
+    low_rank = load_peft(adapter, working_dtype(dtype, hold, device), device)
     if labels is None and low_rank.task_type == "SEQ_CLS" and is_bare_encoder(folder):
         labels, seed = _labels_of(low_rank), low_rank.seed
-    model = load_model(folder, dtype, device, labels=labels, seed=seed)
+    model = load_model(folder, dtype, device, hold=hold, labels=labels, seed=seed)
     headless = sorted(model.fresh - set(low_rank.saved))
     if headless:
         raise ConfigError(

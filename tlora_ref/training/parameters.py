@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from tlora_ref.adapter import Adapter
-from tlora_ref.backend import Array
+from tlora_ref.backend import Array, widened
 from tlora_ref.errors import ConfigError
 from tlora_ref.training.settings import TrainSettings
 from tlora_ref.transformer import Model
@@ -23,14 +23,14 @@ def trained_arrays(model: Model, adapter: Adapter | None, settings: TrainSetting
     if settings.trainable == "all":
         if adapter is not None:
             raise ConfigError('trainable="all" trains the model\'s own weights: pass adapter=None')
-        return dict(model.tensors)
+        return {name: widened(x) for name, x in model.tensors.items()}
     if adapter is None:
         raise ConfigError(f'trainable="{settings.trainable}" trains an adapter: make one with tlora_ref.initialize')
     arrays = {f"{m}.lora_B.weight": B for m, B in adapter.B.items()}
     if settings.trainable == "AB":
         arrays |= {f"{m}.lora_A.weight": A for m, A in adapter.A.items()}
     for name in whole_tensors(model, settings.also):
-        arrays[name] = adapter.saved.get(name, model.tensors[name])
+        arrays[name] = adapter.saved[name] if name in adapter.saved else widened(model.tensors[name])
     if not arrays:
         raise ConfigError("there is nothing to train: the adapter has no module of rank 1 or more")
     return arrays

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-from tlora_ref.backend import Array, to_numpy
+from tlora_ref.backend import Array, to_numpy, widened
 from tlora_ref.errors import CheckpointError, ConfigError, ShapeError
 
 #: How many names an error lists.
@@ -167,8 +167,8 @@ def merged(model: Any, adapter: AttachedAdapter) -> tuple[dict[str, Array], dict
         if module not in adapter.A:
             return W
         if model.is_table(module):
-            return adapter.merged_weight(module, W.T).T
-        return adapter.merged_weight(module, W)
+            return adapter.merged_weight(module, widened(W).T).T
+        return adapter.merged_weight(module, widened(W))
 
     tensors = {name: with_adapter(name) for name in model.tensors}
     for name, own in reversed(ties.items()):

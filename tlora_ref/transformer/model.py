@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from tlora_ref.autograd import Tensor, add, embedding, leaf, linear, low_rank_linear, scale, transpose
-from tlora_ref.backend import Array, Device, device_of, to_numpy
+from tlora_ref.backend import Array, Device, arithmetic, device_of, to_numpy, widened
 from tlora_ref.errors import ConfigError, did_you_mean
 from tlora_ref.names import told_by_kind
 from tlora_ref.transformer.attached import AttachedAdapter, check_adapter, merged, read_by
@@ -21,6 +21,8 @@ from tlora_ref.transformer.output import Output
 #: (q, k and v, say) are given the very same array object.
 Observer = Callable[[str, Array], None]
 Targets = str | Sequence[str] | None
+#: The modules beside the base model in transformers' classifiers.
+HEADS = ("pre_classifier", "classifier", "score", "pooler", "head")
 
 
 def _target_hint(pattern: str, ends: list[str], default: tuple[str, ...]) -> str:
@@ -148,7 +150,8 @@ class Model:
     # ------------------------------------------------------------------ weights
     @property
     def dtype(self) -> np.dtype[Any]:
-        return next(iter(self.tensors.values())).dtype
+        """What the model computes in; weights held in bfloat16 are widened to it."""
+        return arithmetic(next(iter(self.tensors.values())).dtype)
 
     @property
     def device(self) -> Device:
@@ -161,7 +164,17 @@ class Model:
         name = self.ties(self.config).get(name, name)
         if name not in self.tensors:
             raise ConfigError(f'the model has no module "{module}"; model.shapes() lists those it has')
-        return self.tensors[name].T if self.is_table(module) else self.tensors[name]
+        W = widened(self.tensors[name])
+        return W.T if self.is_table(module) else W
+
+    @classmethod
+    def holdable(cls, config: Any) -> set[str]:
+        """Names of the matrices that may be held in two bytes: those of linear modules, but for heads that are kept
+        whole beside an adapter, and embedding tables."""
+        ties = cls.ties(config)
+        modules = [m for m in cls.linear_modules(config) if m.partition(".")[0] not in HEADS]
+        names = [f"{module}.weight" for module in (*modules, *cls.embedding_tables(config))]
+        return {ties.get(name, name) for name in names}
 
     def is_table(self, module: str) -> bool:
         """Whether the module at that path is an embedding table."""
