@@ -168,3 +168,12 @@ def test_the_stub_names_what_is_there() -> None:
     assert sorted(tr.__all__) == sorted(dir(tr)) and all(getattr(tr, name) is not None for name in tr.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         _ = tr.nothing  # type: ignore[attr-defined]
+
+
+def test_memory_is_the_machine_s_or_the_container_s_limit(tmp_path: Path) -> None:
+    facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    there = int(facts["MemTotal"].removesuffix("kB")) * 1024
+    assert machine.memory(tmp_path / "none") == pytest.approx(there, rel=0.01)
+    for text, expected in (("max\n", there), ("1000000\n", 1_000_000), (f"{2 * there}\n", there)):
+        (tmp_path / "limit").write_text(text)
+        assert machine.memory(tmp_path / "limit") == pytest.approx(expected, rel=0.01)

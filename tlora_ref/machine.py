@@ -29,6 +29,7 @@ AVX512_KERNELS = frozenset({AVX512_KERNEL, "Cooperlake", "SapphireRapids"})
 #: have one for all threads (M_ARENA_MAX).
 KEEP = ((-1, -1), (-3, 2**30), (-8, 1))
 CPU_FACTS = Path("/proc/cpuinfo")
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def cpu_flags(facts: Path = CPU_FACTS) -> frozenset[str]:
@@ -71,6 +72,19 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return all(mallopt(what, value) for what, value in KEEP)
+
+
+def memory(limit: Path = MEMORY_LIMIT) -> int | None:
+    """Bytes of memory that this process may use: the machine's, or its container's limit. None where nothing tells."""
+    try:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
+        return None
+    try:
+        allowed = limit.read_text(encoding="ascii").strip()
+    except OSError:
+        return there
+    return min(there, int(allowed)) if allowed.isdigit() else there
 
 
 def linear_algebra() -> dict[str, Any]:

@@ -96,11 +96,12 @@ def random_adapter(model: Any, rank: int = RANK) -> tr.Adapter:
     return adapter
 
 
-def write_folder(name: str, folder: Path) -> None:
-    """`folder/model` and `folder/adapter`, which both sides load. `name`: of CONFIGS, SHIPPED, or a model's folder."""
+def write_folder(name: str, folder: Path, dtype: str = "float32") -> None:
+    """`folder/model` and `folder/adapter`, which both sides load. `name`: of CONFIGS, SHIPPED, or a model's folder;
+    `dtype`: of the file, if its weights are random."""
     if name in CONFIGS:
         model = random_model(CONFIGS[name])
-        tr.save_model(model, folder / "model")
+        tr.save_model(model, folder / "model", dtype)
     else:
         source = SHIPPED.get(name, Path(name)).resolve()
         model = tr.load_model(source, dtype="float32")

@@ -18,9 +18,9 @@ from tlora_ref.transformer import Model
 Work = Callable[[], float]
 
 
-def prepare(case: Case, folder: Path, device: str = "cpu") -> Work:
-    """The work of `case` on the model in `folder`, ready to be timed. `device` is the library's: "cpu" or "gpu"."""
-    model = tr.load_model(folder / "model", dtype="float32", device=device)
+def prepare(case: Case, folder: Path, device: str = "cpu", hold: str | None = None) -> Work:
+    """The work of `case` on the model in `folder`, ready to be timed. `device` and `hold` are `tr.load_model`'s."""
+    model = tr.load_model(folder / "model", dtype="float32", device=device, hold=hold)
     ids = inputs(case, model.config.vocab_size)
     adapter = tr.load_peft(folder / "adapter", model)
     return {

@@ -19,7 +19,7 @@ from tlora_ref.errors import CheckpointError, ConfigError
 from tlora_ref.transformer import Model
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-SIZES = [(2**24, 2**21, 2**20), (40, 24, 48)]  # as they are, and so small that every matrix is cut
+SIZES = [(2**24, 2**21, 2**19), (40, 24, 48)]  # as they are, and so small that every matrix is cut
 
 
 def both(name: str, folder: Path, seed: int = 0) -> tuple[Model, Model]:

@@ -82,8 +82,8 @@ def initialize(
             raise ShapeError(f"{module} is {model.weight(module).shape}, but the plan was made for {shape}")
     covariance = None if stats is None else stats.covariance
     chosen = [module for module, r in plan.rank.items() if r > 0 and (modules is None or module in modules)]
-    tasks = [partial(_make_A, m, model.weight(m), covariance, plan.rank[m], plan.switches, init, seed) for m in chosen]
-    small = bool(chosen) and all(model.weight(module).size <= SMALL for module in chosen)
+    tasks = [partial(_make_A, m, model, covariance, plan.rank[m], plan.switches, init, seed) for m in chosen]
+    small = bool(chosen) and all(d_out * d_in <= SMALL for d_out, d_in in (plan.shapes[module] for module in chosen))
     results = device_of(model.weight(chosen[0])).side_by_side(tasks) if small else [task() for task in tasks]
     for module, (A, sigma) in zip(chosen, results, strict=True):
         W = model.weight(module)
@@ -108,9 +108,10 @@ def _check_statistics(stats: _Statistics | None, plan: Plan, model: _Model, init
 
 
 def _make_A(
-    module: str, W: Array, covariance: Mapping[str, Array] | None, r: int, switches: Switches, init: str, seed: int
+    module: str, model: _Model, covariance: Mapping[str, Array] | None, r: int, switches: Switches, init: str, seed: int
 ) -> tuple[Array, Array | None]:
     """A of one module (r, d_in) float64, and the singular values it was chosen by."""
+    W = model.weight(module)  # when its turn comes: a held one is widened here
     try:
         if init == "random":
             rng = np.random.default_rng([seed, zlib.crc32(module.encode())])

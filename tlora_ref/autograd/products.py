@@ -19,7 +19,7 @@ from tlora_ref.backend import BFLOAT16, Array, array_module
 #: Up to so many rows of x count as few.
 FEW = 16
 #: Numbers up to which W is one block, and numbers of a block beyond that: for few rows of x, and for more.
-WHOLE_FOR_FEW = BLOCK_FOR_FEW = 2**20
+WHOLE_FOR_FEW = BLOCK_FOR_FEW = 2**19
 WHOLE, BLOCK = 2**24, 2**21
 
 #: A thread's place for widened blocks, as large as the largest so far.

@@ -38,6 +38,7 @@ def run(
     generate: Annotated[bool, typer.Option("--generate", help="Also generate, and count exact matches.")] = False,
     max_new_tokens: o.MaxNewTokens = 64,
     dtype: o.Dtype = "float32",
+    hold: o.Hold = None,
     device: o.DeviceName = "cpu",
     download: o.Download = False,
     json: o.Json = False,
@@ -52,7 +53,7 @@ def run(
     tokenizer = tr.load_tokenizer_for(model, rows)
     if generate:
         check_pairs(data, rows)
-    ready, _ = tr.load_adapted(model, adapter, dtype, device)
+    ready, _ = tr.load_adapted(model, adapter, dtype, device, hold=hold)
     samples, left_out = source.encoded(rows, ready, tokenizer)
     warn(*left_out.lines())
     result = tr.evaluate(ready, samples, batch_size=batch_size)

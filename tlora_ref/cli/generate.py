@@ -45,6 +45,7 @@ def run(
     stop: o.Stops = None,
     seed: o.DrawSeed = 0,
     dtype: o.Dtype = "float32",
+    hold: o.Hold = None,
     device: o.DeviceName = "cpu",
     download: o.Download = False,
     json: o.Json = False,
@@ -56,7 +57,7 @@ def run(
     if asked and all(row.form == "messages" for _, row in asked):
         chat = True
     template = template_of_prompt(tokenizer, adapter, template, chat, system)
-    ready, _ = tr.load_adapted(model, adapter, dtype, device)
+    ready, _ = tr.load_adapted(model, adapter, dtype, device, hold=hold)
     answering = responder(context, ready, tokenizer, within_context=prompt is None)
     if prompt is None and out is not None:
         _answer_file(screen, answering, asked, template, system, batch_size=batch_size, out=out)

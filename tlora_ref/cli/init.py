@@ -52,6 +52,7 @@ def run(
     save_stats: Annotated[Path | None, typer.Option(help="Keep the calibration statistics in this file.")] = None,
     base_model_id: o.BaseModelId = None,
     dtype: o.Dtype = "float32",
+    hold: o.Hold = None,
     device: o.DeviceName = "cpu",
     overwrite: o.Overwrite = False,
     download: o.Download = False,
@@ -69,8 +70,8 @@ def run(
         raise ConfigError("init calibrates on --data, or takes the statistics of --stats: give one of the two")
     source = None if stats is not None else data_source(context)
     rows = [] if source is None else source.rows(split)
-    say_memory(screen, model, dtype, settings)
-    base = tr.load_model(model, dtype, device, labels=classes(context, source), seed=seed)
+    say_memory(screen, model, dtype, hold, settings)
+    base = tr.load_model(model, dtype, device, hold=hold, labels=classes(context, source), seed=seed)
     indices: list[int] | None = None
     if source is not None:
         encoded, left_out = source.encoded(rows, base, tr.load_tokenizer_for(model, rows))

@@ -32,7 +32,7 @@ def run(
     screen = Screen(json)
     check_folder(out, overwrite=overwrite, replace=True, model=model, adapter=adapter)
     file_dtype(dtype_out)  # refused before any work
-    say_memory(screen, model, dtype)
+    say_memory(screen, model, dtype, None)
     merged = tr.merge_checkpoint(model, adapter, out, dtype_out, dtype=dtype, device=device, overwrite=overwrite)
     write_beside(out, context)
     lost, mean, worst = merged.rounded_away, merged.mean, merged.worst

@@ -41,6 +41,12 @@ BaseModelId = Annotated[
 ]
 AdapterFolder = Annotated[Path | None, typer.Option("--adapter", help="PEFT adapter folder to attach.")]
 Dtype = Annotated[str, typer.Option(help="float32 (for work) or float64 (the oracle's).")]
+Hold = Annotated[
+    str | None,
+    typer.Option(
+        help="bfloat16: keep a bfloat16 checkpoint's matrices in two bytes, compute in float32; same results."
+    ),
+]
 DeviceName = Annotated[str, typer.Option("--device", help="cpu or gpu.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Report = Annotated[

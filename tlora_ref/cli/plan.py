@@ -6,10 +6,11 @@ import math
 from collections import Counter
 
 import tlora_ref as tr
+from tlora_ref import machine
 from tlora_ref.cli import options as o
 from tlora_ref.cli.screen import Screen, duration, size
 from tlora_ref.errors import ConfigError
-from tlora_ref.planning.memory import HOLDERS
+from tlora_ref.planning.memory import HOLDERS, KEPT
 from tlora_ref.planning.time import EFFICIENCY
 
 
@@ -34,7 +35,7 @@ def run(
     show_memory(screen, memory, alpha)
     time = tr.plan_time(memory, samples=samples, tokens=tokens, workers=workers)
     show_time(screen, time, samples, tokens, workers)
-    screen.finish({"alpha": alpha, **memory.to_dict(), **time.to_dict()})
+    screen.finish({"alpha": alpha, "machine_bytes": machine.memory(), **memory.to_dict(), **time.to_dict()})
 
 
 def show_memory(screen: Screen, memory: tr.MemoryPlan, alpha: float) -> None:
@@ -49,9 +50,22 @@ def show_memory(screen: Screen, memory: tr.MemoryPlan, alpha: float) -> None:
     screen.say(f"  LoRA, A and B trained:                  {memory.lora_parameters:>15,} parameters")
     screen.say(f"  frozen A, uniform rank, B trained:      {memory.frozen_A_parameters:>15,} parameters")
     screen.say("  TLoRA's own count depends on the data: `tlora-ref init` prints it")
-    taken = [memory.bytes(dtype) for dtype in ("float32", "float64")]
+    taken = [memory.bytes(*kept) for kept in KEPT.values()]
     lines = [(name.replace("_", " "), *(size(t[name]) for t in taken), what) for name, what in HOLDERS.items()]
-    screen.table("Memory, beside activations", ("", "float32", "float64", ""), lines)
+    screen.table("Memory, beside activations (bfloat16: --hold)", ("", *KEPT, ""), lines)
+    show_fit(screen, memory, machine.memory())
+
+
+def show_fit(screen: Screen, memory: tr.MemoryPlan, there: int | None) -> None:
+    """What each kind of work needs, and whether this machine, which has `there` bytes, has room for it."""
+    work = [memory.work(*kept) for kept in KEPT.values()]
+
+    def cell(need: int) -> str:
+        return size(need) if there is None else f"{size(need)}, {'fits' if need < there else 'does not fit'}"
+
+    lines = [(what, *(cell(kept[what]) for kept in work)) for what in work[0]]
+    title = "Work" if there is None else f"Work on this machine, which has {size(there)}"
+    screen.table(f"{title}, beside activations", ("", *KEPT), lines)
 
 
 def show_time(screen: Screen, time: tr.TimePlan, samples: int, tokens: int, workers: int) -> None:

@@ -29,7 +29,7 @@ START, END = "initial_adapter", "adapter"
 PARTS = (STATE_FILE, HISTORY_FILE, MANIFEST_FILE, CONFIG_FILE, START, END)
 #: Flags that a resumed run may change. The data are compared by digest, not by path.
 FREE = frozenset(
-    ("out", "data", "valid", "resume", "overwrite", "save-every", "eval-every", "log-every", "steps", "epochs")
+    ("out", "data", "valid", "resume", "overwrite", "save-every", "eval-every", "log-every", "steps", "epochs", "hold")
 )
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import tlora_ref as tr
+from tlora_ref.checkpoint import working_dtype
 from tlora_ref.cli.screen import Screen, linear_algebra_line, size
 from tlora_ref.names import by_kind, span
 
 
-def say_memory(screen: Screen, folder: Path, dtype: str, settings: tr.AdapterSettings | None = None) -> None:
+def say_memory(
+    screen: Screen, folder: Path, dtype: str | None, hold: str | None, settings: tr.AdapterSettings | None = None
+) -> None:
     """What the command will need, said before anything large is read; with `settings`, for an adapter it will make."""
     memory = tr.plan_memory(folder, settings.rank if settings else 1, settings.targets if settings else None)
-    need = memory.bytes(dtype)
-    said = f"{memory.model_type}: {memory.weights:,} weights take {size(need['weights'])} in {dtype}"
+    need = memory.bytes(working_dtype(dtype, hold), hold)
+    kept = working_dtype(dtype, hold) if hold is None else f"{hold}, computed with in float32"
+    said = f"{memory.model_type}: {memory.weights:,} weights take {size(need['weights'])} in {kept}"
     if settings is not None:
         held = size(need["covariances"] + need["covariances"])  # calibration's sums, and a sample's
         said += f"; covariances of {len(memory.shapes)} modules {held}, adapter {size(need['adapter'])}"

@@ -83,6 +83,7 @@ def run(
     max_length: o.MaxLength = None,
     base_model_id: o.BaseModelId = None,
     dtype: o.Dtype = "float32",
+    hold: o.Hold = None,
     device: o.DeviceName = "cpu",
     overwrite: o.Overwrite = False,
     download: o.Download = False,
@@ -101,8 +102,8 @@ def run(
     source = data_source(context)
     rows, held = split_rows(context, source)
     start = out / START if resume else adapter
-    say_memory(screen, model, dtype, None if start else making)
-    base, trained = tr.load_adapted(model, start, dtype, device, labels=classes(context, source), seed=seed)
+    say_memory(screen, model, dtype, hold, None if start else making)
+    base, trained = tr.load_adapted(model, start, dtype, device, hold=hold, labels=classes(context, source), seed=seed)
     settings = with_fresh_head(screen, base, settings)
     say_of_head(base, whole_tensors(base, settings.also))
     train_samples, valid_samples = encoded(source, base, model, rows, held)

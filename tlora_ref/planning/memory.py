@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tlora_ref.backend import BFLOAT16
 from tlora_ref.checkpoint import read_config
 from tlora_ref.checkpoint.load import checked_dtype
 from tlora_ref.errors import ConfigError
@@ -29,6 +30,14 @@ HOLDERS = {
 }
 
 
+#: Ways to keep the weights: name -> (dtype, hold).
+KEPT: dict[str, tuple[str, str | None]] = {
+    "bfloat16": ("float32", "bfloat16"),
+    "float32": ("float32", None),
+    "float64": ("float64", None),
+}
+
+
 @dataclass(frozen=True)
 class MemoryPlan:
     """What an adapter of a model takes: exact counts.
@@ -39,6 +48,7 @@ class MemoryPlan:
     shapes : {target module: (d_out, d_in)}
     covariance_of : {target module: the first that is given the very same input}; they share one covariance
     weights, lora_parameters, frozen_A_parameters : parameters of the model, of plain LoRA's A and B, and of B alone
+    holdable : those of `weights` that `hold` keeps in two bytes
     """
 
     model_type: str
@@ -46,6 +56,7 @@ class MemoryPlan:
     shapes: dict[str, tuple[int, int]]
     covariance_of: dict[str, str]
     weights: int
+    holdable: int
     lora_parameters: int
     frozen_A_parameters: int
     family: type[Model] = field(repr=False)
@@ -60,8 +71,8 @@ class MemoryPlan:
         """The mean of alpha_i / r_i under plain LoRA's `alpha`."""
         return alpha / self.rank
 
-    def bytes(self, dtype: str) -> dict[str, int]:
-        """Bytes of each of HOLDERS in "float32" or "float64"."""
+    def bytes(self, dtype: str, hold: str | None = None) -> dict[str, int]:
+        """Bytes of each of HOLDERS in "float32" or "float64"; with `hold` "bfloat16", most weights take two each."""
         moments = {leader: self.shapes[leader][1] ** 2 for leader in set(self.covariance_of.values())}
         by_layer: Counter[str] = Counter()
         for leader, size in moments.items():
@@ -73,7 +84,22 @@ class MemoryPlan:
             "adapter": self.lora_parameters,
             "adamw_moments": 2 * self.frozen_A_parameters,
         }
-        return {name: number * checked_dtype(dtype).itemsize for name, number in numbers.items()}
+        taken = {name: number * checked_dtype(dtype).itemsize for name, number in numbers.items()}
+        if hold is not None:
+            taken["weights"] -= self.holdable * (checked_dtype(dtype).itemsize - BFLOAT16.itemsize)
+        return taken
+
+    def work(self, dtype: str, hold: str | None = None) -> dict[str, int]:
+        """Bytes that each kind of work holds at once, beside activations: {what is done: bytes}."""
+        taken = self.bytes(dtype, hold)
+        weights, adapter = taken["weights"], taken["adapter"]
+        gradient = self.frozen_A_parameters * checked_dtype(dtype).itemsize
+        return {
+            "generate, evaluate": weights + adapter,
+            "train B": weights + adapter + taken["adamw_moments"] + gradient,
+            "calibrate layer by layer": weights + 2 * taken["covariances_of_a_layer"],
+            "calibrate at once": weights + 2 * taken["covariances"],
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -82,7 +108,9 @@ class MemoryPlan:
         }
         counts = {name: getattr(self, name) for name in ("weights", "lora_parameters", "frozen_A_parameters")}
         head = {"model_type": self.model_type, "rank": self.rank, "modules": len(self.shapes), **counts}
-        return {**head, "bytes": {dtype: self.bytes(dtype) for dtype in ("float32", "float64")}, "targets": targets}
+        taken = {name: self.bytes(*kept) for name, kept in KEPT.items()}
+        work = {name: self.work(*kept) for name, kept in KEPT.items()}
+        return {**head, "bytes": taken, "work_bytes": work, "targets": targets}
 
 
 def plan_memory(folder: str | Path, rank: int = 8, targets: Sequence[str] | None = None) -> MemoryPlan:
@@ -102,13 +130,14 @@ def plan_memory(folder: str | Path, rank: int = 8, targets: Sequence[str] | None
         raise ConfigError(f"rank is {rank}: expected at least 1")
     settings, family = read_config(folder)
     shapes = family.target_shapes(settings, list(targets) if targets else None)
-    tensors = family.tensor_shapes(settings).values()
+    sizes = {name: int(np.prod(shape, dtype=np.int64)) for name, shape in family.tensor_shapes(settings).items()}
     return MemoryPlan(
         model_type=settings.model_type,
         rank=rank,
         shapes=shapes,
         covariance_of=shared_inputs(family, settings, shapes),
-        weights=sum(int(np.prod(shape, dtype=np.int64)) for shape in tensors),
+        weights=sum(sizes.values()),
+        holdable=sum(sizes[name] for name in family.holdable(settings)),
         lora_parameters=sum(rank * (d_out + d_in) for d_out, d_in in shapes.values()),
         frozen_A_parameters=sum(rank * d_out for d_out, _ in shapes.values()),
         family=family,
