@@ -17,6 +17,7 @@ from tests.tiny import tiny_samples
 from tlora_ref.autograd import grad, products
 from tlora_ref.errors import CheckpointError, ConfigError
 from tlora_ref.transformer import Model
+from tlora_ref.transformer.holding import holdable
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 SIZES = [(2**24, 2**21, 2**19), (40, 24, 48)]  # as they are, and so small that every matrix is cut
@@ -58,7 +59,7 @@ def test_loss_gradients_and_tokens(name: str, sizes: tuple[int, int, int], tmp_p
         assert held.dtype == np.float32 and held.digest() == plain.digest()
         assert held.parameter_count() == plain.parameter_count()
         two_bytes = {key for key, x in held.tensors.items() if x.dtype == BFLOAT16}
-        assert two_bytes == type(held).holdable(held.config)
+        assert two_bytes == holdable(type(held), held.config)
         assert {f"{module}.weight" for module in held.shapes()} <= two_bytes
         for sample in samples_of(plain):
             ours, theirs = held(**sample), plain(**sample)

@@ -17,6 +17,7 @@ from tlora_ref.checkpoint.reader import check_finite, inside, read_folder, read_
 from tlora_ref.errors import CheckpointError, ConfigError, did_you_mean
 from tlora_ref.machine import kernel_hint
 from tlora_ref.transformer import Encoder, EncoderClassifier, Model, classifier, family
+from tlora_ref.transformer.holding import holdable
 from tlora_ref.transformer.settings import told
 
 DTYPES = ("float64", "float32")
@@ -134,7 +135,7 @@ def load_model(
     shapes = model_class.tensor_shapes(config)
     _check_tensors(folder, tensors, shapes)
     placed: dict[str, Array] = {}
-    held = model_class.holdable(config) - fresh if hold else set()
+    held = holdable(model_class, config) - fresh if hold else set()
     for name in shapes:  # one at a time: what a tensor was read from goes before the next is read
         with np.errstate(over="ignore"):  # float64 too large for float32 is infinite, and refused below
             host = (

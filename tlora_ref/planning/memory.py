@@ -17,6 +17,7 @@ from tlora_ref.checkpoint.load import checked_dtype
 from tlora_ref.errors import ConfigError
 from tlora_ref.planning.inputs import shared_inputs
 from tlora_ref.transformer import Model
+from tlora_ref.transformer.holding import holdable
 
 Shapes = Mapping[str, tuple[int, int]]
 
@@ -137,7 +138,7 @@ def plan_memory(folder: str | Path, rank: int = 8, targets: Sequence[str] | None
         shapes=shapes,
         covariance_of=shared_inputs(family, settings, shapes),
         weights=sum(sizes.values()),
-        holdable=sum(sizes[name] for name in family.holdable(settings)),
+        holdable=sum(sizes[name] for name in holdable(family, settings)),
         lora_parameters=sum(rank * (d_out + d_in) for d_out, d_in in shapes.values()),
         frozen_A_parameters=sum(rank * d_out for d_out, _ in shapes.values()),
         family=family,

@@ -14,8 +14,8 @@ from tlora_ref.errors import ConfigError, DataError, ShapeError
 from tlora_ref.transformer.causal import Decoder
 from tlora_ref.transformer.encoder import Encoder
 from tlora_ref.transformer.head import loss_divisor_of
+from tlora_ref.transformer.holding import HEADS
 from tlora_ref.transformer.inputs import padding_mask, positions_of, token_ids
-from tlora_ref.transformer.model import HEADS
 from tlora_ref.transformer.output import Output
 from tlora_ref.transformer.settings import MAX_CLASSES, Settings, told, told_names
 

@@ -21,8 +21,6 @@ from tlora_ref.transformer.output import Output
 #: (q, k and v, say) are given the very same array object.
 Observer = Callable[[str, Array], None]
 Targets = str | Sequence[str] | None
-#: The modules beside the base model in transformers' classifiers.
-HEADS = ("pre_classifier", "classifier", "score", "pooler", "head")
 
 
 def _target_hint(pattern: str, ends: list[str], default: tuple[str, ...]) -> str:
@@ -166,15 +164,6 @@ class Model:
             raise ConfigError(f'the model has no module "{module}"; model.shapes() lists those it has')
         W = widened(self.tensors[name])
         return W.T if self.is_table(module) else W
-
-    @classmethod
-    def holdable(cls, config: Any) -> set[str]:
-        """Names of the matrices that may be held in two bytes: those of linear modules, but for heads that are kept
-        whole beside an adapter, and embedding tables."""
-        ties = cls.ties(config)
-        modules = [m for m in cls.linear_modules(config) if m.partition(".")[0] not in HEADS]
-        names = [f"{module}.weight" for module in (*modules, *cls.embedding_tables(config))]
-        return {ties.get(name, name) for name in names}
 
     def is_table(self, module: str) -> bool:
         """Whether the module at that path is an embedding table."""
