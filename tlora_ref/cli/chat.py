@@ -34,6 +34,7 @@ def run(
     stop: o.Stops = None,
     seed: o.DrawSeed = 0,
     dtype: o.Dtype = "float32",
+    hold: o.Hold = None,
     device: o.DeviceName = "cpu",
     download: o.Download = False,
     json: o.Json = False,
@@ -43,7 +44,7 @@ def run(
     tokenizer = tr.load_tokenizer(model)
     tokenizer.template()
     template_of_prompt(tokenizer, adapter, None, True, system)
-    ready, _ = tr.load_adapted(model, adapter, dtype, device)
+    ready, _ = tr.load_adapted(model, adapter, dtype, device, hold=hold)
     chat = tr.Chat(responder(context, ready, tokenizer), system)
     _talk(screen, chat, alive=alive)
     screen.finish({"messages": chat.messages})

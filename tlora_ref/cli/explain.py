@@ -40,6 +40,7 @@ def run(
     labels: o.Labels = None,
     max_length: o.MaxLength = None,
     dtype: o.Dtype = "float32",
+    hold: o.Hold = None,
     device: o.DeviceName = "cpu",
     overwrite: o.Overwrite = False,
     download: o.Download = False,
@@ -52,8 +53,8 @@ def run(
     settings = tr.AdapterSettings(rank, alpha, chosen, switches(context), samples=samples, seed=seed)
     training = tr.TrainSettings(steps=steps, batch_size=batch_size, lr=lr, seed=seed)
     rows = source.rows(split)
-    say_memory(screen, model, dtype, settings)
-    base = tr.load_model(model, dtype, device, labels=classes(context, source), seed=seed)
+    say_memory(screen, model, dtype, hold, settings)
+    base = tr.load_model(model, dtype, device, hold=hold, labels=classes(context, source), seed=seed)
     encoded, left_out = source.encoded(rows, base, tr.load_tokenizer_for(model, rows))
     warn(*left_out.lines())
     with screen.stages() as progress:
