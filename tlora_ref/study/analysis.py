@@ -19,6 +19,8 @@ from scipy import stats
 #: Of the bootstrap intervals and of the number of seeds; and the share of studies that would then find the difference.
 CONFIDENCE, POWER = 0.95, 0.8
 RESAMPLES, BOOTSTRAP_SEED = 9999, 42
+#: Pairs without which nothing is decided: a bootstrap of two or three has hardly anything to draw from.
+LEAST_SEEDS = 5
 
 #: What a place of the grid is beside the learning rate and the seed.
 SETTING = ("model", "task", "equal", "rank", "samples", "variant")
@@ -74,7 +76,8 @@ class Difference:
     mean, low, high : the mean paired difference and its bootstrap interval; negative: the first has less loss
     seeds : how many pairs
     seeds_needed : how many would show a difference of this size and spread at CONFIDENCE with POWER
-    verdict : "better", "worse" (the interval is on one side of zero), or "undecided"
+    verdict : "better", "worse" (the interval is on one side of zero), or "undecided"; with fewer than LEAST_SEEDS it
+        is always "undecided"
     """
 
     mean: float
@@ -137,7 +140,8 @@ def difference(first: Outcome, second: Outcome) -> Difference | None:
         return None
     pairs = np.array([first.test[seed] - second.test[seed] for seed in seeds])
     low, high = interval(pairs)
-    verdict = BETTER if high < 0 else WORSE if low > 0 else UNDECIDED
+    decided = len(seeds) >= LEAST_SEEDS
+    verdict = BETTER if decided and high < 0 else WORSE if decided and low > 0 else UNDECIDED
     return Difference(float(pairs.mean()), low, high, len(seeds), seeds_needed(pairs), verdict)
 
 
@@ -160,6 +164,12 @@ def seeds_needed(pairs: np.ndarray) -> int | None:
         return None
     quantiles = stats.norm.ppf(0.5 + CONFIDENCE / 2) + stats.norm.ppf(POWER)
     return max(2, math.ceil((quantiles * spread / mean) ** 2))
+
+
+def paired_means(first: Outcome, second: Outcome) -> tuple[float, float]:
+    """The mean test losses over the seeds that both have."""
+    seeds = sorted(set(first.test) & set(second.test))
+    return _mean([first.test[seed] for seed in seeds]), _mean([second.test[seed] for seed in seeds])
 
 
 def find(found: Iterable[Outcome], **setting: Any) -> Outcome | None:
