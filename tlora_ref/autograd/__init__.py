@@ -17,6 +17,7 @@ from tlora_ref.autograd.basic import (
     weighted_sum,
 )
 from tlora_ref.autograd.convolution import causal_convolution
+from tlora_ref.autograd.elsewhere import plain_sums, stored_as
 from tlora_ref.autograd.fused import activation, check_activation, gated, layer_norm, rms_norm, rotary, soft_cap
 from tlora_ref.autograd.gradcheck import gradcheck
 from tlora_ref.autograd.loss import cross_entropy, linear_cross_entropy
@@ -44,6 +45,7 @@ __all__ = [
     "linear_cross_entropy",
     "low_rank_linear",
     "multiply",
+    "plain_sums",
     "position_scores",
     "record",
     "reshape",
@@ -52,6 +54,7 @@ __all__ = [
     "scale",
     "soft_cap",
     "split",
+    "stored_as",
     "take_rows",
     "transpose",
     "weighted_sum",

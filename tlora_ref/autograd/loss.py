@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+from tlora_ref.autograd.elsewhere import stored, total
 from tlora_ref.autograd.products import times, times_transposed
 from tlora_ref.autograd.tape import Tensor, record
 from tlora_ref.backend import Array, array_module
@@ -21,15 +22,15 @@ def _loss_and_slope(logits: Array, targets: Array) -> tuple[Array, Callable[[], 
     logits -= logits.max(axis=-1, keepdims=True)
     at_target = logits[rows, targets]  # (n,)
     xp.exp(logits, out=logits)
-    total = logits.sum(axis=-1, keepdims=True)  # (n, 1)
+    summed = total(logits)  # (n, 1)
 
     @cache
     def slope() -> Array:
-        xp.divide(logits, total, out=logits)
+        xp.divide(logits, summed, out=logits)
         logits[rows, targets] -= 1.0
-        return logits
+        return stored(logits)
 
-    return xp.log(total).sum() - at_target.sum(), slope
+    return xp.log(summed).sum() - at_target.sum(), slope
 
 
 def _capped(logits: Array, targets: Array, cap: float) -> tuple[Array, Callable[[], Array]]:
@@ -74,7 +75,7 @@ def linear_cross_entropy(h: Tensor, W: Tensor, targets: Array, divisor: float, c
     dW = xp.zeros(weight.shape, dtype=h.dtype) if W.watched else None
 
     def chunk_loss(chunk: slice) -> Array:  # a function, so that a chunk's logits go before the next one's come
-        logits = times_transposed(h.data[chunk], weight)  # (chunk, vocab)
+        logits = stored(times_transposed(h.data[chunk], weight))  # (chunk, vocab)
         loss, slope = _loss_and_slope(logits, targets[chunk]) if cap is None else _capped(logits, targets[chunk], cap)
         if dh is not None:
             dh[chunk] = times(slope(), weight)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tlora_ref.autograd.elsewhere import is_stored, stored
 from tlora_ref.backend import Array, array_module
 from tlora_ref.errors import GraphError, ShapeError
 
@@ -81,10 +82,16 @@ def leaf(data: Array, name: str) -> Tensor:
 
 def record(data: Array, parents: Sequence[Tensor], vjp: VJP) -> Tensor:
     """`data` as the output of an operation on `parents`; a constant (and `vjp` forgotten) if none is watched."""
+    data = stored(data)
     for parent in parents:
         if parent.node is not None:
-            return Tensor(data, Node(tuple(parent.node for parent in parents), vjp))
+            return Tensor(data, Node(tuple(parent.node for parent in parents), _storing(vjp) if is_stored() else vjp))
     return Tensor(data)
+
+
+def _storing(vjp: VJP) -> VJP:
+    """`vjp` whose cotangents are handed on rounded."""
+    return lambda dy: [None if x is None else stored(x) for x in vjp(dy)]
 
 
 def _key(node: Node) -> object:

@@ -48,7 +48,7 @@ def run(
     template: o.Template = "plain",
     task: o.TaskName = None,
     max_length: o.MaxLength = None,
-    no_noise: Annotated[bool, typer.Option("--no-noise", help="Do not measure a float32 run beside it.")] = False,
+    no_noise: Annotated[bool, typer.Option("--no-noise", help="Do not measure other precisions beside it.")] = False,
     seed: o.Seed = 42,
     dtype: o.Dtype = "float64",
     device: o.DeviceName = "cpu",

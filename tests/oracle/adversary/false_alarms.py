@@ -98,7 +98,8 @@ def usable(variants: Iterable[Variant]) -> list[Variant]:
     return [v for v in variants if "JAX" not in v.name or find_spec("jax") is not None]
 
 
-def _judged(name: str, golden: Path, folder: Path, model: Model, precision: str, variant: Variant) -> Judged:
+def judged(name: str, golden: Path, folder: Path, model: Model, precision: str, variant: Variant) -> Judged:
+    """One right run, held against the golden one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         candidate(golden, folder / "c", model, precision, variant.made(), variant.adapters)
@@ -117,7 +118,7 @@ def tiny_runs(runs: int, folder: Path, precisions: Iterable[str]) -> Iterator[Ju
             for variant in variants[seed % 3 :: 3]:
                 if precision not in variant.precisions:
                     continue
-                yield _judged(f"tiny {seed}", golden, folder, model, precision, variant)
+                yield judged(f"tiny {seed}", golden, folder, model, precision, variant)
                 done += 1
                 if done == runs:
                     return
@@ -133,4 +134,4 @@ def real_runs(shapes: Iterable[Shape], folder: Path, precisions: Iterable[str]) 
         for precision in precisions:
             for variant in usable(VARIANTS):
                 if precision in variant.precisions and variant.name.startswith(LONG):
-                    yield _judged(shape.name, golden, folder, model, precision, variant)
+                    yield judged(shape.name, golden, folder, model, precision, variant)

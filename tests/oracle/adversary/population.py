@@ -25,15 +25,21 @@ from tlora_ref.transformer import Model
 
 torch.set_num_threads(1)
 
-PRECISIONS = ("float64", "float32", "bfloat16")
+#: "mixed" is a model in bfloat16 with its adapters, and their optimizer, in float32.
+PRECISIONS = ("float64", "float32", "bfloat16", "mixed")
 MISTAKES = [*MODEL, *DATA, *METHOD, *LOOP]
 #: Mistakes below the rounding of a precision: nothing can see them there.
-BELOW = {
-    "float32": {"lr off by 1e-5"},
+BELOW_BFLOAT16 = {
+    *("norm eps 1e-5", "softmax of half precision", "C off by 1e-3", "S off by 1e-3", "scales off by 1e-3"),
+    *("C in float16", "down_proj off by 1e-3", "gradients in float16, times 1e-4", "merged in float16", "S of means"),
+}
+BELOW: dict[str, set[str]] = {
+    "mixed": BELOW_BFLOAT16,
     "bfloat16": {
-        *("lr off by 1e-5", "lr off by 1e-3", "norm eps 1e-5", "eps 1e-6", "softmax of half precision"),
-        *("C off by 1e-3", "S off by 1e-3", "scales off by 1e-3", "C in float16", "down_proj off by 1e-3"),
-        *("gradients in float16, times 1e-4", "merged in float16"),
+        *BELOW_BFLOAT16,
+        *("lr off by 1e-5", "lr off by 1e-3", "eps 1e-6", "AMSGrad in exp_avg_sq"),
+        # 1 - lr wd is 0.999: a weight times that, rounded to bfloat16, is the weight
+        *("wd 0", "wd a tenth", "wd 0.03 of what it is", "wd after the update", "wd squared away"),
     },
 }
 
@@ -105,7 +111,8 @@ def measured(
         for precision in precisions:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                candidate(golden[mistake.golden], folder / "c", model, precision, mistake.made())
+                kept = ("bfloat16", torch.float32) if precision == "mixed" else (precision, None)
+                candidate(golden[mistake.golden], folder / "c", model, kept[0], mistake.made(), kept[1])
             for weights in (True, False) if without else (True,):
                 try:
                     report = tr.compare(golden[mistake.golden], folder / "c", checkpoint=model if weights else None)

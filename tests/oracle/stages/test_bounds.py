@@ -36,6 +36,7 @@ from tlora_ref.oracle.stages import (
     initialization,
     loss,
     merge,
+    network,
     ranks,
     scales,
     sensitivity,
@@ -72,9 +73,15 @@ def tiny(folder: Path, profile: str, **options: Any) -> Path:
     """A trace of the tiny model, with noise that is the same on every machine: measured, it depends on the kernel."""
     settings = TrainSettings(batch_size=2, lr=1e-2, max_grad_norm=0.5, schedule="linear", warmup_ratio=0.5)
     tr.trace(TINY, SAMPLES, folder, profile=profile, r_init=2, alpha=3.0, steps=2, settings=settings, **options)
-    noise = json.loads((folder / MANIFEST).read_text())["noise"].get("float32", {})
-    fixed = {q: {key: 1e-6 * (1 + i % 7) for i, key in enumerate(sorted(keys))} for q, keys in noise.items()}
-    return said(folder, noise={"float32": fixed} if fixed else {})
+    noise, sizes = (
+        json.loads((folder / MANIFEST).read_text())["noise"],
+        {"float32": 1e-6, "sums": 3e-7, "bfloat16": 1e-2},
+    )
+    fixed = {
+        run: {q: {key: sizes[run] * (1 + i % 7) for i, key in enumerate(sorted(keys))} for q, keys in tables.items()}
+        for run, tables in noise.items()
+    }
+    return said(folder, noise=fixed)
 
 
 ALL = ("calibration", "allocation", "initialization", "training", "merge", "inputs", "gradients")
@@ -111,7 +118,7 @@ RUNS: dict[str, Callable[[Path], tr.Report]] = {
 
 COMPARING = (
     *(loss, covariance, sensitivity, ranks, scales, initialization, gradient, forward, adamw, clipping, merge),
-    *(training, sides),
+    *(training, sides, network),
 )
 
 
@@ -129,6 +136,10 @@ def noting() -> Iterator[dict[str, list[float]]]:
         found.setdefault(f"{stage}, {what}", []).append(float(np.mean(every)) if every.size else 0.0)
         return judge_bounds.entries(stage, what, got, expected, allowed, slips)
 
+    def together(stage: str, what: str, got: Any, expected: Any, allowed: float, slips: Any = ()) -> Verdict:
+        found.setdefault(f"{stage}, {what}, root mean square", []).append(allowed)
+        return judge_bounds.root_mean_square(stage, what, got, expected, allowed, slips)
+
     def noted(what: str, real: Callable[..., Verdict]) -> Callable[..., Verdict]:
         def judged(stage: str, A: Any, spectrum: Any, rounding: float) -> Verdict:
             found.setdefault(f"{stage}, {what}", []).extend([spectrum.error, rounding])
@@ -138,7 +149,8 @@ def noting() -> Iterator[dict[str, list[float]]]:
 
     with pytest.MonkeyPatch.context() as patch:
         for module in COMPARING:
-            patch.setattr(module, "entries", entries)
+            patch.setattr(module, "entries", entries, raising=module is not gradient)
+        patch.setattr(network, "root_mean_square", together)
         for name, what in (("row_space", "row space"), ("rows", "rows")):
             patch.setattr(initialization, name, noted(what, getattr(initialization, name)))
         yield found

@@ -6,7 +6,7 @@ or else the golden run's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +17,9 @@ from tlora_ref.method.adamw import adamw_step
 from tlora_ref.method.switches import Switches
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import Finding
-from tlora_ref.oracle.stages.bounds import Slip, entries, malformed
+from tlora_ref.oracle.stages.bounds import Slip, as_array, entries, malformed
 from tlora_ref.oracle.stages.clipping import Clip, clip_of, other_updates, rates, scheduled
-from tlora_ref.oracle.stages.moments import Moments, step_with_errors
+from tlora_ref.oracle.stages.moments import Moments, corrections, step_with_errors, update_with_errors
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.traces.manifest import completed
 from tlora_ref.oracle.verdict import Verdict
@@ -78,13 +78,11 @@ def _update(sides: Sides, step: int, letter: str, m: str, clip: Clip) -> list[Fi
         weight = c.get(f"A/{m}")
     settings = {name: train[name] for name in ("eps", "weight_decay")} | {"betas": tuple(train["betas"])}
     lr = float(c.get("train/lr")[step - 1] if c.has("train/lr") else scheduled(sides, step)[-1])
-    if not all(map(c.has, after)):  # without moments: the matrix alone
-        after = [after[0]]
-    got = [c.get(name) for name in after]
+    got = [c.get(name) for name in after if c.has(name)]
     judged = judge_adamw_step(
-        (got[0], *(got[1:] or (np.zeros_like(grad),) * 2)),
+        (got[0], *(got[1:] if len(got) == 3 else (None, None))),  # without moments: the matrix alone
         B=weight, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, step=step, lr=lr,
-        switches=sides.switches, precision=sides.precision, grad_error=clip.error,
+        switches=sides.switches, precision=sides.shown(got), grad_error=clip.error,
         others=other_updates(sides, step, whole, clip.norm), **settings,
     )  # fmt: skip
     kept = [v for v in judged if len(got) == 3 or v.what == "B"]
@@ -129,9 +127,27 @@ def judge_adamw_step(
         for name in NAMES:
             slips[name].insert(0, (text, lambda made=made, name=name: made[name]))  # type: ignore[misc]
     # the moments first: a wrong one makes B wrong
-    return [
-        entries("adamw_step", NAMES[i], got[i], after.values[i], after.errors[i], slips[NAMES[i]]) for i in (1, 2, 0)
+    verdicts = [
+        entries("adamw_step", NAMES[i], got[i], after.values[i], after.errors[i], slips[NAMES[i]]) for i in (1, 2)
     ]
+    return [*verdicts, _judged_by_moments(got, after, weight, settings, precision, slips["B"])]
+
+
+def _judged_by_moments(
+    got: Sequence[Any], after: Moments, B: Array, settings: Mapping[str, Any], precision: Precision, slips: list[Slip]
+) -> Verdict:
+    """B by the candidate's own new moments, so that nothing but this step's rounding is between them.
+
+    By the right moments, with their errors carried on, where it has none that could be used.
+    """
+    m, v = (as_array(x, B.shape) for x in got[1:])
+    if isinstance(m, str) or isinstance(v, str) or v.min(initial=0.0) < 0.0:
+        return entries("adamw_step", "B", got[0], after.values[0], after.errors[0], slips)
+    verdicts = []
+    for correction in corrections(settings["betas"][1], settings["step"], precision):
+        expected, allowed = update_with_errors(B, m, v, settings, correction, precision)
+        verdicts.append(entries("adamw_step", "B", got[0], expected, allowed, slips))
+    return next((verdict for verdict in verdicts if verdict.passed), verdicts[0])
 
 
 def adamw_slips(

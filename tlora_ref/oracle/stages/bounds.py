@@ -87,17 +87,54 @@ def entries(stage: str, what: str, got: object, expected: Any, allowed: Any, sli
     )
 
 
+def root_mean_square(
+    stage: str, what: str, got: Array, expected: Array, allowed: float, slips: Sequence[Slip] = ()
+) -> Verdict:
+    """The root mean square of the error of all entries within `allowed`: rounding averages out, a mistake does not."""
+    error = rms(got - expected)
+    passed = error <= allowed
+    cause = None if passed else _first(got, expected, slips, rms, lambda other: 2.0 * allowed)
+    return Verdict(stage, f"{what}, root mean square", passed, error, allowed, None, rms(got), rms(expected), cause)
+
+
+def rms(x: Array) -> float:
+    """The root of the mean square of all entries."""
+    return float(np.sqrt(np.mean(np.square(x)))) if x.size else 0.0
+
+
 def explained(got: Array, expected: Array, allowed: Array, slips: Sequence[Slip]) -> str | None:
-    """The first slip whose output is `got` to within what rounding would allow it, if there is one."""
-    scale = float(np.abs(expected).max(initial=0.0)) or 1.0
+    """The slip whose output is `got` to within what rounding would allow it, if there is one."""
+    scale = _largest(expected) or 1.0
+
+    def room(other: Array) -> float:
+        return float(4.0 * np.max(allowed) * max(1.0, _largest(other) / scale))
+
+    return _first(got, expected, slips, _largest, room)
+
+
+#: A slip explains an error if it leaves no more than this share of it.
+LEFT = 0.1
+
+
+def _first(
+    got: Array,
+    expected: Array,
+    slips: Sequence[Slip],
+    size: Callable[[Array], float],
+    room: Callable[[Array], float],
+) -> str | None:
+    """The first slip that leaves no more than `room`, and little of the error."""
+    error = size(got - expected)
     for text, make in slips:
         other = np.asarray(make(), dtype=np.float64)
         if other.shape != got.shape or not np.isfinite(other).all():
             continue
-        room = 4.0 * np.max(allowed) * max(1.0, float(np.abs(other).max(initial=0.0)) / scale)
-        apart = (
-            float(np.abs(other - expected).max(initial=0.0)) > 4.0 * room
-        )  # a slip that changes nothing says nothing
-        if apart and float(np.abs(got - other).max(initial=0.0)) <= room:
+        most = room(other)
+        apart = size(other - expected) > 4.0 * most  # a slip that changes nothing says nothing
+        if apart and size(got - other) <= min(most, LEFT * error):
             return text
     return None
+
+
+def _largest(x: Array) -> float:
+    return float(np.abs(x).max(initial=0.0))

@@ -36,7 +36,7 @@ def clip_of(sides: Sides, step: int) -> Clip | None:
     gradients = [sides.candidate.get(name) for name in names]
     norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
     # the norm of each matrix, that of the norms, the factor and the product: each is rounded to the storage
-    p, numbers = sides.precision, sum(g.size for g in gradients)
+    p, numbers = sides.shown(gradients), sum(g.size for g in gradients)
     error = 4.0 * p.storage + SAFETY * (math.sqrt(numbers) + 1.0) * (p.accumulation + OWN)
     return Clip(clip_factor(norm, most), error if norm * (1.0 + error) > most else 0.0, norm)
 

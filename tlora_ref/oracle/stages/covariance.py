@@ -14,7 +14,7 @@ from tlora_ref.backend import Array
 from tlora_ref.method.switches import Switches
 from tlora_ref.oracle.implementation import Reference
 from tlora_ref.oracle.precision import Precision
-from tlora_ref.oracle.reports.finding import Finding
+from tlora_ref.oracle.reports.finding import GOLDEN, Finding
 from tlora_ref.oracle.stages.bounds import Slip, entries, stored, sum_error
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.verdict import Verdict
@@ -37,8 +37,8 @@ def findings(sides: Sides) -> list[Finding]:
             found += [sides.own("covariance", module, verdict) for verdict in judged]
         golden = sides.golden.get(name)
         slips = _slips_of(sides, module, golden)
-        allowed = sides.network("covariance", module, golden)
-        found.append(sides.against_golden("covariance", module, "entries", C, golden, allowed, slips))
+        verdict = sides.network.array("covariance", "entries", "covariance", module, C, golden, slips)
+        found.append(sides.finding("covariance", GOLDEN, module, verdict))
     for module in sides.golden.shapes:
         found += _of_samples(sides, module)
     return found

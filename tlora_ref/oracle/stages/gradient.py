@@ -16,6 +16,7 @@ from tlora_ref.method.switches import Switches
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import Finding
 from tlora_ref.oracle.stages.bounds import Slip, entries, stored, sum_error
+from tlora_ref.oracle.stages.loss import mean_error
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.traces.names import SAMPLE_FIELDS
 from tlora_ref.oracle.traces.reader import Trace
@@ -78,8 +79,8 @@ def _held(
             continue
         slips = gradient_slips(right, scale[m], tokens, len(A[m]))
         slips.append(("it is recorded after clipping, not before", lambda g=right, f=clip: g * f))  # type: ignore[misc]
-        allowed = sides.network(f"grad_{letter}", f"{step}/{m}", right)
-        verdict = entries("gradient", what, sides.candidate.get(name), right, allowed, slips)
+        keys = f"grad_{letter}", f"{step}/{m}"
+        verdict = sides.network.array("gradient", what, *keys, sides.candidate.get(name), right, slips)
         found.append(sides.own("gradient", m, verdict))
     return found + _training_loss(sides, step, np.array(loss))
 
@@ -114,7 +115,8 @@ def _batch(sides: Sides, step: int) -> list[Finding]:
 def _training_loss(sides: Sides, step: int, loss: Array) -> list[Finding]:
     if not sides.candidate.has("train/loss"):
         return []
-    got, allowed = sides.candidate.get("train/loss")[step - 1], sides.network("train_loss", str(step), loss)
+    got = sides.candidate.get("train/loss")[step - 1]
+    allowed = sides.network("train_loss", str(step), loss, got) + mean_error(sides, f"train/{step}/labels", loss)
     return [sides.own("gradient", None, entries("gradient", f"training loss of step {step}", got, loss, allowed))]
 
 

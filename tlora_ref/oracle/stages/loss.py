@@ -14,7 +14,7 @@ from tlora_ref.backend import Array
 from tlora_ref.method.switches import Switches
 from tlora_ref.oracle.implementation import Reference
 from tlora_ref.oracle.precision import Precision
-from tlora_ref.oracle.reports.finding import Finding
+from tlora_ref.oracle.reports.finding import GOLDEN, Finding
 from tlora_ref.oracle.stages.bounds import OWN, SAFETY, Slip, entries
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.traces.reader import Trace
@@ -26,14 +26,14 @@ def findings(sides: Sides) -> list[Finding]:
 
     The logits, of the candidate or of a replay, say what is wrong with a loss.
     """
-    found = []
+    found: list[Finding] = []
+    pairs: dict[str, tuple[Array, Array]] = {}
     for n in sides.golden.numbered("sample", "logits"):
         name = f"sample/{n}/logits"
         if sides.both(name):
-            golden = sides.golden.get(name)
-            allowed = sides.network("logits", str(n), golden)
-            got = sides.candidate.get(name)
-            found.append(sides.against_golden("loss", None, f"logits of sample {n}", got, golden, allowed, []))
+            got, golden, what = sides.candidate.get(name), sides.golden.get(name), f"logits of sample {n}"
+            verdict = sides.network.array("loss", what, "logits", str(n), got, golden)
+            found.append(sides.finding("loss", GOLDEN, None, verdict))
     for n in sides.golden.numbered("sample", "loss"):
         name = f"sample/{n}/loss"
         if not sides.both(name):
@@ -41,13 +41,21 @@ def findings(sides: Sides) -> list[Finding]:
             continue
         got, golden = sides.candidate.get(name), sides.golden.get(name)
         slips = _slips_of(sides, n)
-        allowed = sides.network("loss", str(n), golden)
+        allowed = sides.network("loss", str(n), golden, got) + mean_error(sides, f"sample/{n}/labels", golden)
+        pairs[str(n)] = (got, golden)
         if _is_shifted(sides, n) and sides.candidate.has(f"sample/{n}/logits"):
             found += [
                 sides.own("loss", None, verdict) for verdict in _judged(sides, sides.candidate, n, sides.precision)
             ]
         found.append(sides.against_golden("loss", None, f"loss of sample {n}", got, golden, allowed, slips))
-    return found
+    together = sides.network.numbers("loss", "losses of all samples", "loss", pairs)
+    return [*found, *([] if together is None else [sides.finding("loss", GOLDEN, None, together)])]
+
+
+def mean_error(sides: Sides, labels: str, loss: Array) -> float:
+    """How far the mean over the scored tokens may be off, summed one after the other."""
+    scored = int((sides.golden.get(labels) != -100).sum()) if sides.golden.has(labels) else 1
+    return SAFETY * (math.sqrt(scored) + 1.0) * sides.precision.accumulation * abs(float(loss))
 
 
 def _slips_of(sides: Sides, n: int) -> list[Slip]:

@@ -66,7 +66,8 @@ def judge_merge(
     delta = expected - W
     magnitude = abs(scale) * np.abs(B) @ np.abs(A)
     allowed = sum_error(magnitude, len(A), precision) + stored(expected, precision)
-    allowed = allowed + stored(W, precision) + 2.0 * stored(delta, precision)
+    # s B (or s A) may be stored before the product
+    allowed = allowed + stored(W, precision) + 2.0 * stored(delta, precision) + precision.storage * magnitude
     slips: list[Slip] = [
         ("the scale alpha / r is left out", lambda: W + (delta / scale if scale else delta)),
         ("the scale is applied twice", lambda: W + delta * scale),

@@ -32,6 +32,36 @@ class Moments:
         return Moments(nothing, nothing)
 
 
+def update_with_errors(
+    B: Array, m: Array, v: Array, settings: Mapping[str, Any], correction2: float, precision: Precision
+) -> tuple[Array, Array]:
+    """B after a step whose new moments are known, and how far its rounding may carry each entry.
+
+    A candidate that keeps its moments in a lower precision than it updates with has rounded them afterwards.
+    """
+    lr, eps, correction1 = settings["lr"], settings["eps"], 1.0 - settings["betas"][0] ** settings["step"]
+    unit, tiny = precision.storage + precision.accumulation + OWN, precision.tiny
+    size = np.abs(m) / correction1
+    root = np.sqrt(v / correction2) + eps
+    # the smallest root that rounding leaves possible: v may lie at the end of the storage's range
+    lost = np.sqrt(np.maximum(v * (1.0 - unit) - tiny, 0.0) / correction2) + eps
+    most = (size * (1.0 + unit) + tiny / correction1) / lost
+    decayed = B * (1.0 - lr * settings["weight_decay"])
+    after = decayed - lr * m / correction1 / root
+    rounding = (most - size / root) + 6.0 * unit * most
+    return after, lr * rounding + 2.0 * unit * (np.abs(B) + np.abs(after)) + tiny
+
+
+def corrections(beta: float, step: int, precision: Precision) -> list[float]:
+    """1 - beta^t, exact and as arithmetic in the precision's sums gives it, to the last bit of beta^t either way."""
+    exact = 1.0 - beta**step
+    if precision.accumulation <= OWN:
+        return [exact]
+    single = float(np.float32(beta) ** np.float32(step))
+    low = [1.0 - single - k * precision.accumulation / 2.0 for k in (-1, 0, 1)]
+    return [exact, *(value for value in low if value > 0.0)]
+
+
 def step_with_errors(
     before: Moments, grad: Array, grad_error: Array, settings: Mapping[str, Any], precision: Precision
 ) -> Moments:

@@ -17,7 +17,7 @@ from tlora_ref.method.sensitivity import sample_sensitivity
 from tlora_ref.method.switches import Switches
 from tlora_ref.oracle.implementation import Reference
 from tlora_ref.oracle.precision import Precision
-from tlora_ref.oracle.reports.finding import Finding
+from tlora_ref.oracle.reports.finding import GOLDEN, Finding
 from tlora_ref.oracle.stages.bounds import OWN, SAFETY, Slip, entries
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.verdict import Verdict
@@ -25,7 +25,9 @@ from tlora_ref.oracle.verdict import Verdict
 
 def findings(sides: Sides) -> list[Finding]:
     """S from the candidate's recorded gradients or per-sample values, and against the golden S."""
-    found, gradients = [], {} if sides.replay is None else sides.replay.gradients()
+    found: list[Finding] = []
+    pairs: dict[str, tuple[Array, Array]] = {}
+    gradients = {} if sides.replay is None else sides.replay.gradients()
     for module in sides.golden.modules("sensitivity"):
         name = f"sensitivity/{module}"
         if not sides.candidate.has(name):
@@ -39,9 +41,16 @@ def findings(sides: Sides) -> list[Finding]:
         golden = sides.golden.get(name)
         W = sides.weight(module)
         slips = [] if W is None or not gradients else sensitivity_slips(W, gradients[module])
-        allowed = sides.network("sensitivity", module, golden) + 4.0 * SAFETY * sides.precision.accumulation * golden
+        allowed = sides.network("sensitivity", module, golden, S) + _mean_error(sides, module, golden)
+        pairs[module] = (S, golden)
         found.append(sides.against_golden("sensitivity", module, "value", S, golden, allowed, slips))
-    return found
+    together = sides.network.numbers("sensitivity", "S of all modules", "sensitivity", pairs)
+    return [*found, *([] if together is None else [sides.finding("sensitivity", GOLDEN, None, together)])]
+
+
+def _mean_error(sides: Sides, module: str, S: Array) -> float:
+    """How far the mean over a weight's entries may be off, summed one after the other."""
+    return SAFETY * (math.sqrt(math.prod(sides.golden.shapes[module])) + 4.0) * sides.precision.accumulation * float(S)
 
 
 def _of_samples(sides: Sides, module: str) -> list[Finding]:
@@ -59,8 +68,7 @@ def _of_samples(sides: Sides, module: str) -> list[Finding]:
             (verdict,) = judge_sensitivity(got, W=W, gradients=G, **rules)  # type: ignore[arg-type]
             found.append(sides.own("sensitivity", module, replace(verdict, what=what)))
         # what was measured is the error of the mean over the samples: one of them may have all of it
-        rounding = 4.0 * SAFETY * sides.precision.accumulation * golden
-        allowed = N * sides.network("sensitivity", module, golden) + rounding
+        allowed = N * sides.network("sensitivity", module, golden, got) + _mean_error(sides, module, golden)
         found.append(sides.against_golden("sensitivity", module, what, got, golden, allowed, []))
     return found
 

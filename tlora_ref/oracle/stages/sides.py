@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -12,20 +12,13 @@ import numpy as np
 from tlora_ref.backend import Array
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import GOLDEN, NOTE, OWN_INPUTS, SKIP, Finding
-from tlora_ref.oracle.stages.bounds import SAFETY, Slip, entries, malformed, stored
+from tlora_ref.oracle.stages.bounds import SAFETY, Slip, entries, malformed
+from tlora_ref.oracle.stages.network import UNIT32, Network
 from tlora_ref.oracle.traces.manifest import completed
 from tlora_ref.oracle.traces.reader import Trace
 from tlora_ref.oracle.traces.replay import Replay
 from tlora_ref.oracle.verdict import Verdict
 from tlora_ref.transformer import Model
-
-#: A candidate may be this many times as far away as the measured float32 run is, in units of its own precision.
-NETWORK = 16.0
-
-UNIT32 = 2.0**-23
-
-#: Where the golden trace measured no noise: this many roundings of the largest entry.
-UNMEASURED = 2000.0
 
 
 class Sides:
@@ -43,23 +36,19 @@ class Sides:
         #: The optimizer's settings that the candidate is judged by: its own, where it says them, else the golden run's.
         self.train = completed(golden.manifest.train, candidate.manifest.train)
         self.replay = None if model is None else Replay(model, golden)
-        measured = "float32" in golden.manifest.noise
-        self.noise: Mapping[str, Mapping[str, float]] = golden.manifest.noise.get("float32", {})
+        self.network = Network(golden.manifest.noise, precision)
         self.said = {
             "dtype": precision.name,
             "one operation": f"{SAFETY:g} (sqrt(k) + 1) eps sum|a||b|, eps = {precision.accumulation:.3g}, "
             f"and {precision.storage:.3g} of the result for its storage",
-            "the whole network": f"{NETWORK:g} times the golden run's own deviation in float32, times "
-            f"{self.unit / UNIT32:.3g} for {precision.name}"
-            if measured
-            else f"{UNMEASURED:g} roundings of the largest entry (the golden trace measured no noise)",
+            "the whole network": self.network.said(),
             **{f"factor of {stage}": f"{factor:g}" for stage, factor in factors.items()},
         }
 
     def with_noise(self, noise: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Sides:
         """The same two sides with the noise of the network measured elsewhere, by precision, quantity and key."""
         other = copy(self)
-        other.noise = noise["float32"]
+        other.network = Network(noise, self.precision)
         return other
 
     @property
@@ -70,18 +59,15 @@ class Sides:
     @property
     def unit(self) -> float:
         """The largest of the candidate's roundings."""
-        return max(self.precision.storage, self.precision.accumulation, self.precision.product)
+        return self.network.unit
 
-    def network(self, quantity: str, key: str, golden: Array) -> float:
-        """How far a quantity of the whole network may be from the golden one, a bound on every entry."""
-        size = float(np.abs(golden).max(initial=0.0))
-        measured = self.noise.get(quantity, {})
-        if key not in measured:
-            return UNMEASURED * self.unit * size + self.precision.tiny
-        # one number is sometimes right by luck: no key is given less than a tenth of what is usual for its quantity
-        usual = float(np.median(list(measured.values())))
-        noise = max(measured[key], 0.1 * usual, UNIT32 * size)
-        return NETWORK * noise * self.unit / UNIT32 + float(stored(np.asarray(size), self.precision))
+    def shown(self, arrays: Sequence[Array]) -> Precision:
+        """The precision that these arrays are kept in: float32 where none of them is what a lower one could hold.
+
+        Adapters are often kept in float32 beside a model in bfloat16, and updated so.
+        """
+        finer = self.precision.storage > UNIT32 and all(self.network.kept(x) <= UNIT32 for x in arrays)
+        return Precision.of("float32") if finer else self.precision
 
     def own(self, stage: str, module: str | None, verdict: Verdict) -> Finding:
         """A verdict on the candidate's own inputs."""

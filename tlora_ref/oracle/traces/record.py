@@ -61,8 +61,8 @@ def trace(
     settings, changes : a TrainSettings, or its fields by keyword (schedule=..., max_grad_norm=..., betas=..., ...);
         `steps` and "B" or "AB" (by the profile) replace its own. By default a constant learning rate of 1e-2 and one
         sample a step
-    noise : run again in float32 and note how far that is away, so that a float32 or bfloat16 candidate can be judged
-        (only for a float64 run on the CPU)
+    noise : run again in float32 and in bfloat16, and note how far those are away, so that a candidate in one of them
+        can be judged (only for a float64 run on the CPU)
     facts : further fields of the manifest (`command`, `checkpoint`, `data`)
 
     Returns
