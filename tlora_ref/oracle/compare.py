@@ -68,6 +68,7 @@ def compare(
         if not 0 < factor < math.inf:
             raise ConfigError(f"the tolerance factor of {stage} is {factor}: expected a positive, finite number")
     precision = Precision.of(dtype or mine.manifest.dtype)
+    _same_weights(gold, mine, precision)
     model = load_model(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
     if model is not None:
         _same_model(gold, model)
@@ -132,6 +133,17 @@ def _same_run(golden: Trace, candidate: Trace) -> None:
         for name in (f"sample/{n}/{field}" for field in SAMPLE_FIELDS):
             if candidate.has(name) and golden.has(name) and not np.array_equal(candidate.get(name), golden.get(name)):
                 raise CheckpointError(f"{name} differs: the candidate was recorded on other samples")
+
+
+def _same_weights(golden: Trace, candidate: Trace, precision: Precision) -> None:
+    """Where both traces hold weights they are the same, but for the rounding to the candidate's storage."""
+    for module in candidate.modules("weight"):
+        name = f"weight/{module}"
+        mine = candidate.get(name)
+        if golden.has(name):
+            W = golden.get(name)
+            if (np.abs(mine - W) > precision.storage * np.abs(W) + precision.tiny).any():
+                raise CheckpointError(f"{name} differs: the candidate was recorded on other weights")
 
 
 def _same_model(golden: Trace, model: Model) -> None:

@@ -41,8 +41,8 @@ def findings(sides: Sides) -> list[Finding]:
 
 
 def _frozen_weight(sides: Sides, m: str) -> Array | None:
-    if sides.model is not None:
-        return sides.weight(m)
+    if (W := sides.weight(m)) is not None:
+        return W
     g, last = sides.golden, _steps(sides)
     if last == 0:
         return g.get(f"merged/{m}")  # B is zero: merged is W_0

@@ -120,8 +120,10 @@ class Sides:
         return max(self.precision.storage, self.precision.accumulation)
 
     def weight(self, module: str) -> Array | None:
-        """W (d_out, d_in) of the model in float64, where there is a model."""
-        return None if self.model is None else np.asarray(self.model.weight(module), np.float64)
+        """W (d_out, d_in) in float64, of the model or of a golden trace that holds it; None where neither is there."""
+        if self.model is not None:
+            return np.asarray(self.model.weight(module), np.float64)
+        return self.golden.get(f"weight/{module}") if self.golden.has(f"weight/{module}") else None
 
     def of_every_sample(self, trace: Trace, quantity: str, module: str) -> list[Array] | None:
         """A quantity of a module on every sample, where all were recorded."""

@@ -24,6 +24,7 @@ MODULE_SHAPES: dict[str, tuple[Any, ...]] = {
     "sigma": (None,),
     "A": ("r", "d_in"),
     "merged": ("d_out", "d_in"),
+    "weight": ("d_out", "d_in"),
 }
 
 SAMPLE_SHAPES: dict[str, tuple[Any, ...]] = {

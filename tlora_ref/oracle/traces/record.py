@@ -29,7 +29,7 @@ from tlora_ref.training.state import TrainState
 from tlora_ref.transformer import Model
 
 STAGES = ("calibration", "allocation", "initialization", "training", "merge")
-EXTRAS = ("inputs", "gradients", "logits")
+EXTRAS = ("inputs", "gradients", "logits", "weights")
 
 
 def trace(
@@ -57,7 +57,7 @@ def trace(
     ----------
     samples : {"input_ids", "labels"}, 1-D: they calibrate, and train in the settings' order
     stages : some of STAGES (each needs those before it; training may be left out before merge), and of EXTRAS, which
-        add large tensors: the inputs of every module, the gradients of every weight, the logits
+        add large tensors: the inputs of every module, the gradients of every weight, the logits, the targets' weights
     settings, changes : a TrainSettings, or its fields by keyword (schedule=..., max_grad_norm=..., betas=..., ...);
         `steps` and "B" or "AB" (by the profile) replace its own. By default a constant learning rate of 1e-2 and one
         sample a step
@@ -79,6 +79,9 @@ def trace(
     manifest.init, manifest.seed, manifest.stages = init, seed, list(wanted)
     run = _Recording(model, manifest, TraceWriter(manifest), set(wanted))
     measured = Noise(model) if noise and model.dtype == np.float64 and model.device.name == "cpu" else None
+    if "weights" in wanted:
+        for module in shapes:
+            run.writer.add(f"weight/{module}", model.weight(module))
     run.calibration(samples, stats, measured)
     adapter = run.allocation_and_initialization(stats, init, seed) if "allocation" in wanted else None
     if "training" in wanted and adapter is not None:
