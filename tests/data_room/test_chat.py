@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.data_room.kinds import backend_of
 from tlora_ref.data import Tokenizer, encode_prompt, encode_rows
 from tlora_ref.data.rows import Row
-from tlora_ref.data.rows import _row as read
+from tlora_ref.data.rows import row_of as read
 from tlora_ref.errors import DataError
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|h|>", "<|/h|>", "<|eot|>"]

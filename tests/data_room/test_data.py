@@ -76,7 +76,7 @@ def test_all_assistant_turns_are_scored() -> None:
 
 
 def _row(values: dict[str, Any]) -> Any:
-    from tlora_ref.data.rows import _row as read
+    from tlora_ref.data.rows import row_of as read
 
     return read("a row", values, {})
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tlora_ref.data.rows import Row
-from tlora_ref.data.rows import _row as read
+from tlora_ref.data.rows import row_of as read
 from tlora_ref.errors import DataError
 
 USER, ASSISTANT = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}

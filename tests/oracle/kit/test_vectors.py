@@ -77,13 +77,17 @@ def test_a_right_candidate_passes(profile: str, dtype: str, tmp_path: Path) -> N
 
 
 def test_the_recorded_outputs_and_bounds_serve_without_python(tmp_path: Path) -> None:
-    """An entry within `allowed` of what is recorded is right: the golden outputs, moved by 0.9 of it, pass."""
+    """An entry within `allowed` of what is recorded is right: the golden outputs, moved by 0.9 of it, pass.
+
+    But for the moments of a step of AdamW: its B is judged by them, so they stay where B alone is moved.
+    """
     vectors = Vectors(VECTORS / "paper")
     outputs: dict[str, Array] = {}
     for case in vectors.cases:
         for name, said in case.get("outputs", {}).items():
             golden, allowed = vectors.tensors[said["tensor"]], said["allowed"]["float32"]
-            moved = golden if case["stage"] == "initialize_a" or not allowed else golden + 0.9 * allowed
+            kept = case["stage"] == "initialize_a" or (case["stage"] == "adamw_step" and name != "B") or not allowed
+            moved = golden if kept else golden + 0.9 * allowed
             outputs[f"{case['id']}/{name}"] = np.asarray(moved)
     report = compare_vectors(VECTORS / "paper", write(tmp_path / "c", outputs, [], "float32"))
     assert not report.of(FAILED), str(report)
