@@ -32,6 +32,9 @@ UNIT32, UNIT16 = 2.0**-23, 2.0**-7
 #: Where the golden trace measured no noise: this many roundings of the largest entry.
 UNMEASURED = 2000.0
 
+#: What is usual in bfloat16 is never taken for less than this share: a sixteenth of a rounding.
+LEAST = UNIT16 / 16.0
+
 #: Arrays of fewer entries are judged entry by entry alone.
 FEW = 16
 
@@ -89,8 +92,11 @@ class Network:
         return self.noise.get(BFLOAT16, {}).get(RELATIVE.format(quantity), {})
 
     def _usual(self, quantity: str) -> float:
-        """The root mean square of the relative deviations of all keys of a quantity."""
-        return rms(np.array(list(self._relative(quantity).values())))
+        """The root mean square of the relative deviations of all keys of a quantity, and at least LEAST.
+
+        Numbers of few modules share their deviation (that of the loss): together they may be right by luck.
+        """
+        return max(LEAST, rms(np.array(list(self._relative(quantity).values()))))
 
     def array(
         self, stage: str, what: str, quantity: str, key: str, got: Array, golden: Array, slips: Sequence[Slip] = ()

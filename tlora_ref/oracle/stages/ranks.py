@@ -21,6 +21,7 @@ from tlora_ref.method.switches import PROFILES, Switches
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import GOLDEN, OWN_INPUTS, Finding
 from tlora_ref.oracle.stages.bounds import OWN, SAFETY, Slip, as_array, entries, explained, malformed
+from tlora_ref.oracle.stages.sensitivity import mean_error
 from tlora_ref.oracle.stages.sides import Sides, named
 from tlora_ref.oracle.verdict import Verdict
 
@@ -67,7 +68,8 @@ def _near_tie(sides: Sides, module: str) -> float:
     S = np.array([float(sides.golden.get(f"sensitivity/{name}")) for name in sides.golden.shapes])
     own = sides.golden.get(f"sensitivity/{module}")
     exact = len(S) * m.r_init * float(own) / S.sum()
-    error = 2.0 * sides.network("sensitivity", module, own) / float(own) * exact if own > 0 else 0.0
+    off = sides.network("sensitivity", module, own) + mean_error(sides, module, own)
+    error = 2.0 * off / float(own) * exact if own > 0 else 0.0
     settles = sides.switches.remainder == "largest" and exact >= 0.9 * len(S) * m.r_init * S.max() / S.sum()
     return 1.0 if abs(exact - np.floor(exact) - 0.5) <= error or settles else 0.0
 

@@ -18,6 +18,7 @@ from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import GOLDEN, OWN_INPUTS, Finding
 from tlora_ref.oracle.stages.bounds import OWN, SAFETY, Slip, as_array, entries
 from tlora_ref.oracle.stages.ranks import normalised
+from tlora_ref.oracle.stages.sensitivity import mean_error
 from tlora_ref.oracle.stages.sides import Sides, named
 from tlora_ref.oracle.verdict import Verdict
 
@@ -45,7 +46,8 @@ def findings(sides: Sides) -> list[Finding]:
             found.append(sides.own("scales", name, entries("scales", "alpha = r scale", alpha, product, allowed)))
     if source == OWN_INPUTS:
         # scale_i = (alpha / r_init) S_i / mean S: of the error of S_i, and of the mean's
-        errors = np.array([sides.network("sensitivity", n, sides.golden.get(f"sensitivity/{n}")) for n in modules])
+        right = {n: sides.golden.get(f"sensitivity/{n}") for n in modules}
+        errors = np.array([sides.network("sensitivity", n, s) + mean_error(sides, n, s) for n, s in right.items()])
         allowed = m.alpha / m.r_init * errors / S.mean() + np.abs(golden) * errors.sum() / S.sum()
         allowed = allowed + 16.0 * sides.rounding * np.abs(golden)
         if sides.switches.round_alpha:

@@ -41,14 +41,14 @@ def findings(sides: Sides) -> list[Finding]:
         golden = sides.golden.get(name)
         W = sides.weight(module)
         slips = [] if W is None or not gradients else sensitivity_slips(W, gradients[module])
-        allowed = sides.network("sensitivity", module, golden, S) + _mean_error(sides, module, golden)
+        allowed = sides.network("sensitivity", module, golden, S) + mean_error(sides, module, golden)
         pairs[module] = (S, golden)
         found.append(sides.against_golden("sensitivity", module, "value", S, golden, allowed, slips))
     together = sides.network.numbers("sensitivity", "S of all modules", "sensitivity", pairs)
     return [*found, *([] if together is None else [sides.finding("sensitivity", GOLDEN, None, together)])]
 
 
-def _mean_error(sides: Sides, module: str, S: Array) -> float:
+def mean_error(sides: Sides, module: str, S: Array) -> float:
     """How far the mean over a weight's entries may be off, summed one after the other."""
     return SAFETY * (math.sqrt(math.prod(sides.golden.shapes[module])) + 4.0) * sides.precision.accumulation * float(S)
 
@@ -68,7 +68,7 @@ def _of_samples(sides: Sides, module: str) -> list[Finding]:
             (verdict,) = judge_sensitivity(got, W=W, gradients=G, **rules)  # type: ignore[arg-type]
             found.append(sides.own("sensitivity", module, replace(verdict, what=what)))
         # what was measured is the error of the mean over the samples: one of them may have all of it
-        allowed = N * sides.network("sensitivity", module, golden, got) + _mean_error(sides, module, golden)
+        allowed = N * sides.network("sensitivity", module, golden, got) + mean_error(sides, module, golden)
         found.append(sides.against_golden("sensitivity", module, what, got, golden, allowed, []))
     return found
 
