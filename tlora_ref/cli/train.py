@@ -60,11 +60,9 @@ def run(
     lr: o.LearningRate = 1e-3,
     schedule: o.Schedule = "cosine",
     warmup_ratio: o.WarmupRatio = 0.03,
-    warmup_steps: Annotated[
-        int | None, typer.Option(min=0, help="How many steps it rises, in place of a share.")
-    ] = None,
-    min_lr: Annotated[float, typer.Option(help="Where the cosine ends.")] = 0.0,
-    cycles: Annotated[int, typer.Option(help="How many cosines cosine_with_restarts makes.")] = 1,
+    warmup_steps: o.WarmupSteps = None,
+    min_lr: o.LeastRate = 0.0,
+    cycles: o.Cycles = 1,
     betas: o.Betas = (0.9, 0.999),
     eps: o.Eps = 1e-8,
     weight_decay: o.WeightDecay = 0.01,
