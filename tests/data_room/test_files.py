@@ -142,8 +142,6 @@ def test_a_split_in_any_form(tmp_path: Path) -> None:
         ("a.csv", "prompt,completion\na\n", "line 2: 1 cells"),
         ("a.csv", 'prompt,completion\na,"b\n', "line 2: not valid CSV"),
         ("a.csv", b"prompt,completion\na,\xe9\n", "not UTF-8"),
-        ("a.parquet", b"PAR1xx", "not a Parquet file"),
-        ("a.parquet", b"PAR1" + bytes(100) + b"PAR1", "not a Parquet file"),
         ("a.jsonl.gz", b"\x1f\x8b\x08", "cannot be read"),
         ("a.json.gz", LINES.encode(), "cannot be read"),
         ("a.txt", "hello world", "data are read from .jsonl, .json, .csv"),
@@ -165,6 +163,12 @@ def test_what_is_damaged_is_named(name: str, content: str | bytes, said: str, tm
     with pytest.raises(DataError, match=said) as error:
         load_dataset(path)
     assert str(path) in str(error.value) and len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize("content", [b"PAR1xx", b"PAR1" + bytes(100) + b"PAR1"])
+def test_damaged_parquet_is_named(content: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    test_what_is_damaged_is_named("a.parquet", content, "not a Parquet file", tmp_path)
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
