@@ -23,7 +23,6 @@ from typing import Any, TypeAlias, TypeVar
 
 import ml_dtypes
 import numpy as np
-import scipy.special
 from threadpoolctl import ThreadpoolController
 
 from tlora_ref.errors import DeviceError, did_you_mean
@@ -160,9 +159,8 @@ def scatter_add(target: Array, rows: Array, values: Array) -> None:
 def erf(x: Array) -> Array:
     """The error function, elementwise, in the dtype of `x`."""
     xp = array_module(x)
-    if xp is np:
-        return scipy.special.erf(x)
-    return importlib.import_module(xp.__name__ + "x.scipy.special").erf(x)
+    library = "scipy.special" if xp is np else f"{xp.__name__}x.scipy.special"
+    return importlib.import_module(library).erf(x)  # when it is wanted: importing it would double a command's start
 
 
 def cache_blocks(x: Array) -> list[slice]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 
 from tests.cli.conftest import Run
-from tlora_ref.cli.main import app
+from tlora_ref.cli.commands import Commands
 from tlora_ref.cli.suggestions import ADVICE, COMMANDS_ELSEWHERE, FLAGS_ELSEWHERE
 from tlora_ref.cli.words import flags_of
 
-COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS = Commands()
 
 
 @pytest.mark.parametrize(

@@ -5,44 +5,26 @@ Exit status: 0 good, 1 checked and found wrong, 2 bad input, 130 stopped by Ctrl
 
 from __future__ import annotations
 
-import functools
 import sys
 import warnings
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from tlora_ref.cli import (
-    chat,
-    check,
-    demo,
-    eval,
-    explain,
-    export,
-    generate,
-    init,
-    merge,
-    plan,
-    preview,
-    report,
-    study,
-    trace,
-    train,
-    verify,
-)
+from tlora_ref.cli.commands import HELP_FLAGS, Commands, LazyGroup, markup
 from tlora_ref.cli.screen import linear_algebra_line, warn
-from tlora_ref.cli.stopping import heed_sigterm, told
+from tlora_ref.cli.stopping import heed_sigterm
 from tlora_ref.cli.words import check_words
 from tlora_ref.errors import TLoRAError
 from tlora_ref.provenance import provenance
 
 app = typer.Typer(
+    cls=LazyGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich" if sys.stdout.isatty() else None,  # boxes only for people
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=markup(),
+    context_settings=HELP_FLAGS,
 )
 
 
@@ -64,45 +46,6 @@ def about(
     """TLoRA (arXiv 2604.18124) in NumPy: plan, initialise, train, use, verify."""
 
 
-def interruptible(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, with Ctrl-C answered by a line and its exit status (`train` says more: it keeps its state)."""
-
-    @functools.wraps(command)
-    def wrapped(*arguments: Any, **options: Any) -> None:
-        try:
-            command(*arguments, **options)
-        except KeyboardInterrupt as stop:
-            what, status = told(stop)
-            print(f"stopped by {what}: nothing was written", file=sys.stderr)
-            raise typer.Exit(status) from None
-
-    return wrapped
-
-
-#: Each is a file of this folder with a function `run`; in the order in which a newcomer needs them.
-COMMANDS = (
-    demo,
-    plan,
-    preview,
-    init,
-    train,
-    eval,
-    generate,
-    chat,
-    merge,
-    export,
-    trace,
-    verify,
-    check,
-    study,
-    report,
-    explain,
-)
-
-for command in COMMANDS:
-    app.command(command.__name__.rpartition(".")[2])(interruptible(command.run))
-
-
 def main(arguments: list[str] | None = None) -> None:
     """The console script: runs a command and exits; an expected error becomes one message on standard error."""
     given = sys.argv[1:] if arguments is None else arguments
@@ -110,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: warn(str(message))
-            check_words(given, typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+            check_words(given, Commands())
             app(args=given, obj=given)
     except TLoRAError as error:
         message = str(error)

@@ -12,10 +12,11 @@ from tlora_ref.errors import ConfigError
 
 def flags_of(commands: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """{command: {flag, without dashes: its parameter}}."""
-    return {
-        name: {o.lstrip("-"): p for p in command.params for o in p.opts if o.startswith("-")}
-        for name, command in commands.items()
-    }
+    return {name: _flags(command) for name, command in commands.items()}
+
+
+def _flags(command: Any) -> dict[str, Any]:
+    return {o.lstrip("-"): p for p in command.params for o in p.opts if o.startswith("-")}
 
 
 def check_words(words: Sequence[str], commands: Mapping[str, Any]) -> None:
@@ -25,8 +26,7 @@ def check_words(words: Sequence[str], commands: Mapping[str, Any]) -> None:
     command, *rest = words
     if command not in commands:
         raise ConfigError(f"there is no command {command}: {command_hint(command, list(commands))}")
-    flags = flags_of(commands)
-    known = {"help": None, "h": None, **flags[command]}
+    known = {"help": None, "h": None, **_flags(commands[command])}
     taken = 0  # values that the flag before still takes
     for word in rest:
         if taken:
@@ -37,7 +37,7 @@ def check_words(words: Sequence[str], commands: Mapping[str, Any]) -> None:
             name, equals, _ = word.lstrip("-").partition("=")
             if name not in known or (len(name) > 1 and not word.startswith("--")):
                 given = word.partition("=")[0]
-                raise ConfigError(f"{command} has no flag {given}: {flag_hint(name, command, flags)}")
+                raise ConfigError(f"{command} has no flag {given}: {flag_hint(name, command, flags_of(commands))}")
             parameter = known[name]
             has_value = parameter is not None and not getattr(parameter, "is_flag", False) and not equals
             taken = parameter.nargs if has_value and parameter is not None else 0

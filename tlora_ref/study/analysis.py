@@ -11,10 +11,10 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 #: Of the bootstrap intervals and of the number of seeds; and the share of studies that would then find the difference.
 CONFIDENCE, POWER = 0.95, 0.8
@@ -149,6 +149,8 @@ def interval(pairs: np.ndarray) -> tuple[float, float]:
     """The bootstrap interval of the mean of paired differences, BCa; the value itself where all are the same."""
     if np.ptp(pairs) == 0:
         return float(pairs[0]), float(pairs[0])
+    from scipy import stats  # half a second, which no other command shall wait for
+
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
@@ -162,7 +164,7 @@ def seeds_needed(pairs: np.ndarray) -> int | None:
     mean, spread = float(np.mean(pairs)), float(np.std(pairs, ddof=1))
     if mean == 0:
         return None
-    quantiles = stats.norm.ppf(0.5 + CONFIDENCE / 2) + stats.norm.ppf(POWER)
+    quantiles = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) + NormalDist().inv_cdf(POWER)
     return max(2, math.ceil((quantiles * spread / mean) ** 2))
 
 

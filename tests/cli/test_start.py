@@ -1,0 +1,50 @@
+"""What a command imports before it does anything: what it does not need costs every user a part of a second."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import subprocess
+import sys
+
+from tests.cli.conftest import Run
+from tlora_ref.cli.commands import COMMANDS, Commands, summary
+
+
+def imported(code: str) -> set[str]:
+    """The packages (and scipy's parts) that a new process has imported after `code`."""
+    told = f"import sys\n{code}\nprint('IMPORTED', *sys.modules)"
+    said = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout
+    return set(said.rpartition("IMPORTED")[2].split())
+
+
+def test_the_list_of_commands_needs_no_array() -> None:
+    shown = "import tlora_ref.cli.main as m\ntry: m.main(['--help'])\nexcept SystemExit as end: assert not end.code"
+    assert not imported(shown) & {"numpy", "scipy", "tlora_ref.cli.train", "jinja2"}
+
+
+def test_no_command_imports_scipy_before_it_computes() -> None:
+    everything = "\n".join(f"import tlora_ref.cli.{name}" for name in COMMANDS)
+    found = imported(everything)
+    assert "numpy" in found
+    assert "scipy.special" not in found
+    assert "scipy.stats" not in found
+
+
+def test_a_command_imports_no_other() -> None:
+    """Not even for a look at its flags, unless one is wrong."""
+    shown = "import tlora_ref.cli.main as m\ntry: m.main(['plan', '-h'])\nexcept SystemExit as end: assert not end.code"
+    found = imported(shown)
+    assert "tlora_ref.cli.plan" in found
+    assert not found & {"tlora_ref.cli.check", "tlora_ref.cli.explain", "tlora_ref.cli.study"}
+
+
+def test_help_says_of_each_command_what_its_function_says(run: Run) -> None:
+    status, said, _ = run("--help")
+    assert status == 0
+    for name in COMMANDS:
+        doc = inspect.getdoc(importlib.import_module(f"tlora_ref.cli.{name}").run)
+        assert summary(name) == doc
+        assert f"  {name} " in said
+        assert " ".join(doc.split())[:20] in said
+    assert list(Commands()) == list(COMMANDS)
