@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from tlora_ref.autograd import backward
 from tlora_ref.backend import Array, array_module, concatenate, to_numpy
 from tlora_ref.calibration.blocked import add_second_moment, blocked_sensitivity
+from tlora_ref.calibration.saving import SAVE_SECONDS, SavedSums, Sums, held_back, samples_digest
 from tlora_ref.calibration.statistics import CalibrationStats
 from tlora_ref.errors import ConfigError, DataError, DeviceError, NumericsError, OutputError
 from tlora_ref.method.covariance import centred
@@ -46,6 +48,9 @@ def calibrate(
     scratch: str | Path | None = None,
     block_size: int = 8,
     progress: Progress | None = None,
+    kept: str | Path | None = None,
+    save_seconds: float = SAVE_SECONDS,
+    resume: bool = False,
 ) -> CalibrationStats:
     """Alg. 1, lines 4 to 11: C_i and S_i of every target module over the samples.
 
@@ -64,6 +69,9 @@ def calibrate(
     scratch : where an executor's workers find the weights and leave their sums, a block a file: a folder that all
         their machines share; by default one of this machine's for temporary files. It is left as it was
     progress : called after each sample (after each block with an executor)
+    kept : a file that holds the sums so far: written about every `save_seconds` and on Ctrl-C, and at the end of a
+        calibration of which it was written before. It stays, for the caller to remove once the statistics are used
+    resume : go on from `kept`; the statistics have the bits of a calibration that was never stopped
 
     Raises
     ------
@@ -74,7 +82,9 @@ def calibrate(
     DeviceError
         if a worker of the executor died, or does not see `scratch`.
     OutputError
-        if `scratch` cannot be written.
+        if `scratch` or `kept` cannot be written.
+    CheckpointError, ConfigError
+        if there is nothing to resume, or it is damaged or of another model, other samples or other settings.
     """
     if model.adapter is not None:
         raise ConfigError("calibrate measures the frozen weights: call model.detach() first")
@@ -83,36 +93,100 @@ def calibrate(
     if not chosen:
         raise DataError("there are no calibration samples: give at least one")
     shapes = model.shapes(targets)
-    blocks = [(start, chosen[start : start + block_size]) for start in range(0, len(chosen), block_size)]
-    if executor is None:
-        step = None if progress is None else (lambda done: progress(done, len(chosen)))
-        return _summed(_block(model, shapes, start, samples, switches, step) for start, samples in blocks)
-    if model.device.name != "cpu":
-        raise ConfigError(f'workers compute on the CPU, but the model is on the {model.device.name}: load it on "cpu"')
-    with _shared_folder(scratch) as folder:
-        _write_weights(folder, model)
-        work = partial(_block_file, folder, type(model), model.config, shapes, switches)
-        submitted = [executor.submit(work, start, samples) for start, samples in blocks]
-        try:
-            return _summed(_arriving(submitted, len(chosen), progress))
-        except BrokenExecutor as error:
-            raise DeviceError(
-                f"a calibration worker died ({error}), most likely for want of memory: nothing was kept. Use fewer "
-                "workers"
-            ) from error
-        finally:
-            for future in submitted:
-                future.cancel()
-            _weights.cache_clear()
+    identity = {} if kept is None else _identity(model, shapes, chosen, switches, block_size)
+    saved = SavedSums(None if kept is None else Path(kept), identity, save_seconds)
+    sums = saved.load() if resume else Sums()
+    work = _Work(model, shapes, chosen, switches, block_size, progress)
+    try:
+        if executor is None:
+            work.in_turn(sums, saved)
+        else:
+            work.side_by_side(sums, saved, executor, scratch)
+    except KeyboardInterrupt:
+        saved.save(sums)
+        raise
+    if saved.written:
+        saved.save(sums)
+    assert sums.done is not None
+    return sums.done
 
 
-def _summed(parts: Iterator[CalibrationStats]) -> CalibrationStats:
-    """The parts added up in their order; there are never more than two."""
-    total = next(parts)
-    for part in parts:
-        total.absorb(part)
-        del part  # before the next one comes
-    return total
+def _identity(
+    model: Model, shapes: Shapes, samples: Sequence[Sample], switches: Switches, block_size: int
+) -> dict[str, Any]:
+    """What a kept calibration must agree with to be resumed."""
+    return {
+        "model": model.digest(),
+        "dtype": str(model.dtype),
+        "device": model.device.name,
+        "modules": {module: list(shape) for module, shape in shapes.items()},
+        "samples": len(samples),
+        "samples_sha256": samples_digest(samples, SAMPLE_FIELDS),
+        "profile": switches.name,
+        "centre": switches.centre,
+        "block_size": block_size,
+    }
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A calibration: blocks of samples, whose sums are added up in their order."""
+
+    model: Model
+    shapes: Shapes
+    samples: Sequence[Sample]
+    switches: Switches
+    block_size: int
+    progress: Progress | None
+
+    def blocks(self, sums: Sums) -> list[tuple[int, Sequence[Sample]]]:
+        """(number of its first sample, samples) of every block that is not in `sums` yet."""
+        done = 0 if sums.done is None else sums.done.samples
+        starts = range(done, len(self.samples), self.block_size)
+        return [(start, self.samples[start : start + self.block_size]) for start in starts]
+
+    def tell(self, done: int) -> None:
+        if self.progress is not None:
+            self.progress(done, len(self.samples))
+
+    def in_turn(self, sums: Sums, saved: SavedSums) -> None:
+        """Every block that is left, in this process."""
+        for start, samples in self.blocks(sums):
+            block = sums.block = sums.block or _empty(self.model, self.shapes, self.switches)
+            for first in range(block.samples, len(samples), TOGETHER):
+                group = samples[first : first + TOGETHER]
+                add_samples(block, self.model, group, start + first)
+                for done in range(len(group)):
+                    self.tell(start + first + done + 1)
+                saved.save_if_due(sums)
+            sums.add_block(block)
+
+    def side_by_side(self, sums: Sums, saved: SavedSums, executor: Executor, scratch: str | Path | None) -> None:
+        """Every block that is left, by an executor; one that was begun elsewhere is begun again."""
+        model, sums.block = self.model, None
+        if model.device.name != "cpu":
+            raise ConfigError(
+                f'workers compute on the CPU, but the model is on the {model.device.name}: load it on "cpu"'
+            )
+        with _shared_folder(scratch) as folder:
+            _write_weights(folder, model)
+            work = partial(_block_file, folder, type(model), model.config, self.shapes, self.switches)
+            submitted = [executor.submit(work, start, samples) for start, samples in self.blocks(sums)]
+            try:
+                for block in _arriving(submitted):
+                    sums.add_block(block)
+                    self.tell(sums.samples)
+                    del block  # before the next one comes: there are never more than two
+                    saved.save_if_due(sums)
+            except BrokenExecutor as error:
+                raise DeviceError(
+                    f"a calibration worker died ({error}), most likely for want of memory: nothing was kept. Use fewer "
+                    "workers"
+                ) from error
+            finally:
+                for future in submitted:
+                    future.cancel()
+                _weights.cache_clear()
 
 
 def _shared_folder(scratch: str | Path | None) -> TemporaryDirectory[str]:
@@ -146,48 +220,34 @@ def _block_file(
     start: int,
     samples: Sequence[Sample],
 ) -> str:
-    """What a worker does: `_block`, its sums left in a file, as they are too large to send about. Returns its path."""
+    """What a worker does: a block, its sums left in a file, as they are too large to send about. Returns its path."""
     weights, found = Path(folder) / WEIGHTS, Path(folder) / f"{start}.safetensors"
     if not weights.is_file():
         raise DeviceError(
             f"a calibration worker does not see {weights}: give `scratch`, a folder that all machines share"
         )
-    _block(kind(config, _weights(str(weights))), shapes, start, samples, switches, None).save(found)
+    model = kind(config, _weights(str(weights)))
+    block = _empty(model, shapes, switches)
+    for first in range(0, len(samples), TOGETHER):
+        add_samples(block, model, samples[first : first + TOGETHER], start + first)
+    block.save(found)
     return str(found)
 
 
-def _arriving(submitted: Sequence[Future[str]], total: int, progress: Progress | None) -> Iterator[CalibrationStats]:
-    """The workers' sums in order; a file goes as soon as it is read. Tells `progress` how many samples are done."""
-    done = 0
+def _arriving(submitted: Sequence[Future[str]]) -> Iterator[CalibrationStats]:
+    """The workers' sums in order; a file goes as soon as it is read."""
     for future in submitted:
         path = Path(future.result())
         part = CalibrationStats.load(path)
         path.unlink()
-        done += part.samples
-        if progress is not None:
-            progress(done, total)
         yield part
         del part
 
 
-def _block(
-    model: Model,
-    shapes: Shapes,
-    start: int,
-    samples: Sequence[Sample],
-    switches: Switches,
-    progress: Callable[[int], None] | None,
-) -> CalibrationStats:
-    """The sums over consecutive samples, the first of them number `start`."""
+def _empty(model: Model, shapes: Shapes, switches: Switches) -> CalibrationStats:
+    """The sums over no sample."""
     rules: dict[str, Any] = {"profile": switches.name, "centre": switches.centre, "model": model.digest()}
-    stats = CalibrationStats(0, shapes, {}, {}, dict.fromkeys(shapes, 0.0), **rules)
-    for offset in range(0, len(samples), TOGETHER):
-        group = samples[offset : offset + TOGETHER]
-        add_samples(stats, model, group, start + offset)
-        for done in range(len(group)):
-            if progress is not None:
-                progress(start + offset + done + 1)
-    return stats
+    return CalibrationStats(0, shapes, {}, {}, dict.fromkeys(shapes, 0.0), **rules)
 
 
 def add_samples(stats: CalibrationStats, model: Model, samples: Sequence[Sample], first: int) -> list[dict[str, float]]:
@@ -198,18 +258,19 @@ def add_samples(stats: CalibrationStats, model: Model, samples: Sequence[Sample]
     """
     side_by_side = model.device.side_by_side
     passes = side_by_side([partial(_Pass, model, stats.shapes, s, first + i) for i, s in enumerate(samples)])
-    stats.leader = stats.leader or passes[0].leader
-    for module, inputs in passes[0].inputs.items():
-        if module not in stats.covariance_sums:
-            d_in = inputs[0].shape[-1]
-            stats.covariance_sums[module] = array_module(inputs[0]).zeros((d_in, d_in), dtype=inputs[0].dtype)
-    side_by_side([partial(_line_9, stats, module, passes) for module in passes[0].inputs])
     own = side_by_side([one.line_8 for one in passes])
-    for one, sensitivities in zip(passes, own, strict=True):
-        for module, value in sensitivities.items():
-            stats.sensitivity_sums[module] += value
-        stats.samples += 1
-        stats.losses.append(one.loss)
+    with held_back():  # here alone the sums change
+        stats.leader = stats.leader or passes[0].leader
+        for module, inputs in passes[0].inputs.items():
+            if module not in stats.covariance_sums:
+                d_in = inputs[0].shape[-1]
+                stats.covariance_sums[module] = array_module(inputs[0]).zeros((d_in, d_in), dtype=inputs[0].dtype)
+        side_by_side([partial(_line_9, stats, module, passes) for module in passes[0].inputs])
+        for one, sensitivities in zip(passes, own, strict=True):
+            for module, value in sensitivities.items():
+                stats.sensitivity_sums[module] += value
+            stats.samples += 1
+            stats.losses.append(one.loss)
     return own
 
 

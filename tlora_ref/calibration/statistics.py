@@ -138,10 +138,9 @@ class CalibrationStats:
     def save(self, path: str | Path) -> None:
         """Write everything to one safetensors file (written beside, then renamed)."""
         path = Path(path)
-        facts = {name: getattr(self, name) for name in FACTS}
+        tensors, facts = self.packed()
         # One entry: safetensors writes several in an order that differs every time.
         metadata = {FORMAT: json.dumps({"version": VERSION, "provenance": provenance(), "facts": facts})}
-        tensors = {f"covariance/{m}": to_numpy(C) for m, C in self.covariance_sums.items()}
         beside = temporary(path)
         try:
             save_file(tensors, beside, metadata=metadata)
@@ -171,16 +170,28 @@ class CalibrationStats:
                         f"{path}: expected calibration statistics ({FORMAT} version {VERSION}), found "
                         f"{header.get('version') if isinstance(header, dict) else None!r} in {sorted(metadata)}"
                     )
-                facts: dict[str, Any] = header["facts"]
-                sums = {name.partition("/")[2]: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            facts["shapes"] = {m: (int(s[0]), int(s[1])) for m, s in facts["shapes"].items()}
-            stats = cls(covariance_sums=sums, **facts)
+                stats = cls.unpacked({name: file.get_tensor(name) for name in file.keys()}, header["facts"])  # noqa: SIM118
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: damaged calibration statistics ({error}). Calibrate again") from error
-        stats._check(path)
+        stats.check(path)
         return stats
 
-    def _check(self, path: Path) -> None:
+    def packed(self, prefix: str = "covariance/") -> tuple[dict[str, Array], dict[str, Any]]:
+        """As a file holds them: the covariance sums by name, and everything else as JSON values."""
+        sums = {f"{prefix}{m}": to_numpy(C) for m, C in self.covariance_sums.items()}
+        return sums, {name: getattr(self, name) for name in FACTS}
+
+    @classmethod
+    def unpacked(
+        cls, tensors: Mapping[str, Array], facts: Mapping[str, Any], prefix: str = "covariance/"
+    ) -> CalibrationStats:
+        """Of what `packed` gave, among other tensors perhaps; whatever Python raises if the facts are damaged."""
+        sums = {name.removeprefix(prefix): C for name, C in tensors.items() if name.startswith(prefix)}
+        shapes = {m: (int(s[0]), int(s[1])) for m, s in facts["shapes"].items()}
+        return cls(covariance_sums=sums, **{**facts, "shapes": shapes})
+
+    def check(self, path: Path) -> None:
+        """CheckpointError, which names the file they came from, where a module lacks its sums."""
         for module, (_, d_in) in self.shapes.items():
             C = self.covariance_sums.get(self.leader.get(module, ""))
             if C is None or C.shape != (d_in, d_in) or module not in self.sensitivity_sums:

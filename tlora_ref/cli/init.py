@@ -8,9 +8,11 @@ from typing import Annotated, Any
 import typer
 
 import tlora_ref as tr
+from tlora_ref.calibration import CALIBRATION_FILE
 from tlora_ref.cli import options as o
-from tlora_ref.cli.output import check_file, check_folder, data_facts, manifest, write_beside
+from tlora_ref.cli.output import check_file, data_facts, manifest, write_beside
 from tlora_ref.cli.prompting import noted
+from tlora_ref.cli.run_folder import check_calibration, check_run_folder, say_stopped
 from tlora_ref.cli.screen import Screen, warn
 from tlora_ref.cli.settings import adapter_settings, data_source, say_unused
 from tlora_ref.cli.settings import labels as classes
@@ -54,6 +56,7 @@ def run(
     dtype: o.Dtype = "float32",
     hold: o.Hold = None,
     device: o.DeviceName = "cpu",
+    resume: o.Resume = False,
     overwrite: o.Overwrite = False,
     download: o.Download = False,
     full: o.Full = False,
@@ -61,10 +64,13 @@ def run(
 ) -> None:
     """Calibrate, allocate and initialise: writes a PEFT adapter folder (B is zero)."""
     screen, settings = Screen(json), adapter_settings(context)
-    check_folder(out, overwrite=overwrite, replace=True, model=model, data=data, statistics=stats)
+    kept, places = out / CALIBRATION_FILE, {"model": model, "data": data, "statistics": stats}
+    check_run_folder(out, overwrite=overwrite, resume=resume, replace=True, **places)
+    if resume:
+        check_calibration(out)
     check_file(save_stats, "--save-stats")
     if stats is not None:
-        unused = ("data", "split", "field", "template", "task", "max_length", "samples", "workers")
+        unused = ("data", "split", "field", "template", "task", "max_length", "samples", "workers", "resume")
         say_unused(context, "--stats brings the statistics", *unused)
     if data is None and stats is None:
         raise ConfigError("init calibrates on --data, or takes the statistics of --stats: give one of the two")
@@ -76,8 +82,12 @@ def run(
     if source is not None:
         encoded, left_out = source.encoded(rows, base, tr.load_tokenizer_for(model, rows))
         warn(*left_out.lines())
-        with screen.progress(f"calibrating on {samples} samples") as progress:
-            statistics, indices = tr.calibrate_for(settings, base, encoded, workers=workers, progress=progress)
+        options: dict[str, Any] = {"workers": workers, "kept": kept, "resume": resume}
+        try:
+            with screen.progress(f"calibrating on {samples} samples") as progress:
+                statistics, indices = tr.calibrate_for(settings, base, encoded, progress=progress, **options)
+        except KeyboardInterrupt as stop:
+            raise typer.Exit(say_stopped(out, context, stop, begun=False)) from None
     elif stats is not None:
         statistics = tr.load_statistics(stats, settings.shapes(base))
         screen.say(f"statistics of {statistics.samples} samples from {stats}")
@@ -88,7 +98,9 @@ def run(
     used = {"statistics": str(stats)} if source is None else data_facts(source.file(split))
     prompting = None if source is None else tr.prompting_of(source, rows)
     facts = manifest(context, data=used, calibration=indices, dtype=dtype, **noted(prompting))
-    tr.save_peft(adapter, out, base_model=base_model_id or str(model), facts=facts, overwrite=overwrite)
+    tr.save_peft(
+        adapter, out, base_model=base_model_id or str(model), facts=facts, overwrite=overwrite or kept.is_file()
+    )
     write_beside(out, context)
     screen.say(f"wrote {out} ({len(adapter.modules)} modules)")
     plan: dict[str, Any] = {} if adapter.plan is None else adapter.plan.to_dict()

@@ -57,6 +57,8 @@ Report = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output folder.")]
 
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what was stopped in --out, to the same bits.")]
+
 Data = Annotated[
     Path,
     typer.Option("--data", help="A .jsonl or .json file, or a directory of train, valid, test.", show_default=False),

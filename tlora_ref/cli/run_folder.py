@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 import tlora_ref as tr
+from tlora_ref.calibration import CALIBRATION_FILE
 from tlora_ref.cli.output import (
     CONFIG_FILE,
     MANIFEST_FILE,
@@ -20,27 +21,37 @@ from tlora_ref.cli.output import (
     write_beside,
 )
 from tlora_ref.cli.stopping import told
-from tlora_ref.errors import OutputError
+from tlora_ref.errors import CheckpointError, ConfigError, OutputError
 from tlora_ref.training import HISTORY_FILE, STATE_FILE
 
 CONVENTIONS = "AdamW as torch (decoupled decay, bias correction); schedule as transformers (first warm-up step: lr 0)"
 START, END = "initial_adapter", "adapter"
 #: What a run leaves in its folder, and --overwrite clears.
 PARTS = (STATE_FILE, HISTORY_FILE, MANIFEST_FILE, CONFIG_FILE, START, END)
+#: What --resume goes on from.
+RESUMABLE = (STATE_FILE, CALIBRATION_FILE)
 #: Flags that a resumed run may change. The data are compared by digest, not by path.
 FREE = frozenset(
     ("out", "data", "valid", "resume", "overwrite", "save-every", "eval-every", "log-every", "steps", "epochs", "hold")
 )
 
 
-def check_run_folder(out: Path, *, overwrite: bool, **inputs: Path | None) -> None:
-    """`check_folder`; where a run stands in the way, the refusal says that it can be resumed."""
+def check_run_folder(out: Path, *, overwrite: bool, resume: bool, replace: bool = False, **inputs: Path | None) -> None:
+    """`check_folder`; where something that can be resumed stands in the way, the refusal says so."""
+    if resume and overwrite:
+        raise ConfigError("--resume continues what --out holds and --overwrite replaces it: give one of the two")
     try:
-        check_folder(out, overwrite=overwrite, replace=False, **inputs)
+        check_folder(out, overwrite=overwrite or resume, replace=replace, **inputs)
     except OutputError as error:
-        if (out / STATE_FILE).is_file() and not overwrite:
-            raise OutputError(f"{error}, or go on with the run that is there: --resume") from None
+        if any(out.joinpath(name).is_file() for name in RESUMABLE) and not (overwrite or resume):
+            raise OutputError(f"{error}, or go on with what is there: --resume") from None
         raise
+
+
+def check_calibration(out: Path) -> None:
+    """CheckpointError unless a calibration that was stopped can be resumed."""
+    if not (out / CALIBRATION_FILE).is_file():
+        raise CheckpointError(f"{out / CALIBRATION_FILE}: no calibration to resume. Start without --resume")
 
 
 def run_facts(
@@ -70,21 +81,30 @@ def run_facts(
 
 
 def begin_folder(out: Path, context: typer.Context, adapter: tr.Adapter, facts: dict[str, Any]) -> None:
-    """OUT with the adapter the run starts from; an earlier run that is overwritten goes first."""
+    """OUT with the adapter the run starts from; an earlier run that is overwritten goes first.
+
+    The calibration that the adapter was made of goes last: while it is there, it is what --resume goes on from.
+    """
     try:
         clear_run(out, PARTS)
     except OSError as error:
         raise OutputError(f"{out}: cannot be cleared ({error.strerror or error})") from error
     write_beside(out, context, facts)
     tr.save_peft(adapter, out / START, base_model=context.params["base_model_id"] or facts["model"], facts=facts)
+    (out / CALIBRATION_FILE).unlink(missing_ok=True)
 
 
 def say_stopped(out: Path, context: typer.Context, stop: KeyboardInterrupt, *, begun: bool) -> int:
     """Says after Ctrl-C or SIGTERM what was kept and how to go on; the exit status."""
     what, status = told(stop)
-    if begun and (out / STATE_FILE).is_file():
-        kept = f"the state is in {out / STATE_FILE}. To go on:\n  {resume_line(context)}"
+    go_on = f"To go on:\n  {resume_line(context)}"
+    if (out / CALIBRATION_FILE).is_file():
+        kept = f"the calibration so far is in {out / CALIBRATION_FILE}. {go_on}"
+    elif begun and (out / STATE_FILE).is_file():
+        kept = f"the state is in {out / STATE_FILE}. {go_on}"
+    elif begun:
+        kept = f"no step was made. {go_on}"
     else:
-        kept = "training had not begun, so there is nothing to resume"
+        kept = "nothing was written, so there is nothing to resume"
     print(f"stopped by {what}: {kept}", file=sys.stderr)
     return status

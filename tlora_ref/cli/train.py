@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import tlora_ref as tr
+from tlora_ref.calibration import CALIBRATION_FILE
 from tlora_ref.cli import options as o
 from tlora_ref.cli.output import UNUSED, read_beside
 from tlora_ref.cli.prompting import noted
@@ -22,7 +23,7 @@ from tlora_ref.cli.tables import say_memory, show_plan
 from tlora_ref.data import Row
 from tlora_ref.errors import ConfigError
 from tlora_ref.files import claimed
-from tlora_ref.training import TrainResult, append_history, whole_tensors, write_history
+from tlora_ref.training import STATE_FILE, TrainResult, append_history, whole_tensors, write_history
 
 Samples = list[dict[str, Any]]
 
@@ -72,7 +73,7 @@ def run(
     patience: o.Patience = None,
     save_every: o.SaveEvery = None,
     log_every: Annotated[int, typer.Option(min=1, help="Off a terminal, a line every so many steps.")] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    resume: o.Resume = False,
     split: o.Split = "train",
     field: o.Fields = None,
     template: o.Template = "plain",
@@ -90,16 +91,15 @@ def run(
 ) -> None:
     """Fine-tune: makes the adapter (or takes one), trains it, writes OUT/adapter, history and manifest."""
     screen, making, settings = Screen(json), adapter_settings(context), checked_settings(context)
-    if resume and overwrite:
-        raise ConfigError("--resume continues the run in --out and --overwrite replaces it: give one of the two")
     if steps is not None:
         say_unused(context, "--steps says how long", "epochs")
     only_training(context)
-    check_run_folder(out, overwrite=overwrite or resume, model=model, data=data, valid=valid, adapter=adapter)
-    facts = read_beside(out, context, free=FREE) if resume else None
+    check_run_folder(out, overwrite=overwrite, resume=resume, model=model, data=data, valid=valid, adapter=adapter)
+    calibrating = resume and adapter is None and (out / CALIBRATION_FILE).is_file()
+    facts = read_beside(out, context, free=FREE) if resume and not calibrating else None
     source = data_source(context)
     rows, held = split_rows(context, source)
-    start = out / START if resume else adapter
+    start = adapter if facts is None else out / START
     say_memory(screen, model, dtype, hold, None if start else making)
     base, trained = tr.load_adapted(model, start, dtype, device, hold=hold, labels=classes(context, source), seed=seed)
     settings = with_fresh_head(screen, base, settings)
@@ -110,7 +110,8 @@ def run(
     try:
         indices = None
         if trained is None:
-            trained, indices = made(screen, base, train_samples, making, full=full)
+            kept: dict[str, Any] = {"kept": out / CALIBRATION_FILE, "resume": calibrating}
+            trained, indices = made(screen, base, train_samples, making, full=full, **kept)
         elif trained.plan is not None:
             show_plan(screen, trained.plan, full=full)
         if trainable is None and not trained.frozen_A:
@@ -199,11 +200,14 @@ def encoded(
 
 
 def made(
-    screen: Screen, base: tr.Model, samples: Samples, settings: tr.AdapterSettings, *, full: bool
+    screen: Screen, base: tr.Model, samples: Samples, settings: tr.AdapterSettings, *, full: bool, **kept: Any
 ) -> tuple[tr.Adapter, list[int]]:
-    """An adapter of these settings, and which samples calibrated it; the allocation is printed."""
+    """An adapter of these settings, and which samples calibrated it; the allocation is printed.
+
+    kept : where the calibration is kept while it runs, and whether it is resumed (see `calibrate_for`)
+    """
     with screen.progress(f"calibrating on {settings.samples} samples") as progress:
-        statistics, indices = tr.calibrate_for(settings, base, samples, progress=progress)
+        statistics, indices = tr.calibrate_for(settings, base, samples, progress=progress, **kept)
     return tr.make_adapter(settings, base, statistics, on_plan=lambda plan: show_plan(screen, plan, full=full)), indices
 
 
@@ -222,7 +226,8 @@ def fit(
     `save` writes the adapter: whenever it is the best so far, so that a run that is killed leaves it.
     """
     flags = context.params
-    out, resume, before = Path(flags["out"]), flags["resume"], None
+    out, before = Path(flags["out"]), None
+    resume = flags["resume"] and (out / STATE_FILE).is_file()  # without a state it was stopped before the first step
     total = settings.total_steps(len(data))
     screen.say(f"training {settings.trainable} for {total} steps on {len(data)} samples, {len(valid)} held out")
     if valid and not resume:
@@ -239,8 +244,10 @@ def fit(
             line.show(entry)
 
         every = flags["eval_every"] or (settings.steps_per_epoch(len(data)) if valid else None)
-        options = {name: flags[name] for name in ("save_every", "keep", "patience", "resume")} | {"eval_every": every}
-        result = tr.train(base, adapter, data, settings=settings, valid=valid, out=out, on_step=on_step, **options)
+        options = {name: flags[name] for name in ("save_every", "keep", "patience")} | {"eval_every": every}
+        result = tr.train(
+            base, adapter, data, settings=settings, valid=valid, out=out, resume=resume, on_step=on_step, **options
+        )
     write_history(out, result.history)
     if valid:
         screen.say(f"held-out loss after: {result.history[result.kept - 1]['valid_loss']:.4f}")

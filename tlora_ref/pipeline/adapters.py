@@ -84,15 +84,18 @@ def calibrate_for(
     *,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    kept: str | Path | None = None,
+    resume: bool = False,
 ) -> tuple[CalibrationStats, list[int]]:
     """Alg. 1, lines 4 to 11, on `settings.samples` of the samples: the statistics, and which samples were drawn.
 
     workers : processes that calibrate side by side, to the same bits
+    kept, resume : a file for the sums so far, and whether to go on from it (see `calibrate`)
     """
     drawn, indices = choose_samples(samples, settings.samples, settings.seed)
     targets = list(settings.targets) if settings.targets else None
     with processes(workers) as executor:
-        options: dict[str, Any] = {"executor": executor, "progress": progress}
+        options: dict[str, Any] = {"executor": executor, "progress": progress, "kept": kept, "resume": resume}
         return calibrate(model, drawn, targets, profile=settings.switches, **options), indices
 
 
