@@ -67,7 +67,7 @@ def test_calibration_allocation_and_initialisation(case: str) -> None:
     stats = tr.calibrate(model, samples(record), record.settings["targets"])
     settings = record.settings
     plan = tr.allocate(stats.sensitivity, model.shapes(settings["targets"]), settings["r_init"], settings["alpha"])
-    adapter = tr.initialize(model, stats, plan)
+    adapter = tr.initialize(model, stats, plan, spectrum=True)
     for m in record.modules:
         assert plan.rank[m] == record.scalar("paper.rank_used", m)
         assert adapter.scale.get(m, plan.scale(m)) == pytest.approx(record.scalar("paper.scaling", m), rel=1e-9)

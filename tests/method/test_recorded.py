@@ -78,7 +78,7 @@ def test_paper_projection_and_singular_values(case: str) -> None:
     record = recorded(case)
     plan = planned(record, "paper", "paper")
     stats = statistics({m: record.truth[f"paper.cov/{m}"] for m in record.modules})
-    adapter = tr.initialize(weights(record.weight), stats, plan)
+    adapter = tr.initialize(weights(record.weight), stats, plan, spectrum=True)
     assert adapter.modules == [m for m in record.modules if f"paper.A/{m}" in record.truth]
     assert adapter.frozen_A
     for m in adapter.modules:
@@ -108,7 +108,7 @@ def test_released_projection(case: str) -> None:
     record = recorded(case)
     plan = planned(record, "official", "released")
     stats = statistics({m: record.truth[f"official.cov/{m}"] for m in record.modules}, centre=True)
-    adapter = tr.initialize(weights(record.weight), stats, plan)
+    adapter = tr.initialize(weights(record.weight), stats, plan, spectrum=True)
     assert not adapter.frozen_A
     assert adapter.modules == [m for m in record.modules if f"official.lora_A/{m}" in record.truth]
     for m in adapter.modules:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tlora_ref import algorithm
+from tlora_ref.adapter.leading import leading, leading_with_spectrum
 from tlora_ref.adapter.matrices import Adapter
 from tlora_ref.adapter.plan import Plan
 from tlora_ref.backend import Array, device_of
@@ -49,6 +49,7 @@ def initialize(
     init: str = "wc-svd",
     seed: int = 42,
     modules: Collection[str] | None = None,
+    spectrum: bool = False,
 ) -> Adapter:
     """Alg. 1, lines 16 and 17: A of every module with a rank, and B = 0.
 
@@ -59,6 +60,7 @@ def initialize(
     init : "wc-svd" (Eq. 4), "w-svd" or "random" (Table 12), "theory" (App. B.1)
     seed : of the random A; every module draws from its own stream, so a module's A does not depend on the others
     modules : only these of the plan's, where `stats` hold no more (a large model calibrated layer by layer)
+    spectrum : have `Adapter.sigma` hold every singular value, as a trace does, and not only those of A's rows
 
     Returns
     -------
@@ -82,7 +84,8 @@ def initialize(
             raise ShapeError(f"{module} is {model.weight(module).shape}, but the plan was made for {shape}")
     covariance = None if stats is None else stats.covariance
     chosen = [module for module, r in plan.rank.items() if r > 0 and (modules is None or module in modules)]
-    tasks = [partial(_make_A, m, model, covariance, plan.rank[m], plan.switches, init, seed) for m in chosen]
+    decompose = leading_with_spectrum if spectrum else leading
+    tasks = [partial(_make_A, m, model, covariance, plan.rank[m], plan.switches, init, seed, decompose) for m in chosen]
     small = bool(chosen) and all(d_out * d_in <= SMALL for d_out, d_in in (plan.shapes[module] for module in chosen))
     results = device_of(model.weight(chosen[0])).side_by_side(tasks) if small else [task() for task in tasks]
     for module, (A, sigma) in zip(chosen, results, strict=True):
@@ -108,7 +111,14 @@ def _check_statistics(stats: _Statistics | None, plan: Plan, model: _Model, init
 
 
 def _make_A(
-    module: str, model: _Model, covariance: Mapping[str, Array] | None, r: int, switches: Switches, init: str, seed: int
+    module: str,
+    model: _Model,
+    covariance: Mapping[str, Array] | None,
+    r: int,
+    switches: Switches,
+    init: str,
+    seed: int,
+    decompose: initialization.Decompose,
 ) -> tuple[Array, Array | None]:
     """A of one module (r, d_in) float64, and the singular values it was chosen by."""
     W = model.weight(module)  # when its turn comes: a held one is widened here
@@ -117,12 +127,11 @@ def _make_A(
             rng = np.random.default_rng([seed, zlib.crc32(module.encode())])
             return initialization.random_uniform(W.shape[1], r, rng, like=W), None
         if init == "w-svd":
-            return initialization.w_svd(W, r, switches.svd_dtype)
+            return initialization.w_svd(W, r, switches.svd_dtype, decompose)
         if covariance is None or module not in covariance:
             raise ConfigError(f"the statistics have no covariance of {module}: calibrate with these targets")
         if init == "theory":
             return initialization.theoretical(W, covariance[module], r), None
-        A, _, sigma = algorithm.initialize(W, covariance[module], r, switches)
-        return A, sigma
+        return initialization.wc_svd(W, covariance[module], r, switches.svd_dtype, decompose)
     except (NumericsError, ShapeError) as error:
         raise type(error)(f"{module}: {error}") from error

@@ -41,7 +41,8 @@ class Adapter:
         `save_embedding_layers`)
     tables : the modules that are embedding tables
     claims : what its configuration says that it holds; None if it was made here
-    sigma : {module: singular values of the matrix that A was taken from}; empty if A was not
+    sigma : {module: singular values of the matrix that A was taken from: those of A's rows, or, if asked for, all};
+        empty if A was not
     task_type : PEFT's name for what the model does
     labels : the classes of a classifier, for a head that a bare encoder was given
     model : `Model.digest` of the model it was made for; None if that is not known

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 
 from tlora_ref.backend import Array, array_module, asarray
 from tlora_ref.errors import ShapeError
 from tlora_ref.method.singular import right_singular_vectors
 from tlora_ref.method.theory import damped, optimal_A, optimal_directions
+
+#: From a matrix, a rank and a dtype: sigma and the first rows of V^T. `right_singular_vectors`, or its equal.
+Decompose: TypeAlias = Callable[[Array, int, str], tuple[Array, Array]]
 
 
 def _check(W: Array, C: Array | None, r: int) -> None:
@@ -20,7 +26,9 @@ def _check(W: Array, C: Array | None, r: int) -> None:
         raise ShapeError(f"rank {r}: A has r rows of length {d_in}, so at most {d_in} can be orthonormal")
 
 
-def wc_svd(W: Array, C: Array, r: int, svd_dtype: str = "float64") -> tuple[Array, Array]:
+def wc_svd(
+    W: Array, C: Array, r: int, svd_dtype: str = "float64", decompose: Decompose = right_singular_vectors
+) -> tuple[Array, Array]:
     """Eq. 4 (Alg. 1, lines 16 and 17): A = the first r rows of V^T in the SVD of W C.
 
     The product and the SVD are in float64 whatever the model's dtype. With the released switch the product is in W's
@@ -29,21 +37,24 @@ def wc_svd(W: Array, C: Array, r: int, svd_dtype: str = "float64") -> tuple[Arra
     Parameters
     ----------
     W : (d_out, d_in);  C : (d_in, d_in);  r : at most d_in
+    decompose : what makes the SVD; `adapter.leading` is faster and equal
 
     Returns
     -------
-    A : (r, d_in), rows orthonormal, float64;  sigma : (min(d_out, d_in),)
+    A : (r, d_in), rows orthonormal, float64;  sigma : (min(d_out, d_in),), or what of it `decompose` gives
     """
     _check(W, C, r)
     product_dtype = "float64" if svd_dtype == "float64" else W.dtype
-    sigma, Vt = right_singular_vectors(W.astype(product_dtype) @ C.astype(product_dtype), r, svd_dtype)
+    sigma, Vt = decompose(W.astype(product_dtype) @ C.astype(product_dtype), r, svd_dtype)
     return Vt.astype("float64"), sigma
 
 
-def w_svd(W: Array, r: int, svd_dtype: str = "float64") -> tuple[Array, Array]:
+def w_svd(
+    W: Array, r: int, svd_dtype: str = "float64", decompose: Decompose = right_singular_vectors
+) -> tuple[Array, Array]:
     """Table 12, W-SVD: A = the first r right singular vectors of W_0 itself. Shapes as for `wc_svd`."""
     _check(W, None, r)
-    sigma, Vt = right_singular_vectors(W, r, svd_dtype)
+    sigma, Vt = decompose(W, r, svd_dtype)
     return Vt.astype("float64"), sigma
 
 

@@ -209,7 +209,7 @@ class _Recording:
             add(f"scale/{module}", np.float64(plan.scale(module)))
         if "initialization" not in self.wanted:
             return None
-        adapter = initialize(self.model, stats, plan, init=init, seed=seed)
+        adapter = initialize(self.model, stats, plan, init=init, seed=seed, spectrum=True)
         for module, A in adapter.A.items():
             add(f"A/{module}", A)
             if module in adapter.sigma:
