@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
@@ -19,6 +20,7 @@ ENVIRONMENT = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", KER
 
 def provenance() -> dict[str, Any]:
     """The versions, the BLAS library with its kernel and threads, and the machine: what bit-identity depends on."""
+    import_module("numpy")  # the library that is asked about itself
     return {
         "tlora_ref": __version__,
         **{package: version(package) for package in PACKAGES},

@@ -94,6 +94,9 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(*arguments: Any, **options: Any) -> None:
+        if "context" in options:  # typer before 0.26 leaves text there for what it made a path
+            context = options["context"]
+            context.params.update({name: value for name, value in options.items() if name in context.params})
         try:
             command(*arguments, **options)
         except KeyboardInterrupt as stop:
