@@ -12,6 +12,8 @@ from tlora_ref.errors import DataError
 
 #: The names that transformers gives a meaning to, in its order.
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+#: How a token is found in a text.
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 #: What a tokenizer class of transformers names where tokenizer_config.json is silent (GPT-2's file names nothing).
 CLASS_DEFAULTS: dict[str, dict[str, str]] = {
     "GPT2Tokenizer": {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"},
@@ -81,11 +83,11 @@ def complete_vocabulary(backend: tokenizers.Tokenizer, config: Mapping[str, Any]
     present = backend.get_added_tokens_decoder().values()
     here, as_declared = {token.content for token in present}, {repr(token) for token in present}
     adding = [token for token in _declared(config) if repr(token) not in as_declared]
-    named = named_tokens(config)
-    extra = [_content("additional_special_tokens", token) for token in _additional(config)]
-    for token in [*named.values(), *extra]:
-        if token not in here and token not in {other.content for other in adding}:
-            adding.append(AddedToken(token, special=True))
+    named = [_token(name, config.get(name), text, special=True) for name, text in named_tokens(config).items()]
+    extra = [_additional_token(token) for token in _additional(config)]
+    for token in [*named, *extra]:
+        if token.content not in here and token.content not in {other.content for other in adding}:
+            adding.append(token)
     new = {token.content for token in adding if backend.token_to_id(token.content) is None}
     backend.add_tokens(adding)
     return {token: i for token, i in backend.get_vocab().items() if token in new} if new else {}
@@ -97,15 +99,24 @@ def _declared(config: Mapping[str, Any]) -> list[AddedToken]:
     where = 'tokenizer_config.json: "added_tokens_decoder"'
     if not isinstance(declared, Mapping) or not all(str(key).isdecimal() and len(str(key)) < 10 for key in declared):
         raise DataError(f"{where} must be an object from token ids to tokens")
-    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
-    tokens = []
-    for _, value in sorted(declared.items(), key=lambda item: int(item[0])):
-        content = _content("added_tokens_decoder", value)
-        chosen = {name: value[name] for name in flags if isinstance(value, Mapping) and name in value}
-        if not all(isinstance(flag, bool) for flag in chosen.values()):
-            raise DataError(f"{where}: {', '.join(flags)} of {content!a} must be true or false")
-        tokens.append(AddedToken(content, **chosen))
-    return tokens
+    return [
+        _token("added_tokens_decoder", value) for _, value in sorted(declared.items(), key=lambda item: int(item[0]))
+    ]
+
+
+def _additional_token(value: Any) -> AddedToken:
+    """A further special token; one that is an object is special only if it says so."""
+    named: dict[str, bool] = {} if isinstance(value, Mapping) else {"special": True}
+    return _token("additional_special_tokens", value, **named)
+
+
+def _token(name: str, value: Any, text: str | None = None, **fixed: bool) -> AddedToken:
+    """A token with its flags: from an object that has them, or of `text` alone."""
+    content = _content(name, value if text is None else text)
+    chosen = {flag: value[flag] for flag in FLAGS if isinstance(value, Mapping) and flag in value}
+    if not all(isinstance(flag, bool) for flag in chosen.values()):
+        raise DataError(f'tokenizer_config.json: "{name}": {", ".join(FLAGS)} of {content!a} must be true or false')
+    return AddedToken(content, **{**chosen, **fixed})
 
 
 def _additional(config: Mapping[str, Any]) -> list[Any]:

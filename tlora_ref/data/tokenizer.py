@@ -16,6 +16,14 @@ from tlora_ref.data.special_tokens import complete_vocabulary, named_tokens
 from tlora_ref.errors import DataError
 
 Offsets = list[tuple[int, int]]
+#: Blanks that `clean_up_tokenization_spaces` takes out of a decoded text, in transformers' order.
+CLEANED = (
+    *((f" {mark}", mark) for mark in (".", "?", "!", ",")),
+    (" ' ", "'"),
+    *((f" {end}", end) for end in ("n't", "'m", "'s", "'ve", "'re")),
+)
+#: Tokenizer classes whose `add_prefix_space` in tokenizer_config.json goes before what tokenizer.json does.
+PREFIXING = ("GPT2Tokenizer", "GPTNeoXTokenizer", "RobertaTokenizer", "Qwen2Tokenizer", "LlamaTokenizer")
 
 
 class Tokenizer:
@@ -23,7 +31,8 @@ class Tokenizer:
 
     Parameters
     ----------
-    backend : is given the tokens that `config` names and it lacks, and loses its padding and truncation
+    backend : a copy of it, or itself, is given the tokens that `config` names and it lacks, and loses its padding and
+        truncation
     config : tokenizer_config.json, with special_tokens_map.json where that counts
     templates : Jinja source of the chat template; several by name, of which "default" is used; or None
 
@@ -37,18 +46,25 @@ class Tokenizer:
     def __init__(
         self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], templates: Mapping[str, str] | str | None = None
     ) -> None:
-        self.backend = backend
+        padding = backend.padding
+        if padding is not None and "pad_token" not in config:
+            config = {**config, "pad_token": padding["pad_token"]}
+        self.backend = _with_prefix(backend, config)
+        self.backend.encode_special_tokens = config.get("split_special_tokens") is True
         self.backend.no_padding()
         self.backend.no_truncation()
         self.special = named_tokens(config)
         with _our_errors("the tokenizer's named tokens cannot be added"):
-            self.added = complete_vocabulary(backend, config)
+            self.added = complete_vocabulary(self.backend, config)
         self.templates = {"default": templates} if isinstance(templates, str) else dict(templates or {})
         self.bos_token, self.eos_token = self.special.get("bos_token"), self.special.get("eos_token")
         self.pad_token, self.unk_token = self.special.get("pad_token"), self.special.get("unk_token")
         self.bos_token_id, self.eos_token_id, self.pad_token_id = (
-            None if token is None else backend.token_to_id(token)
+            None if token is None else self.backend.token_to_id(token)
             for token in (self.bos_token, self.eos_token, self.pad_token)
+        )
+        self._cleans = config.get("clean_up_tokenization_spaces") is True and not isinstance(
+            self.backend.model, tokenizers.models.BPE
         )
         if self.eos_token in self.added:
             warnings.warn(
@@ -95,7 +111,10 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of token ids."""
         with _our_errors("these tokens cannot be decoded"):
-            return str(self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens))
+            text = str(self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens))
+        for spaced, joined in CLEANED if self._cleans else ():
+            text = text.replace(spaced, joined)
+        return text
 
     @cached_property
     def frame(self) -> tuple[list[int], list[int]]:
@@ -121,7 +140,7 @@ class Tokenizer:
         processor = self.backend.post_processor
         if processor is None or b'"trim_offsets":true' not in processor.__getstate__():
             return self.backend
-        return tokenizers.Tokenizer.from_str(json.dumps({**_parts(self.backend), "post_processor": None}))
+        return self._changed({"post_processor": None})
 
     @cached_property
     def _continuing(self) -> tokenizers.Tokenizer:
@@ -130,8 +149,13 @@ class Tokenizer:
         if parts == _without_prefix(parts):
             return self.backend
         whole = _parts(self.backend)
-        changed = {name: _without_prefix(whole[name]) for name in ("normalizer", "pre_tokenizer")}
-        return tokenizers.Tokenizer.from_str(json.dumps({**whole, **changed}))
+        return self._changed({name: _without_prefix(whole[name]) for name in ("normalizer", "pre_tokenizer")})
+
+    def _changed(self, changes: Mapping[str, Any]) -> tokenizers.Tokenizer:
+        """A copy of the backend with other parts."""
+        copy = tokenizers.Tokenizer.from_str(json.dumps({**_parts(self.backend), **changes}))
+        copy.encode_special_tokens = self.backend.encode_special_tokens
+        return copy
 
     # ------------------------------------------------------------------ conversations
     def apply_chat_template(
@@ -167,6 +191,33 @@ class Tokenizer:
     @cached_property
     def _compiled(self) -> dict[str, ChatTemplate]:
         return {}
+
+
+def _with_prefix(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """The backend with a blank before a text, or without, where tokenizer_config.json says so and it does otherwise."""
+    wanted, name = config.get("add_prefix_space"), str(config.get("tokenizer_class")).removesuffix("Fast")
+    if not isinstance(wanted, bool) or name not in PREFIXING:
+        return backend
+    parts = _parts(backend)
+    if name == "LlamaTokenizer" and isinstance(backend.decoder, tokenizers.decoders.ByteLevel):
+        return backend  # another's tokenizer under this name (DeepSeek's): transformers leaves it as it is
+    change = _prefixed if wanted else _without_prefix
+    changed = {key: change(parts[key]) for key in ("normalizer", "pre_tokenizer")}
+    if all(changed[key] == parts[key] for key in changed):
+        return backend
+    return tokenizers.Tokenizer.from_str(json.dumps({**parts, **changed}))
+
+
+def _prefixed(part: Any) -> Any:
+    """A pre-tokenizer, as JSON, that puts a blank before a text."""
+    if isinstance(part, list):
+        return [_prefixed(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    inner = {key: _prefixed(value) for key, value in part.items()}
+    if inner.get("type") == "ByteLevel":
+        return {**inner, "add_prefix_space": True}
+    return {**inner, "prepend_scheme": "first"} if inner.get("prepend_scheme") == "never" else inner
 
 
 def _parts(backend: tokenizers.Tokenizer) -> dict[str, Any]:

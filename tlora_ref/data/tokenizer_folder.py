@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
-from tlora_ref.data.special_tokens import with_class_defaults
+from tlora_ref.data.special_tokens import named_tokens, with_class_defaults
 from tlora_ref.data.tokenizer import Tokenizer
 from tlora_ref.errors import DataError
 
@@ -16,9 +17,9 @@ from tlora_ref.errors import DataError
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer of a Hugging Face folder: tokenizer.json, and what the files beside it say.
 
-    As in transformers (5.24): special_tokens_map.json overrides tokenizer_config.json, but is not read where that has
-    `added_tokens_decoder`; chat_template.jinja goes before the template in tokenizer_config.json; tokens that neither
-    names are those of the tokenizer's class.
+    As in transformers (5.24): special_tokens_map.json overrides tokenizer_config.json, and added_tokens.json adds to
+    it, but neither is read where that has `added_tokens_decoder`; chat_template.jinja goes before the template in
+    tokenizer_config.json; tokens that neither names are those of the tokenizer's class.
 
     Raises
     ------
@@ -36,10 +37,16 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         )
     backend = _backend(path)
     config = _json(folder / "tokenizer_config.json")
-    if "added_tokens_decoder" not in config:
-        config = {**config, **_json(folder / "special_tokens_map.json")}
-    config = with_class_defaults(config, _json(folder / "config.json"), set(backend.get_vocab()))
+    older = {} if "added_tokens_decoder" in config else _json(folder / "special_tokens_map.json")
+    tokens = {} if "added_tokens_decoder" in config else _json(folder / "added_tokens.json")
+    model = _json(folder / "config.json")
     try:
+        config = {
+            **config,
+            **older,
+            **({"added_tokens_decoder": _added(tokens, {**config, **older})} if tokens else {}),
+        }
+        config = with_class_defaults(config, model, set(backend.get_vocab()))
         return Tokenizer(backend, config, _templates(folder, config.get("chat_template")))
     except DataError as error:
         raise DataError(f"{folder}: {error}") from error
@@ -52,6 +59,16 @@ def _backend(path: Path) -> tokenizers.Tokenizer:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         raise DataError(f"{path}: not a tokenizer of the `tokenizers` library ({error})") from error
+
+
+def _added(tokens: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What added_tokens.json ({token: id}, the file of older versions) says, as `added_tokens_decoder` says it."""
+    found, special = {}, set(named_tokens(config).values())
+    for token, i in tokens.items():
+        if type(i) is not int or i < 0:
+            raise DataError(f"added_tokens.json: the id of {token[:60]!a} is {str(i)[:40]}, expected a whole number")
+        found[str(i)] = {"content": token, "special": token in special, "normalized": token not in special}
+    return found
 
 
 def _templates(folder: Path, configured: Any) -> dict[str, str]:
