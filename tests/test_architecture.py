@@ -39,6 +39,7 @@ ALL_BUT_CLI = {
         "tasks",
         "planning",
         "pipeline",
+        "pages",
         "reports",
         "explanation",
         "study",
@@ -57,6 +58,7 @@ ARROWS: dict[str, set[str]] = {
     "backend": {"errors"},
     "machine": set(),
     "provenance": {"machine", "version"},
+    "pages": {"errors", "files", "names"},
     "version": set(),
     "autograd": EVERYWHERE,
     "method": EVERYWHERE,
@@ -72,15 +74,15 @@ ARROWS: dict[str, set[str]] = {
     "pipeline": EVERYWHERE
     | {"method", "adapter", "calibration", "checkpoint", "data", "tasks", "training", "transformer"},
     "oracle": ALL_BUT_CLI - {"tasks", "planning", "pipeline", "reports", "explanation", "study"},
-    "reports": EVERYWHERE | {"adapter", "checkpoint", "oracle", "training"},
+    "reports": MAKES_ARTEFACTS | {"adapter", "checkpoint", "oracle", "pages", "training"},
     "explanation": MAKES_ARTEFACTS
-    | {"method", "algorithm", "adapter", "calibration", "pipeline", "training", "transformer"},
+    | {"method", "algorithm", "adapter", "calibration", "pages", "pipeline", "training", "transformer"},
     "study": MAKES_ARTEFACTS
     | {"shipped", "method", "adapter", "transformer", "checkpoint", "data", "calibration", "training"}
-    | {"pipeline", "planning"},
+    | {"pages", "pipeline", "planning"},
     # A command reads settings, calls the library and prints: what computes is out of its reach.
     "cli": {"errors", "names", "files", "machine", "provenance", "__init__", "checkpoint", "data", "tasks", "planning"}
-    | {"pipeline", "reports", "training", "oracle", "explanation", "calibration", "study"},
+    | {"pages", "pipeline", "reports", "training", "oracle", "explanation", "calibration", "study"},
     "__init__": ALL_BUT_CLI,
     "__main__": {"machine", "cli"},
 }
@@ -99,6 +101,7 @@ LIBRARIES: dict[str, set[str]] = {
     "algorithm": {"numpy"},
     "transformer": {"numpy"},
     "tasks": {"yaml"},
+    "pages": {"jinja2"},
     "pipeline": set(),
     "cli": {"typer", "rich", "yaml"},
 }

@@ -92,3 +92,21 @@ def test_what_is_no_result_is_refused(trained: Path, run: Run, what: str) -> Non
     status, out, error = run("report", folder)
     said = {"nothing": "there is no such folder", "empty": "neither a trace", "history": "history is damaged"}[what]
     assert status == 2 and not out and error.startswith("error: ") and said in error and error.count("\n") == 1
+
+
+def test_a_page_beside_the_tables(trained: Path, run: Run) -> None:
+    page = trained.parent / "page.html"
+    status, out, _ = run("report", trained, "--html", page)
+    assert status == 0 and f"wrote {page}" in out and "kept: the weights of step 3 of 3" in out
+    assert "<h1>run: a training run</h1>" in page.read_text("utf-8")
+    assert (
+        run("report", trained, "--html", page)[0] == 2 and run("report", trained, "--html", page, "--overwrite")[0] == 0
+    )
+    status, out, error = run("report", trained, "--html", trained.parent / "page.txt")
+    assert status == 2 and not out and "ends in .html" in error
+
+
+def test_the_page_of_studies(tmp_path: Path, run: Run) -> None:
+    results = Path(__file__).resolve().parents[2] / "examples" / "studies" / "results"
+    assert run("report", results, "--html", tmp_path / "page.html")[0] == 0
+    assert "<h1>results: " in (tmp_path / "page.html").read_text("utf-8")

@@ -15,7 +15,7 @@ import pytest
 import tlora_ref as tr
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.explanation import Explanation
-from tlora_ref.explanation.page import POINTS, render
+from tlora_ref.explanation.page import POINTS, html_page
 from tlora_ref.explanation.steps import STEPS
 
 SAMPLES = tiny_samples(6, seed=4)
@@ -49,7 +49,7 @@ def data_of(page: str) -> dict[str, Any]:
 
 
 def test_it_fetches_nothing_and_every_link_leads_somewhere(found: Explanation) -> None:
-    page = render(found, "tiny")
+    page = html_page(found, "tiny")
     elements = Elements(page).found
     ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -64,7 +64,7 @@ def test_it_fetches_nothing_and_every_link_leads_somewhere(found: Explanation) -
 
 
 def test_every_line_stands_with_its_source(found: Explanation) -> None:
-    page = render(found, "tiny")
+    page = html_page(found, "tiny")
     shown = [unescape(text) for text in re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", page, flags=re.DOTALL)]
     assert shown == [inspect.getsource(function) for step in STEPS for function in step.functions]
     for step in STEPS:
@@ -74,19 +74,19 @@ def test_every_line_stands_with_its_source(found: Explanation) -> None:
 
 
 def test_names_are_escaped(found: Explanation) -> None:
-    page = render(found, HOSTILE)
+    page = html_page(found, HOSTILE)
     assert "alert(1)</script>" not in page and page.count("&lt;script&gt;alert(1)") == 2
     assert "{{ 7 * 7 }}" in page  # shown as it is, not computed
 
 
 def test_the_numbers_on_it_are_the_runs(found: Explanation) -> None:
     plan = found.plan
-    data = data_of(render(found, "tiny"))
+    data = data_of(html_page(found, "tiny"))
     assert [module["name"] for module in data["modules"]] == list(plan.shapes)
     assert data["history"] == [[e["step"], pytest.approx(e["loss"], rel=1e-5)] for e in found.history]
     for shown in data["modules"]:
         module, choices = shown["name"], found.choices[shown["name"]]
-        assert data["layers"][shown["layer"]] in module and module.endswith(data["kinds"][shown["kind"]])
+        assert data["layers"][shown["place"][0]] in module and module.endswith(data["kinds"][shown["place"][1]])
         assert choices is not None
         assert shown["share"] == pytest.approx(list(choices.share.values()), rel=1e-5)
         assert shown["C"][0] == [1, 1.0] and shown["C"][-1][0] == plan.shapes[module][1]
@@ -107,7 +107,7 @@ def test_the_numbers_on_it_are_the_runs(found: Explanation) -> None:
 def test_where_A_is_trained_the_page_says_so() -> None:
     released = tr.AdapterSettings(rank=3, samples=4, switches=tr.resolve("released"))
     found = tr.explain(tiny_llama(seed=1), SAMPLES, settings=released, training=TRAINING)
-    data = data_of(render(found, "tiny"))
+    data = data_of(html_page(found, "tiny"))
     said = [module["said"]["update"] for module in data["modules"] if module["rows"]]
     assert said and all("A was trained too" in text for text in said) and "A and B" in data["training"]
     assert any(update.outside > 1e-3 for update in found.updates.values())
@@ -117,7 +117,7 @@ def test_the_file_is_the_same_every_time_and_small(found: Explanation, tmp_path:
     for name in ("a.html", "b.html"):
         tr.explain(tiny_llama(seed=1), SAMPLES, tmp_path / name, settings=SETTINGS, training=TRAINING, title="tiny")
     a, b = ((tmp_path / name).read_bytes() for name in ("a.html", "b.html"))
-    assert a == b == render(found, "tiny").encode()
+    assert a == b == html_page(found, "tiny").encode()
     a_module = len(json.dumps(data_of(a.decode())["modules"])) / len(found.plan.shapes)
     assert 200_000 + 500 * 2 * a_module < 5_000_000  # five hundred modules, twice as wide a spectrum and as many ranks
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.html"]

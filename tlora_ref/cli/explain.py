@@ -13,7 +13,7 @@ from tlora_ref.cli.screen import Screen, warn
 from tlora_ref.cli.settings import data_source, switches
 from tlora_ref.cli.settings import labels as classes
 from tlora_ref.cli.tables import say_memory
-from tlora_ref.explanation import check_page
+from tlora_ref.pages import check_page
 
 
 def run(

@@ -1,6 +1,6 @@
 """Algorithm 1 explained on a model's own numbers: computed once, shown on one page."""
 
-from tlora_ref.explanation.explain import check_page, explain
+from tlora_ref.explanation.explain import explain
 from tlora_ref.explanation.found import Explanation
 
-__all__ = ["Explanation", "check_page", "explain"]
+__all__ = ["Explanation", "explain"]

@@ -11,12 +11,12 @@ import numpy as np
 from tlora_ref.adapter import Adapter, Plan
 from tlora_ref.backend import Array, device_of, to_numpy
 from tlora_ref.calibration import CalibrationStats
-from tlora_ref.errors import ConfigError, OutputError
+from tlora_ref.errors import ConfigError
 from tlora_ref.explanation.choices import Choices, Spectra, compare, root_and_spectrum
 from tlora_ref.explanation.found import Explanation
-from tlora_ref.explanation.page import render
+from tlora_ref.explanation.page import html_page
 from tlora_ref.explanation.update import Update, measure_update
-from tlora_ref.files import write_text
+from tlora_ref.pages import check_page, write_page
 from tlora_ref.pipeline import AdapterSettings, calibrate_for, make_adapter
 from tlora_ref.training import TrainSettings, train
 from tlora_ref.transformer import Model
@@ -73,26 +73,8 @@ def explain(
     updates = {module: _update(model, adapter, module, A) for module, A in start.items()}
     found = Explanation(adapter.plan, len(drawn), spectra, choices, updates, history, trained)
     if page is not None:
-        try:
-            write_text(page, render(found, title or str(model.config.model_type)))
-        except OSError as error:
-            raise OutputError(f"{page}: cannot be written ({error.strerror or error})") from error
+        write_page(page, html_page(found, title or str(model.config.model_type)))
     return found
-
-
-def check_page(out: str | Path, *, overwrite: bool = False) -> Path:
-    """`out`, if a page can be written there: asked before long work, not after. OutputError otherwise."""
-    path = Path(out)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise OutputError(f"{path}: the page is one HTML file: give a name that ends in .html")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        said = "is a folder" if path.is_dir() else "its folder does not exist"
-        raise OutputError(f"{path}: {said}. Give the name of a file in a folder that is there")
-    if path.exists() and not overwrite:
-        raise OutputError(
-            f"{path}: already exists. Choose another name, or replace it: --overwrite (from Python, overwrite=True)"
-        )
-    return path
 
 
 def _theory(

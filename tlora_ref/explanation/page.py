@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from tlora_ref.backend import Array
 from tlora_ref.explanation import sentences
 from tlora_ref.explanation.choices import NAMES, Choices
 from tlora_ref.explanation.found import Explanation
 from tlora_ref.explanation.steps import STEPS
-from tlora_ref.names import kinds, place
+from tlora_ref.pages import grid, render
 from tlora_ref.provenance import provenance
+
+TEMPLATE = Path(__file__).with_name("explain.html")
 
 #: Points of a drawn spectrum: enough for the eye, few enough for a page of a thousand modules.
 POINTS = 48
 
 
-@cache
-def _template() -> Template:
-    loader = PackageLoader("tlora_ref.explanation", "template")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.get_template("page.html")
-
-
-def render(found: Explanation, title: str) -> str:
+def html_page(found: Explanation, title: str) -> str:
     """The whole page as HTML. Every text that is not ours (the title, names of modules) is escaped."""
     facts = provenance()
-    return _template().render(
+    return render(
+        TEMPLATE,
         title=title,
         steps=STEPS,
         names=NAMES,
@@ -48,22 +43,15 @@ def render(found: Explanation, title: str) -> str:
 
 def page_data(found: Explanation) -> dict[str, Any]:
     """What the page's script draws, as JSON values; its text is made here, so that it can be tested."""
-    short = kinds(list(found.plan.shapes))
-    layers = list(dict.fromkeys(place(module)[0] for module in found.plan.shapes))
+    where = grid(found.plan.shapes)
     return {
         "choices": list(NAMES),
-        "layers": [layer or "(no layer)" for layer in layers],
-        "kinds": list(short.values()),
+        "layers": where.layers,
+        "kinds": where.kinds,
         "history": [[entry["step"], _short(entry["loss"])] for entry in found.history],
         "training": sentences.of_training(found.history, found.trained),
         "modules": [
-            {
-                "name": module,
-                "layer": layers.index(place(module)[0]),
-                "kind": list(short).index(place(module)[1]),
-                **_module(found, module),
-            }
-            for module in found.plan.shapes
+            {"name": module, "place": where.places[module], **_module(found, module)} for module in found.plan.shapes
         ],
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,12 @@ from tlora_ref.checkpoint import load_peft
 from tlora_ref.checkpoint.peft_config import CONFIG, FACTS
 from tlora_ref.checkpoint.reader import read_json
 from tlora_ref.errors import CheckpointError
+from tlora_ref.files import read_yaml
 from tlora_ref.oracle.traces import MANIFEST, TENSORS, Trace
 from tlora_ref.training import read_history
+
+#: Where a run keeps its flags.
+FLAGS = "config.yaml"
 
 
 @dataclass
@@ -38,12 +42,14 @@ class Summary:
     said : {what: its value}, for a person: profile, budget, how A was made, versions
     modules : {module path: ModuleFacts}
     losses : {"step", "loss", ...} for every step; empty where none was kept
+    kept : the step whose weights a run's adapter holds; None where that is not known
     """
 
     kind: str
     said: dict[str, Any]
     modules: dict[str, ModuleFacts]
     losses: list[dict[str, Any]] = field(default_factory=list)
+    kept: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -60,8 +66,25 @@ def summarize(folder: str | Path) -> Summary:
     for place, kind in ((folder, "an adapter"), (folder / "adapter", "a training run")):
         if (place / CONFIG).is_file():
             adapter = of_adapter(load_peft(place), read_json(place / FACTS) if (place / FACTS).is_file() else {})
-            return Summary(kind, adapter.said, adapter.modules, read_history(folder))
+            losses = read_history(folder)
+            return Summary(kind, adapter.said, adapter.modules, losses, kept_step(folder, losses))
     raise CheckpointError(f"{folder}: neither a trace ({TENSORS}), nor an adapter or a run that has one ({CONFIG})")
+
+
+def kept_step(folder: Path, losses: Sequence[Mapping[str, Any]]) -> int | None:
+    """The step whose weights the run in `folder` has kept: by its held-out losses and its flag `keep`.
+
+    None without losses, and where there is no file of flags and the best step is not the last.
+    """
+    if not losses:
+        return None
+    last = int(losses[-1]["step"])
+    best = max((int(entry["step"]) for entry in losses if entry.get("best")), default=last)
+    if best == last:
+        return last
+    flags = read_yaml(folder / FLAGS) if (folder / FLAGS).is_file() else None
+    keep = flags.get("keep") if isinstance(flags, dict) else None
+    return {"best": best, "last": last}.get(str(keep))
 
 
 def of_adapter(adapter: Adapter, beside: Mapping[str, Any]) -> Summary:

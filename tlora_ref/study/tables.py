@@ -123,5 +123,11 @@ def _varying(found: Sequence[Outcome]) -> list[str]:
     ]
 
 
+def names(found: Sequence[Outcome]) -> list[str]:
+    """A name for each setting, of what tells it apart."""
+    varying = _varying(found)
+    return [", ".join(str(outcome.setting[name]) for name in varying) for outcome in found]
+
+
 def _figure(value: Any) -> str:
     return "" if value is None else f"{value:.2f}"

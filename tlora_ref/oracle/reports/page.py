@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import jinja2
-
 from tlora_ref.oracle.reports.about import facts
 from tlora_ref.oracle.reports.sheet import FOLLOWS, RIGHT, SAID, UNJUDGED, WRONG, Entry, Sheet
+from tlora_ref.pages import render
 
-TEMPLATE = Path(__file__).with_name("page.html.jinja")
+TEMPLATE = Path(__file__).with_name("verdict.html")
 
 #: Lines of what is wrong that a page shows; the JSON and JUnit files have all.
 SHOWN = 200
@@ -20,12 +19,9 @@ SIGNS = {RIGHT: "✓", WRONG: "✗", FOLLOWS: "↳", UNJUDGED: "·", SAID: "i"}
 
 def html_page(sheet: Sheet) -> str:
     """The page's text. Every text that comes from a trace or a candidate is escaped."""
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     wrong = [entry for entry in sheet.entries if entry.meaning == WRONG]
-    return template.render(
+    return render(
+        TEMPLATE,
         sheet=sheet,
         stages=[_stage(sheet, stage, paper) for stage, paper in sheet.places.items()],
         rows=[

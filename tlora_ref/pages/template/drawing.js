@@ -1,8 +1,8 @@
 "use strict";
-(() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
-  const at = (id) => document.getElementById(id);
+// What the pages draw with: charts, bars, heat maps; each with the words that say the same.
+const draw = (() => {
   const SVG = "http://www.w3.org/2000/svg";
+  const DOTTED = 40; // points up to which a line has dots: with fewer, a line alone hides where it was measured
 
   function element(name, attributes = {}, ...children) {
     const made = document.createElement(name);
@@ -24,7 +24,7 @@
 
   // ---- charts: lines over an x axis, with the words that say the same ----
 
-  function chart(place, label, lines, { logarithmic, xName, cut }) {
+  function chart(place, label, lines, { logarithmic = false, xName, cut }) {
     const [width, height, left, right, top, bottom] = [560, 280, 92, 14, 34, 54];
     const x = (v) => (logarithmic ? Math.log10(v) : v), y = x;
     const points = lines.flatMap((line) => line.points.filter((p) => !logarithmic || p[1] > 0));
@@ -53,6 +53,9 @@
       const kind = i ? "second" : "first";
       const path = line.points.filter((p) => !logarithmic || p[1] > 0).map((p) => `${px(p[0]).toFixed(1)},${py(p[1]).toFixed(1)}`);
       svg.append(drawn("polyline", { class: kind, points: path.join(" ") }));
+      if (path.length <= DOTTED) {
+        for (const [cx, cy] of path.map((p) => p.split(","))) svg.append(drawn("circle", { class: kind, cx, cy, r: 3.5 }));
+      }
       svg.append(drawn("text", { class: kind, x: left + 200 * i, y: 18 }, line.name));
     });
     place.replaceChildren(svg);
@@ -70,46 +73,41 @@
     table.replaceChildren(element("thead", {}, head), element("tbody", {}, ...body));
   }
 
-  function similarity(phi) {
-    const head = element("tr", {}, element("th", { scope: "col" }, "phi"), ...data.choices.map((name) => element("th", { scope: "col" }, name)));
-    const rows = phi.map((values, i) => element("tr", {}, element("th", { scope: "row" }, data.choices[i]),
-      ...values.map((value) => {
-        const cell = element("td", {}, value.toFixed(3));
-        cell.style.background = tint(value);
-        return cell;
-      })));
-    at("similarity-table").replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows));
-  }
-
   // ---- the heat map: a grid of buttons, one of which Tab reaches ----
 
-  function heatMap() {
-    const quantity = at("quantity").value;
-    const [least, most] = span(data.modules.map((m) => m.map[quantity][0]).filter((v) => v !== null));
-    const head = element("tr", {}, element("th", { scope: "col" }, "layer"), ...data.kinds.map((kind) => element("th", { scope: "col" }, kind)));
-    const rows = data.layers.map((layer, i) => element("tr", {}, element("th", { scope: "row" }, layer), ...data.kinds.map((kind, j) => {
-      const cell = element("td");
-      const index = data.modules.findIndex((m) => m.layer === i && m.kind === j);
-      if (index >= 0) cell.append(mapButton(index, quantity, least, most));
-      return cell;
-    })));
-    at("map").replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows));
-  }
+  // `data` has layers, kinds and modules: {name, place: [row, column], map: {quantity: [value, as it is read]}}.
+  // Gives two functions: one shows a quantity, one marks the chosen module; `choose` is told of a press.
+  function heatMap(table, data, choose) {
+    let current = 0;
 
-  function mapButton(index, quantity, least, most) {
-    const module = data.modules[index], [value, said] = module.map[quantity];
-    const button = element("button", { type: "button", "data-index": index, "aria-label": `${module.name}: ${said}` }, said);
-    const part = value === null || most === least ? 0 : (value - least) / (most - least);
-    button.style.background = tint(part);
-    button.addEventListener("click", () => choose(index));
-    mark(button);
-    return button;
-  }
+    function button(index, quantity, least, most) {
+      const module = data.modules[index], [value, said] = module.map[quantity];
+      const made = element("button", { type: "button", "data-index": index, "aria-label": `${module.name}: ${said}` }, said);
+      made.style.background = tint(value === null || most === least ? 0 : (value - least) / (most - least));
+      made.addEventListener("click", () => choose(index));
+      return made;
+    }
 
-  function mark(button) {
-    const chosen = Number(button.dataset.index) === current;
-    button.setAttribute("aria-pressed", String(chosen));
-    button.tabIndex = chosen ? 0 : -1;
+    function mark(index) {
+      current = index;
+      for (const each of table.querySelectorAll("button")) {
+        const chosen = Number(each.dataset.index) === index;
+        each.setAttribute("aria-pressed", String(chosen));
+        each.tabIndex = chosen ? 0 : -1;
+      }
+    }
+
+    function show(quantity) {
+      const [least, most] = span(data.modules.map((m) => m.map[quantity][0]).filter((v) => v !== null));
+      const head = element("tr", {}, element("th", { scope: "col" }, "layer"), ...data.kinds.map((kind) => element("th", { scope: "col" }, kind)));
+      const rows = data.layers.map((layer) => element("tr", {}, element("th", { scope: "row" }, layer), ...data.kinds.map(() => element("td"))));
+      data.modules.forEach((m, index) => rows[m.place[0]].children[m.place[1] + 1].append(button(index, quantity, least, most)));
+      table.replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows));
+      mark(current);
+    }
+
+    table.addEventListener("keydown", moved);
+    return { show, mark };
   }
 
   function moved(event) {
@@ -128,36 +126,5 @@
     }
   }
 
-  // ---- one module ----
-
-  let current = 0;
-
-  function choose(index) {
-    current = index;
-    const module = data.modules[index];
-    at("module").value = String(index);
-    at("shape").textContent = module.shape;
-    at("previous").disabled = index === 0;
-    at("next").disabled = index === data.modules.length - 1;
-    for (const [panel, text] of Object.entries(module.said)) at(`said-${panel}`).textContent = text;
-    at("map").querySelectorAll("button").forEach(mark);
-    chart(at("spectrum-plot"), `Both axes logarithmic. ${module.said.spectrum}`,
-      [{ name: "eigenvalues of C", points: module.C }, { name: "singular values of W C", points: module.WC }],
-      { logarithmic: true, xName: `index, logarithmic; dotted: rank ${module.cut}`, cut: module.cut });
-    at("allocation-table").replaceChildren(element("tbody", {}, ...module.allocation.map(([name, value]) =>
-      element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, value)))));
-    bars(at("choices-table"), ["A", "J / bound"], (module.share || []).map((v, i) => [data.choices[i], v, v.toFixed(3)]));
-    similarity(module.phi || []);
-    bars(at("update-table"), ["row of A", "share"], (module.rows || []).map((v, i) => [String(i + 1), v, `${(100 * v).toFixed(1)}%`]));
-  }
-
-  at("said-training").textContent = data.training;
-  chart(at("training-plot"), data.training, [{ name: "loss", points: data.history }], { logarithmic: false, xName: "step" });
-  at("module").addEventListener("change", (event) => choose(Number(event.target.value)));
-  at("previous").addEventListener("click", () => choose(current - 1));
-  at("next").addEventListener("click", () => choose(current + 1));
-  at("quantity").addEventListener("change", heatMap);
-  at("map").addEventListener("keydown", moved);
-  heatMap();
-  choose(0);
+  return { element, chart, bars, tint, heatMap };
 })();
