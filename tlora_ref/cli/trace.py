@@ -10,7 +10,7 @@ import tlora_ref as tr
 from tlora_ref.cli import options as o
 from tlora_ref.cli.output import check_folder, command_line, data_facts, write_beside
 from tlora_ref.cli.screen import Screen, warn
-from tlora_ref.cli.settings import data_source, switches, train_settings
+from tlora_ref.cli.settings import data_source, say_unused, switches, train_settings
 from tlora_ref.data import choose_samples
 from tlora_ref.oracle.traces.record import EXTRAS, STAGES
 
@@ -35,6 +35,9 @@ def run(
     profile: o.Profile = "paper",
     switch: o.SwitchValues = None,
     init: o.Init = "wc-svd",
+    uniform_rank: o.UniformRank = False,
+    uniform_scale: o.UniformScale = False,
+    scale_rule: o.ScaleRule = "alpha/r_init",
     lr: o.LearningRate = 1e-2,
     schedule: o.Schedule = "constant",
     warmup_ratio: o.WarmupRatio = 0.0,
@@ -58,6 +61,8 @@ def run(
 ) -> None:
     """Record a whole run, every intermediate quantity by name: calibration, allocation, A, training, merge."""
     screen = Screen(json)
+    if not uniform_scale:
+        say_unused(context, "it says what --uniform-scale means", "scale_rule")
     check_folder(out, overwrite=overwrite, replace=True, model=model, data=data)
     source = data_source(context)
     rows = source.rows(split)
@@ -78,6 +83,9 @@ def run(
         targets=target or None,
         init=init,
         seed=seed,
+        adapt_rank=not uniform_rank,
+        adapt_scale=not uniform_scale,
+        uniform_scale=scale_rule,
         settings=train_settings(context),
         noise=not no_noise,
         overwrite=overwrite,

@@ -123,11 +123,11 @@ def _same_run(golden: Trace, candidate: Trace) -> None:
         raise ConfigError(
             f"the golden trace has profile {rules.name}, the candidate says {theirs.name}: compare like with like"
         )
-    for name in ("r_init", "alpha"):
+    for name in ("r_init", "alpha", "init", "adapt_rank", "adapt_scale", "uniform_scale"):
         if getattr(golden.manifest, name) != getattr(candidate.manifest, name):
             raise ConfigError(
                 f"{name} is {getattr(golden.manifest, name)} in the golden trace and "
-                f"{getattr(candidate.manifest, name)} in the candidate: compare runs of one budget"
+                f"{getattr(candidate.manifest, name)} in the candidate: compare runs of one budget and one kind"
             )
     for n in candidate.numbered("sample", "input_ids"):
         for name in (f"sample/{n}/{field}" for field in SAMPLE_FIELDS):

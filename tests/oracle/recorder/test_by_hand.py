@@ -14,7 +14,7 @@ from tlora_ref.errors import ConfigError, ShapeError
 from tlora_ref.oracle.order import ORDER
 from tlora_ref.oracle.recorder import Recorder
 from tlora_ref.oracle.recorder.foreign import adapters_of
-from tlora_ref.oracle.traces import Trace
+from tlora_ref.oracle.traces import Manifest, Trace, TraceWriter
 
 MODEL, SAMPLES = tiny_llama(seed=3), tiny_samples(3, seed=4)
 MODULE = "model.layers.0.self_attn.q_proj"
@@ -68,6 +68,32 @@ def test_prefixes_of_wrappers_and_numbers_in_arrays(golden: Path, tmp_path: Path
     same = ("modules", "r_init", "alpha", "switches", "train", "samples")
     assert all(getattr(trace.manifest, name) == getattr(gold, name) for name in same)
     assert trace.manifest.dtype == "float32"
+
+
+def test_alpha_as_frameworks_have_it_makes_the_scale(golden: Path, tmp_path: Path) -> None:
+    recorder = Recorder(golden, "float32")
+    recorder.add(rank={MODULE: 4}, lora_alpha={f"base_model.model.{MODULE}": np.array([6.0])})
+    assert recorder.writer.tensors[f"alpha/{MODULE}"] == 6.0 and recorder.writer.tensors[f"scale/{MODULE}"] == 1.5
+    other = MODULE.replace("q_proj", "k_proj")
+    for ranks in ({}, {other: 0}):
+        with pytest.raises(ConfigError, match=f"lora_alpha of {other} is 6, but no rank"):
+            recorder.add(rank=ranks, lora_alpha={other: 6.0})
+
+
+def test_a_candidate_without_the_recorder(golden: Path, tmp_path: Path) -> None:
+    """The samples and batches are the trace's own; a manifest like the golden one is held to the same run."""
+    gold = Trace(golden)
+    assert [s["input_ids"].tolist() for s in gold.samples()] == [[s["input_ids"]] for s in SAMPLES]
+    steps = [(t, lr, batch["input_ids"].shape[0]) for t, lr, batch in gold.batches()]
+    assert steps == [(1, 1e-2, 1), (2, 1e-2, 1)]
+    writer = TraceWriter(Manifest.like(gold.manifest, dtype="float32", versions={"mine": "1"}))
+    for module, value in ((m, gold.get(f"sensitivity/{m}")) for m in gold.shapes):
+        writer.add(f"sensitivity/{module}", value)
+    writer.write(tmp_path / "c")
+    report = tr.compare(golden, tmp_path / "c", checkpoint=MODEL, require=["sensitivity"])
+    assert report.passed and report.about["candidate"]["versions"] == {"mine": "1"}
+    writer.manifest.modules[0]["d_in"] = 1
+    assert gold.manifest.modules[0]["d_in"] != 1  # a copy, all the way down
 
 
 class Lora:

@@ -13,7 +13,7 @@ from tlora_ref.errors import ConfigError
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.recorder.foreign import golden_name, host
 from tlora_ref.oracle.traces import Manifest, Trace, TraceWriter
-from tlora_ref.oracle.traces.names import MODULE_SHAPES, SAMPLE_FIELDS
+from tlora_ref.oracle.traces.names import MODULE_SHAPES
 
 #: The arrays of a step, by module.
 STEP = ("grad_B", "B", "exp_avg", "exp_avg_sq", "grad_A", "A", "A_exp_avg", "A_exp_avg_sq")
@@ -38,10 +38,8 @@ class ByHand:
 
     def __init__(self, golden: Trace | str | Path, dtype: str | None = None) -> None:
         self.golden = golden if isinstance(golden, Trace) else Trace(golden)
-        facts = self.golden.manifest
-        same = {name: getattr(facts, name) for name in ("modules", "r_init", "alpha", "profile", "switches", "init")}
         self.dtype = None if dtype is None else Precision.of(dtype).name
-        self.manifest = Manifest(**same, samples=facts.samples, train=dict(facts.train))
+        self.manifest = Manifest.like(self.golden.manifest, self.dtype or "float64")  # until it is known: see `write`
         self.writer = TraceWriter(self.manifest)
         self._losses: dict[int, float] = {}
         self._rates: dict[int, float] = {}
@@ -51,24 +49,21 @@ class ByHand:
     # ---- what the golden run was made on ----
 
     def samples(self) -> Iterator[dict[str, Array]]:
-        """The calibration samples, as a model's arguments: int64, writable, (1, T), a class (1,)."""
-        for n in range(self.golden.manifest.samples):
-            yield {name: x[None] for name, x in self._fields(f"sample/{n}")}
+        """The calibration samples, as a model's arguments: see Trace.samples."""
+        return self.golden.samples()
 
     def batches(self) -> Iterator[tuple[int, float, dict[str, Array]]]:
-        """(step from 1, learning rate, the padded batch as a model's arguments) of every training step."""
-        for t in self.golden.numbered("train", "input_ids"):
-            yield t, float(self.golden.get("train/lr")[t - 1]), dict(self._fields(f"train/{t}"))
-
-    def _fields(self, prefix: str) -> Iterator[tuple[str, Array]]:
-        for name in SAMPLE_FIELDS:
-            if self.golden.has(f"{prefix}/{name}"):
-                yield name, np.array(self.golden.get(f"{prefix}/{name}"), dtype=np.int64)
+        """The batches of the training steps: see Trace.batches."""
+        return self.golden.batches()
 
     # ---- by hand, from any framework ----
 
-    def add(self, **quantities: Mapping[str, Any]) -> None:
-        """Quantities by module, under the format's names: `add(covariance=C, sensitivity=S, rank=..., A=...)`."""
+    def add(self, *, lora_alpha: Mapping[str, Any] | None = None, **quantities: Mapping[str, Any]) -> None:
+        """Quantities by module, under the format's names: `add(covariance=C, sensitivity=S, rank=..., A=...)`.
+
+        lora_alpha : alpha as frameworks have it, of modules whose `rank` is told here or was before: recorded as
+            `alpha`, and as the `scale` that it makes, lora_alpha / rank
+        """
         unknown = set(quantities) - set(MODULE_SHAPES)
         if unknown:
             raise ConfigError(f"recorder: {', '.join(sorted(unknown))} unknown: expected {', '.join(MODULE_SHAPES)}")
@@ -76,6 +71,17 @@ class ByHand:
             for theirs, value in values.items():
                 module = golden_name(theirs, self.golden.shapes)
                 self.writer.add(f"{quantity}/{module}", host(value))
+        for theirs, value in (lora_alpha or {}).items():
+            self._lora_alpha(golden_name(theirs, self.golden.shapes), float(host(value).reshape(())))
+
+    def _lora_alpha(self, module: str, alpha: float) -> None:
+        rank = float(self.writer.tensors.get(f"rank/{module}", 0))
+        if rank < 1:
+            raise ConfigError(
+                f"recorder: lora_alpha of {module} is {alpha:g}, but no rank: tell its rank, or leave it out"
+            )
+        self.writer.add(f"alpha/{module}", np.float64(alpha))
+        self.writer.add(f"scale/{module}", np.float64(alpha / rank))
 
     def sample(
         self,

@@ -192,6 +192,7 @@ class _Training:
     ) -> None:
         self.recorder, self.optimizer, self.scaler = recorder, optimizer, scaler
         self.low = adapters_of(modules_of(model, recorder.golden.shapes)) if given is None else given
+        self.frozen = recorder.golden.manifest.resolved().freeze_A
         self.steps, self.last = 0, len(recorder.golden.numbered("train", "input_ids"))
         self.losses: list[float] = []
         self.gradients: dict[str, dict[str, Array]] = {"A": {}, "B": {}}
@@ -244,7 +245,11 @@ class _Training:
         for name, low in self.low.items():
             arrays.setdefault("B", {})[name] = low.B
             self._state(arrays, "", name, low.B)
-            if low.A.requires_grad or not np.array_equal(host(low.A), self.recorder.writer.tensors[f"A/{name}"]):
+            if (
+                not self.frozen
+                or low.A.requires_grad
+                or not np.array_equal(host(low.A), self.recorder.writer.tensors[f"A/{name}"])
+            ):
                 arrays.setdefault("A", {})[name] = low.A
                 self._state(arrays, "A_", name, low.A)
         # the loss of several forward passes is theirs to say who made them

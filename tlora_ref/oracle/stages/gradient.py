@@ -6,6 +6,7 @@ Judged by the model run again with the candidate's own A, B, scales and batch be
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -121,18 +122,30 @@ def _training_loss(sides: Sides, step: int, loss: Array) -> list[Finding]:
 
 
 def _frozen(sides: Sides) -> list[Finding]:
-    """Where A is frozen and the candidate recorded it during training, it never moved."""
-    if not sides.switches.freeze_A:
-        return []
-    found = []
-    for step in sides.candidate.numbered("train", "A"):
-        for m in sides.candidate.modules(f"train/{step}/A"):
-            now, then = sides.candidate.get(f"train/{step}/A/{m}"), sides.candidate.get(f"A/{m}")
-            verdict = entries("gradient", f"A is frozen (step {step})", now, then, np.zeros_like(then))
-            if not verdict.passed:
-                verdict = Verdict(**{**verdict.to_dict(), "cause": "A was trained: TLoRA freezes it"})
-            found.append(sides.own("gradient", m, verdict))
+    """Where A is frozen and the candidate recorded it during training, it never moved; where it is trained, it did."""
+    found, c = [], sides.candidate
+    steps = c.numbered("train", "A")
+    for step in steps if sides.switches.freeze_A else steps[-1:]:
+        for m in (m for m in c.modules(f"train/{step}/A") if c.has(f"A/{m}")):
+            now, then = c.get(f"train/{step}/A/{m}"), c.get(f"A/{m}")
+            if sides.switches.freeze_A:
+                verdict = entries("gradient", f"A is frozen (step {step})", now, then, np.zeros_like(then))
+                cause = "A was trained: TLoRA freezes it"
+            else:
+                still = bool((now == then).all()) and _moves(sides, step, m)
+                verdict = Verdict("gradient", f"A is trained (step {step})", not still)
+                cause = "A was frozen: this run trains it"
+            found.append(sides.own("gradient", m, verdict if verdict.passed else replace(verdict, cause=cause)))
     return found
+
+
+def _moves(sides: Sides, step: int, m: str) -> bool:
+    """Whether the golden A moves so far that in some step the candidate's storage must have shown it."""
+    names = f"A/{m}", f"train/{step}/A/{m}"
+    if not all(map(sides.golden.has, names)):
+        return False
+    first, last = map(sides.golden.get, names)
+    return bool((np.abs(last - first) > step * sides.precision.storage * np.abs(first)).any())
 
 
 def judge_grad_b(

@@ -33,8 +33,6 @@ def findings(sides: Sides) -> list[Finding]:
         W = sides.weight(module)
         if not sides.candidate.has(f"A/{module}"):
             found.append(sides.missing("A", "A", module) or sides.skipped("A", module, "not recorded (or rank 0)"))
-        elif sides.golden.manifest.init != "wc-svd":
-            found.append(sides.skipped("A", module, f'init "{sides.golden.manifest.init}" is not judged by its rows'))
         else:
             judged = _without_weights(sides, module) if W is None else _with_weights(sides, module, W)
             notes = [f.verdict.note for f in judged if f.verdict is not None and f.verdict.note]

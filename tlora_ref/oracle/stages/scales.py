@@ -38,12 +38,7 @@ def findings(sides: Sides) -> list[Finding]:
     scales = np.where(known, scales, golden)
     verdict = judge_scales(scales, S, m.r_init, m.alpha, sides.switches, sides.precision, ranks=ranks)
     found = [sides.finding("scales", source, named(modules, verdict), verdict)]
-    for name in have:
-        if sides.candidate.has(f"alpha/{name}") and sides.candidate.has(f"rank/{name}"):
-            product = sides.candidate.get(f"rank/{name}") * sides.candidate.get(f"scale/{name}")
-            allowed = 8.0 * sides.rounding * np.abs(product)
-            alpha = sides.candidate.get(f"alpha/{name}")
-            found.append(sides.own("scales", name, entries("scales", "alpha = r scale", alpha, product, allowed)))
+    found += alphas(sides)
     if source == OWN_INPUTS:
         # scale_i = (alpha / r_init) S_i / mean S: of the error of S_i, and of the mean's
         right = {n: sides.golden.get(f"sensitivity/{n}") for n in modules}
@@ -54,6 +49,18 @@ def findings(sides: Sides) -> list[Finding]:
             allowed = allowed + 1.0 / m.r_init
         verdict = entries("scales", "scales", scales, golden, allowed)
         found.append(sides.finding("scales", GOLDEN, named(modules, verdict), verdict))
+    return found
+
+
+def alphas(sides: Sides) -> list[Finding]:
+    """alpha_i = r_i scale_i, by the candidate's own rank and scale."""
+    found = []
+    for name in sides.golden.shapes:
+        quantities = [f"{kind}/{name}" for kind in ("alpha", "rank", "scale")]
+        if all(map(sides.candidate.has, quantities)):
+            alpha, rank, scale = map(sides.candidate.get, quantities)
+            allowed = 8.0 * sides.rounding * np.abs(rank * scale)
+            found.append(sides.own("scales", name, entries("scales", "alpha = r scale", alpha, rank * scale, allowed)))
     return found
 
 

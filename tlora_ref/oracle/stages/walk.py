@@ -7,17 +7,7 @@ from dataclasses import replace
 
 from tlora_ref.oracle.order import ORDER, STAGE_OF
 from tlora_ref.oracle.reports.finding import CASCADE, FAIL, GOLDEN, PASS, Finding
-from tlora_ref.oracle.stages import (
-    adamw,
-    covariance,
-    gradient,
-    initialization,
-    loss,
-    merge,
-    ranks,
-    scales,
-    sensitivity,
-)
+from tlora_ref.oracle.stages import ablation, adamw, covariance, gradient, loss, merge, sensitivity
 from tlora_ref.oracle.stages.bounds import malformed
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.traces.names import kind_of
@@ -27,9 +17,9 @@ STAGES: dict[str, Callable[[Sides], list[Finding]]] = {
     "loss": loss.findings,
     "covariance": covariance.findings,
     "sensitivity": sensitivity.findings,
-    "ranks": ranks.findings,
-    "scales": scales.findings,
-    "A": initialization.findings,
+    "ranks": ablation.ranks_of,
+    "scales": ablation.scales_of,
+    "A": ablation.A_of,
     "gradient": gradient.findings,
     "adamw": adamw.findings,
     "merge": merge.findings,

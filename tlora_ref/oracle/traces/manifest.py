@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from tlora_ref.adapter import INITS, UNIFORM_SCALES
 from tlora_ref.checkpoint.reader import read_json
 from tlora_ref.errors import CheckpointError, ConfigError
 from tlora_ref.method.switches import PROFILES, Switches
@@ -17,6 +19,13 @@ from tlora_ref.training import TrainSettings
 FORMAT, VERSION = "tlora_ref.trace", 1
 
 
+#: The fields that say which run a trace is of; the others say how and by whom it was made.
+RUN = (
+    *("modules", "r_init", "alpha", "profile", "switches", "samples", "init", "seed"),
+    *("adapt_rank", "adapt_scale", "uniform_scale", "train"),
+)
+
+
 @dataclass
 class Manifest:
     """What a trace says of itself. A recorded candidate needs the first five; the rest has defaults.
@@ -25,6 +34,7 @@ class Manifest:
     ----------
     modules : [{"name", "d_out", "d_in"}], in model order
     dtype : precision of the run: "float64", "float32", "tf32", "bfloat16" or "float16"
+    init, adapt_rank, adapt_scale, uniform_scale : how A, ranks and scales are made, as `initialize` and `allocate` say
     noise : {dtype: {quantity: {key: how far a run in that dtype is from this one}}}; see FORMAT.md
     command : what regenerates the trace
     """
@@ -56,6 +66,18 @@ class Manifest:
             if self.profile not in PROFILES:
                 raise ConfigError(f"manifest: profile {self.profile!r} is unknown and no switches are given")
             self.switches = PROFILES[self.profile].to_dict()
+        for name, value, known in (("init", self.init, INITS), ("uniform_scale", self.uniform_scale, UNIFORM_SCALES)):
+            if value not in known:
+                raise ConfigError(f"manifest: {name} is {value!r}, expected one of {', '.join(known)}")
+
+    @staticmethod
+    def like(golden: Manifest, dtype: str, **changes: Any) -> Manifest:
+        """The manifest of a candidate that was held to `golden`: the same run, in another precision.
+
+        dtype : what the candidate works in, "float32" say; changes : other fields
+        """
+        same = {name: copy.deepcopy(getattr(golden, name)) for name in RUN}
+        return Manifest(**{**same, "dtype": Precision.of(dtype).name, **changes})
 
     def __repr__(self) -> str:
         steps = self.train.get("steps", 0)

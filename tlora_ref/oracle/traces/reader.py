@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from tlora_ref.checkpoint.reader import check_finite, inside, read_header, read_
 from tlora_ref.errors import CheckpointError, ConfigError, ShapeError
 from tlora_ref.oracle.scalars import unwrapped
 from tlora_ref.oracle.traces.manifest import Manifest
-from tlora_ref.oracle.traces.names import TENSORS, axes_of, check_name, summary
+from tlora_ref.oracle.traces.names import SAMPLE_FIELDS, TENSORS, axes_of, check_name, summary
 
 
 class Trace:
@@ -108,3 +108,20 @@ class Trace:
         """The numbers n for which `<prefix>/<n>/<suffix>...` is there (`"sample"`, `"train"`)."""
         pattern = re.compile(rf"{prefix}/(\d+)/{re.escape(suffix)}(/.*)?")
         return sorted({int(m[1]) for m in map(pattern.fullmatch, self._tensors) if m})
+
+    # ---- what the run was made on, as a model takes it ----
+
+    def samples(self) -> Iterator[dict[str, Array]]:
+        """The calibration samples, as a model's arguments: int64, writable, (1, T), a class (1,)."""
+        for n in range(self.manifest.samples):
+            yield {name: x[None] for name, x in self._fields(f"sample/{n}")}
+
+    def batches(self) -> Iterator[tuple[int, float, dict[str, Array]]]:
+        """(step from 1, learning rate, the padded batch as a model's arguments: int64, writable) of every step."""
+        for t in self.numbered("train", "input_ids"):
+            yield t, float(self.get("train/lr")[t - 1]), dict(self._fields(f"train/{t}"))
+
+    def _fields(self, prefix: str) -> Iterator[tuple[str, Array]]:
+        for name in SAMPLE_FIELDS:
+            if self.has(f"{prefix}/{name}"):
+                yield name, np.array(self.get(f"{prefix}/{name}"), dtype=np.int64)

@@ -45,6 +45,9 @@ def trace(
     targets: str | Sequence[str] | None = None,
     init: str = "wc-svd",
     seed: int = 42,
+    adapt_rank: bool = True,
+    adapt_scale: bool = True,
+    uniform_scale: str = "alpha/r_init",
     settings: TrainSettings | None = None,
     noise: bool = True,
     overwrite: bool = False,
@@ -58,6 +61,8 @@ def trace(
     samples : {"input_ids", "labels"}, 1-D: they calibrate, and train in the settings' order
     stages : some of STAGES (each needs those before it; training may be left out before merge), and of EXTRAS, which
         add large tensors: the inputs of every module, the gradients of every weight, the logits, the targets' weights
+    init, adapt_rank, adapt_scale, uniform_scale : as `initialize` and `allocate` have them, for the ablations; with
+        the switch freeze_A off as well, A is trained: traces/README.md has the rows of Table 4
     settings, changes : a TrainSettings, or its fields by keyword (schedule=..., max_grad_norm=..., betas=..., ...);
         `steps` and "B" or "AB" (by the profile) replace its own. By default a constant learning rate of 1e-2 and one
         sample a step
@@ -73,23 +78,12 @@ def trace(
     switches = resolve(profile)
     training = _settings(settings, switches, seed, {**changes, "steps": steps})
     model.detach()
-    stats, shapes = _empty(model, switches, targets), model.shapes(targets)
-    manifest = _manifest(model, shapes, switches, samples, dict(facts or {}))
-    manifest.r_init, manifest.alpha = r_init, float(r_init if alpha is None else alpha)
-    manifest.init, manifest.seed, manifest.stages = init, seed, list(wanted)
+    said = {"r_init": r_init, "alpha": float(r_init if alpha is None else alpha), "stages": list(wanted)}
+    said |= {"init": init, "seed": seed, **dict(facts or {})}
+    said |= {"adapt_rank": adapt_rank, "adapt_scale": adapt_scale, "uniform_scale": uniform_scale}
+    manifest = _manifest(model, model.shapes(targets), switches, samples, said)
     run = _Recording(model, manifest, TraceWriter(manifest), set(wanted))
-    measured = Noise(model) if noise and model.dtype == np.float64 and model.device.name == "cpu" else None
-    if "weights" in wanted:
-        for module in shapes:
-            run.writer.add(f"weight/{module}", model.weight(module))
-    run.calibration(samples, stats, measured)
-    adapter = run.allocation_and_initialization(stats, init, seed) if "allocation" in wanted else None
-    if "training" in wanted and adapter is not None:
-        run.training(adapter, samples, training, measured)
-    if "merge" in wanted and adapter is not None:
-        run.merge(adapter)
-    if measured is not None:
-        manifest.noise = measured.to_dict()
+    run.all(samples, training, noise and model.dtype == np.float64 and model.device.name == "cpu")
     run.writer.write(folder, overwrite=overwrite)
     return manifest
 
@@ -99,19 +93,17 @@ def _manifest(
     shapes: Mapping[str, tuple[int, int]],
     switches: Switches,
     samples: Sequence[Mapping[str, Any]],
-    facts: dict[str, Any],
+    said: dict[str, Any],
 ) -> Manifest:
     """What identifies the run: the modules, the profile, the weights and the samples by digest, the versions."""
     manifest = Manifest(
         modules=[{"name": m, "d_out": o, "d_in": i} for m, (o, i) in shapes.items()],
-        r_init=0,
-        alpha=0.0,
         profile=switches.name,
         dtype=str(model.dtype),
         switches=switches.to_dict(),
         samples=len(samples),
         versions=provenance(),
-        **facts,
+        **said,
     )
     manifest.checkpoint = {"tensors_sha256": weights_digest(model.tensors), **manifest.checkpoint}
     manifest.data = {"samples_sha256": samples_digest(samples), **manifest.data}
@@ -148,18 +140,29 @@ def _settings(given: TrainSettings | None, switches: Switches, seed: int, change
     return replace(base, trainable="B" if switches.freeze_A else "AB")
 
 
-def _empty(model: Model, switches: Switches, targets: str | Sequence[str] | None) -> CalibrationStats:
-    shapes = model.shapes(targets)
-    return CalibrationStats(
-        0, shapes, {}, {}, dict.fromkeys(shapes, 0.0), profile=switches.name, centre=switches.centre
-    )
-
-
 class _Recording:
     """One run on its way into a trace."""
 
     def __init__(self, model: Model, manifest: Manifest, writer: TraceWriter, wanted: set[str]) -> None:
         self.model, self.manifest, self.writer, self.wanted = model, manifest, writer, wanted
+
+    def all(self, samples: Sequence[Mapping[str, Any]], training: TrainSettings, noise: bool) -> None:
+        """Every stage that is wanted, in the order of a run."""
+        m, shapes = self.manifest, self.manifest.shapes()
+        switches, measured = m.resolved(), Noise(self.model) if noise else None
+        if "weights" in self.wanted:
+            for module in shapes:
+                self.writer.add(f"weight/{module}", self.model.weight(module))
+        no_sums = dict.fromkeys(shapes, 0.0)
+        stats = CalibrationStats(0, shapes, {}, {}, no_sums, profile=switches.name, centre=switches.centre)
+        self.calibration(samples, stats, measured)
+        adapter = self.allocation_and_initialization(stats) if "allocation" in self.wanted else None
+        if "training" in self.wanted and adapter is not None:
+            self.training(adapter, samples, training, measured)
+        if "merge" in self.wanted and adapter is not None:
+            self.merge(adapter)
+        if measured is not None:
+            m.noise = measured.to_dict()
 
     def calibration(self, samples: Sequence[Mapping[str, Any]], stats: CalibrationStats, noise: Noise | None) -> None:
         """Alg. 1, lines 4 to 11, sample by sample, with what each sample adds."""
@@ -198,10 +201,15 @@ class _Recording:
         for name, G in (grad(output.loss, names) if names else {}).items():
             self.writer.add(f"sample/{n}/grad_W/{name.removesuffix('.weight')}", G)
 
-    def allocation_and_initialization(self, stats: CalibrationStats, init: str, seed: int) -> Adapter | None:
+    def allocation_and_initialization(self, stats: CalibrationStats) -> Adapter | None:
         """Alg. 1, lines 12 to 17."""
         m, add = self.manifest, self.writer.add
-        plan: Plan = allocate(stats.sensitivity, stats.shapes, m.r_init, m.alpha, m.resolved())
+        plan: Plan = allocate(
+            *(stats.sensitivity, stats.shapes, m.r_init, m.alpha, m.resolved()),
+            adapt_rank=m.adapt_rank,
+            adapt_scale=m.adapt_scale,
+            uniform_scale=m.uniform_scale,
+        )
         for module in plan.rank:
             add(f"rank_eq6/{module}", np.int64(plan.rank_eq6[module]))
             add(f"rank/{module}", np.int64(plan.rank[module]))
@@ -209,7 +217,7 @@ class _Recording:
             add(f"scale/{module}", np.float64(plan.scale(module)))
         if "initialization" not in self.wanted:
             return None
-        adapter = initialize(self.model, stats, plan, init=init, seed=seed, spectrum=True)
+        adapter = initialize(self.model, stats, plan, init=m.init, seed=m.seed, spectrum=True)
         for module, A in adapter.A.items():
             add(f"A/{module}", A)
             if module in adapter.sigma:
