@@ -16,7 +16,7 @@ from tlora_ref.method.adamw import clip_factor
 from tlora_ref.method.switches import Switches
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import Finding
-from tlora_ref.oracle.stages.bounds import Slip, entries, stored, sum_error
+from tlora_ref.oracle.stages.bounds import Slip, entries, malformed, stored, sum_error
 from tlora_ref.oracle.stages.loss import mean_error
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.traces.names import SAMPLE_FIELDS
@@ -131,11 +131,10 @@ def _frozen(sides: Sides) -> list[Finding]:
             if sides.switches.freeze_A:
                 verdict = entries("gradient", f"A is frozen (step {step})", now, then, np.zeros_like(then))
                 cause = "A was trained: TLoRA freezes it"
-            else:
-                still = bool((now == then).all()) and _moves(sides, step, m)
-                verdict = Verdict("gradient", f"A is trained (step {step})", not still)
-                cause = "A was frozen: this run trains it"
-            found.append(sides.own("gradient", m, verdict if verdict.passed else replace(verdict, cause=cause)))
+                found.append(sides.own("gradient", m, verdict if verdict.passed else replace(verdict, cause=cause)))
+            elif (now == then).all() and _moves(sides, step, m):
+                cause = f"A was frozen up to step {step}: this run trains it"
+                found.append(sides.own("gradient", m, malformed("gradient", "A is trained", cause)))
     return found
 
 
