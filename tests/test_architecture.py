@@ -119,7 +119,6 @@ MAX_FUNCTION_LINES = 40
 #: "path" or "path::function" -> why it may be longer. An entry that is no longer needed fails a test.
 LENGTH_EXEMPTIONS: dict[str, str] = {
     "tlora_ref/training/loop.py::train": "a run's options are its parameters, one a line",
-    "tlora_ref/oracle/traces/record.py::trace": "a trace's options are its parameters, one a line",
     "tlora_ref/cli/init.py::run": "a command's flags are its parameters, one a line",
     "tlora_ref/cli/explain.py::run": "a command's flags are its parameters, one a line",
     "tlora_ref/cli/trace.py::run": "a command's flags are its parameters, one a line",
