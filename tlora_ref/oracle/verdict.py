@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 #: The cause of what is wrong as float64 alone.
@@ -23,6 +24,7 @@ class Verdict:
     what : the property: "entries", "shape", "finite", "orthonormal rows", "row space", "rows", "energy", "ranks", ...
     error, allowed : the worst deviation and its bound, at `index`, where `got` and `expected` stand
     cause : what it looks like, where a known slip explains it
+    fits : every slip that explains it, with the share of the error that it leaves; `cause` is the first of them
     note : what a reader should know of how it was judged
     """
 
@@ -36,9 +38,20 @@ class Verdict:
     expected: float | None = None
     cause: str | None = None
     note: str = ""
+    fits: tuple[tuple[str, float], ...] = ()
 
     def __repr__(self) -> str:
         return f"Verdict ({'right' if self.passed else 'wrong'}): {self.stage}, {self.line()}"
+
+    def blamed(self, fits: Iterable[tuple[str, float]]) -> Verdict:
+        """The same verdict with these slips as what explains it."""
+        found = tuple(fits)
+        return replace(self, fits=found, cause=found[0][0] if found else None)
+
+    @property
+    def explained_by(self) -> dict[str, float]:
+        """{slip: share of the error that it leaves}; a cause that is no slip (a wrong shape) leaves nothing."""
+        return dict(self.fits) or ({} if self.cause is None else {self.cause: 0.0})
 
     def line(self) -> str:
         """One line for a person."""

@@ -108,7 +108,7 @@ def test_the_worst_entry_is_the_one_furthest_beyond_its_own_bound() -> None:
     assert not wrong.passed and wrong.index == (2,)
 
 
-def test_a_cause_is_the_first_slip_that_changes_something_and_fits() -> None:
+def test_a_cause_is_the_slip_that_changes_something_and_leaves_least() -> None:
     expected = np.array([1.0, 2.0])
 
     def cause(got: list[float], *slips: tuple[str, list[float]]) -> str | None:
@@ -122,7 +122,8 @@ def test_a_cause_is_the_first_slip_that_changes_something_and_fits() -> None:
     assert (
         cause([1.0, 1.5], ("of another shape", [1.5]), ("not finite", [1.0, np.nan]), ("this", [1.0, 1.49])) == "this"
     )
-    assert cause([1.0, 1.5], ("first", [1.0, 1.51]), ("second", [1.0, 1.5])) == "first"
+    assert cause([1.0, 1.5], ("nearly", [1.0, 1.51]), ("just this", [1.0, 1.5])) == "just this"
+    assert cause([1.0, 1.5], ("first", [1.0, 1.5]), ("second", [1.0, 1.5])) == "first"
 
 
 def test_of_nothing_nothing_is_wrong() -> None:

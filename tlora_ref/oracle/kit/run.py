@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from tlora_ref.errors import ConfigError
 from tlora_ref.method.switches import PROFILES
+from tlora_ref.oracle.causes import claim
 from tlora_ref.oracle.implementation import STAGES
 from tlora_ref.oracle.kit.calling import precision_of, stages_of, verdicts
 from tlora_ref.oracle.kit.cases import FORMS
@@ -170,8 +172,8 @@ class Search:
         self.implementation, self.check, self.profile, self.precision = implementation, check, profile, precision
         self.examples, self.seed = examples, seed
 
-    def wrong(self, inputs: Mapping[str, Any]) -> Verdict | None:
-        """The first verdict on a case that is not a pass."""
+    def wrong(self, inputs: Mapping[str, Any]) -> list[Verdict]:
+        """The verdicts on a case that are not a pass."""
         found = verdicts(
             self.implementation,
             self.check.stage,
@@ -180,7 +182,7 @@ class Search:
             precision=self.precision,
             refuses=self.check.refuses,
         )
-        return next((verdict for verdict in found if not verdict.passed), None)
+        return [verdict for verdict in found if not verdict.passed]
 
     def each(self, visit: Callable[[dict[str, Any]], None]) -> None:
         """`visit` on every case, form by form."""
@@ -211,17 +213,17 @@ class Search:
 
     def result(self, *, shrink: bool) -> CheckResult:
         """Whether the check passes; if not, its likely cause over all cases and the smallest case."""
-        causes: list[str] = []
+        fits: list[dict[str, float]] = []
         failing: list[tuple[dict[str, Any], Verdict]] = []
         cases = 0
 
         def look(inputs: dict[str, Any]) -> None:
             nonlocal cases
             cases += 1
-            verdict = self.wrong(inputs)
-            if verdict is not None:
-                failing.append((inputs, verdict))
-                causes.extend([verdict.cause] if verdict.cause else [])
+            wrong = self.wrong(inputs)
+            if wrong:
+                failing.append((inputs, wrong[0]))
+                fits.extend(verdict.explained_by for verdict in wrong)
 
         try:
             self.each(look)
@@ -230,9 +232,10 @@ class Search:
         if not failing:
             return CheckResult(self.check.id, self.check.note, PASSED, cases)
         inputs, verdict = self.smallest(failing[0]) if shrink else failing[0]
-        cause = max(causes, key=causes.count) if causes else None
+        cause = claim(fits)
+        verdict = replace(verdict, cause=cause)  # what the smallest case alone looks like says less than all of them
         again = reproduction(self.check.stage, inputs, self.precision.name, self.profile)
-        return CheckResult(self.check.id, self.check.note, FAILED, cases, "", verdict, inputs, cause, again)
+        return CheckResult(self.check.id, self.check.note, FAILED, cases, "", verdict, inputs, cause, again, fits)
 
     def smallest(self, found: tuple[dict[str, Any], Verdict]) -> tuple[dict[str, Any], Verdict]:
         """The smallest failing case that shrinking comes to, of the smallest form that has one."""
@@ -240,10 +243,10 @@ class Search:
 
         def insist(inputs: dict[str, Any]) -> None:
             nonlocal found
-            verdict = self.wrong(inputs)
-            if verdict is not None:
-                found = inputs, verdict
-                raise Wrong(verdict.line())
+            wrong = self.wrong(inputs)
+            if wrong:
+                found = inputs, wrong[0]
+                raise Wrong(wrong[0].line())
 
         for form in reversed(FORMS):  # a square is the smallest
             try:

@@ -246,10 +246,11 @@ def _result(
     }  # below float32 the candidate rounds what it reads to its own storage first
     output = tuple(given) if len(given) > 1 else given[0]
     found = judge(stage, inputs, output, switches=PROFILES[golden.profile], precision=precision)
-    wrong = next((v for v in found if not v.passed), None)
-    if wrong is None:
+    wrong = [verdict for verdict in found if not verdict.passed]
+    if not wrong:
         return CheckResult(id, note, PASSED, 1)
-    return CheckResult(id, note, FAILED, 1, "", wrong, inputs, wrong.cause)
+    fits = [verdict.explained_by for verdict in wrong]
+    return CheckResult(id, note, FAILED, 1, "", wrong[0], inputs, wrong[0].cause, fits=fits)
 
 
 def _rounded(value: Any, precision: Precision) -> Any:

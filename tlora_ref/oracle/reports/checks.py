@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from tlora_ref.oracle.causes import claim
 from tlora_ref.oracle.implementation import STAGES
 from tlora_ref.oracle.verdict import AS_FLOAT32, Verdict
 
@@ -25,8 +26,9 @@ class CheckResult:
         of expected failures is out of date)
     why : the reason of a skip or of an expected failure
     verdict, inputs : of the smallest case that fails
-    cause : what the failing cases look like, mostly
+    cause : what explains the failing cases, or most of them
     reproduce : Python lines that repeat the smallest case
+    fits : of everything wrong in every failing case, the slips that explain it
     """
 
     id: str
@@ -38,6 +40,7 @@ class CheckResult:
     inputs: Mapping[str, Any] | None = None
     cause: str | None = None
     reproduce: str = ""
+    fits: Sequence[Mapping[str, float]] = ()
 
     @property
     def stage(self) -> str:
@@ -87,7 +90,10 @@ class KitReport:
             return "right: every check of what is there passes" + (f" ({skipped} not checked)" if skipped else "")
         if self.first_failing is None:
             return "nothing new is wrong, but the list of expected failures is out of date, or nothing passed"
-        return f"wrong: the first failing stage is {self.first_failing}; likely cause: {self.cause or 'unknown'}"
+        said = [f"wrong: the first failing stage is {self.first_failing}; likely cause: {self.cause or 'unknown'}"]
+        failing = {result.stage for result in self.of(FAILED)} - {self.first_failing}
+        said += [f"{s} is wrong too: {self.cause_of(s) or 'cause unknown'}" for s in STAGES if s in failing]
+        return "; ".join(said)
 
     @property
     def passed(self) -> bool:
@@ -102,13 +108,17 @@ class KitReport:
 
     @property
     def cause(self) -> str | None:
-        """What the first failing stage looks like: by its typical cases, or else by most of its checks."""
+        """What explains the failing cases of the first failing stage: of all its checks, or of the typical ones."""
         if self.right_as_float32:
             return AS_FLOAT32
-        mine = [r for r in self.of(FAILED) if r.stage == self.first_failing and r.cause]
-        general = [r.cause for r in mine if r.id.endswith("/typical")]
-        causes = general or [r.cause for r in mine]
-        return max(causes, key=causes.count) if causes else None
+        return None if self.first_failing is None else self.cause_of(self.first_failing)
+
+    def cause_of(self, stage: str) -> str | None:
+        """What explains the failing cases of a stage."""
+        mine = [r for r in self.of(FAILED) if r.stage == stage]
+        general = [r for r in mine if r.id.endswith("/typical")]
+        said = [claim([fit for r in results for fit in _fits(r)]) for results in (mine, general)]
+        return said[0] or said[1]
 
     def of(self, status: str) -> list[CheckResult]:
         """The results of this status."""
@@ -156,6 +166,11 @@ class KitReport:
         lines = [f"{stage}: {status} ({text})" for stage, _, status, text, _ in self.rows()]
         lines += [r.line() for r in self.results if r.status in (FAILED, UNEXPECTED)]
         return "\n".join([*lines, self.headline])
+
+
+def _fits(result: CheckResult) -> Sequence[Mapping[str, float]]:
+    """What explains a result; one that was refused, or that gives an answer where none is defined, explains itself."""
+    return result.fits or ([] if result.cause is None else [{result.cause: 0.0}])
 
 
 def plain(value: Any) -> Any:

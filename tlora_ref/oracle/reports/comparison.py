@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tlora_ref.oracle.causes import claim
 from tlora_ref.oracle.order import ORDER, STAGE_OF
-from tlora_ref.oracle.reports.finding import CASCADE, FAIL, NOTE, PASS, SKIP, Finding
+from tlora_ref.oracle.reports.finding import CASCADE, FAIL, NOTE, OWN_INPUTS, PASS, SKIP, Finding
 from tlora_ref.oracle.verdict import AS_FLOAT32
 
 #: How much of a stage could be judged.
@@ -54,7 +55,10 @@ class Report:
                 said += [f"{len(stages)} {text} ({', '.join(stages)})"] if stages else []
             said += [f"required, and not judged in full: {', '.join(self.lacking)}"] if self.lacking else []
             return "; ".join(said)
-        return f"wrong: the first failing stage is {self.first_failing}; likely cause: {self.cause or 'unknown'}"
+        said = [f"wrong: the first failing stage is {self.first_failing}; likely cause: {self.cause or 'unknown'}"]
+        failing = {finding.stage for finding in self.of(FAIL)} - {self.first_failing}
+        said += [f"{s} is wrong by itself too: {self.cause_of(s) or 'cause unknown'}" for s in ORDER if s in failing]
+        return "; ".join(said)
 
     @property
     def passed(self) -> bool:
@@ -86,12 +90,18 @@ class Report:
 
     @property
     def cause(self) -> str | None:
-        """What the first failing stage looks like: the cause that most of its modules share."""
-        causes = [f.verdict.cause for f in self.of(FAIL) if f.stage == self.first_failing and f.verdict]
-        known = [cause for cause in causes if cause]
-        if not known and self.right_as_float32:
-            return AS_FLOAT32
-        return max(known, key=known.count) if known else None
+        """What explains the findings of the first failing stage, or of most of them: see `causes.py`."""
+        said = None if self.first_failing is None else self.cause_of(self.first_failing)
+        return AS_FLOAT32 if said is None and self.right_as_float32 else said
+
+    def cause_of(self, stage: str) -> str | None:
+        """What explains the failing findings of a stage.
+
+        Where it fails by its own inputs, those findings tell: what differs from the golden run beside them follows.
+        """
+        failing = [f for f in self.of(FAIL) if f.stage == stage and f.verdict is not None]
+        own = [f for f in failing if f.against == OWN_INPUTS]
+        return claim([f.verdict.explained_by for f in own or failing if f.verdict is not None])
 
     def of(self, status: str) -> list[Finding]:
         """The findings of this status."""

@@ -74,17 +74,9 @@ def entries(stage: str, what: str, got: object, expected: Any, allowed: Any, sli
         return Verdict(stage, what, True)
     index = tuple(int(i) for i in np.unravel_index(int(np.argmax(excess)), excess.shape))
     passed = bool(excess[index] <= 1.0)
-    return Verdict(
-        stage,
-        what,
-        passed,
-        float(error[index]),
-        float(allowed[index]),
-        index,
-        float(array[index]),
-        float(expected[index]),
-        None if passed else explained(array, expected, allowed, slips),
-    )
+    numbers = (float(x[index]) for x in (error, allowed))
+    verdict = Verdict(stage, what, passed, *numbers, index, float(array[index]), float(expected[index]))
+    return verdict if passed else verdict.blamed(fitting(array, expected, allowed, slips))
 
 
 def root_mean_square(
@@ -93,8 +85,8 @@ def root_mean_square(
     """The root mean square of the error of all entries within `allowed`: rounding averages out, a mistake does not."""
     error = rms(got - expected)
     passed = error <= allowed
-    cause = None if passed else _first(got, expected, slips, rms, lambda other: 2.0 * allowed)
-    return Verdict(stage, f"{what}, root mean square", passed, error, allowed, None, rms(got), rms(expected), cause)
+    verdict = Verdict(stage, f"{what}, root mean square", passed, error, allowed, None, rms(got), rms(expected))
+    return verdict if passed else verdict.blamed(_fitting(got, expected, slips, rms, lambda other: 2.0 * allowed))
 
 
 def rms(x: Array) -> float:
@@ -102,38 +94,42 @@ def rms(x: Array) -> float:
     return float(np.sqrt(np.mean(np.square(x)))) if x.size else 0.0
 
 
-def explained(got: Array, expected: Array, allowed: Array, slips: Sequence[Slip]) -> str | None:
-    """The slip whose output is `got` to within what rounding would allow it, if there is one."""
+Fits = list[tuple[str, float]]
+
+
+def fitting(got: Array, expected: Array, allowed: Array, slips: Sequence[Slip]) -> Fits:
+    """The slips whose output is `got` to within what rounding would allow it, each with the share of the error left."""
     scale = _largest(expected) or 1.0
 
     def room(other: Array) -> float:
         return float(4.0 * np.max(allowed) * max(1.0, _largest(other) / scale))
 
-    return _first(got, expected, slips, _largest, room)
+    return _fitting(got, expected, slips, _largest, room)
 
 
 #: A slip explains an error if it leaves no more than this share of it.
 LEFT = 0.1
 
 
-def _first(
+def _fitting(
     got: Array,
     expected: Array,
     slips: Sequence[Slip],
     size: Callable[[Array], float],
     room: Callable[[Array], float],
-) -> str | None:
-    """The first slip that leaves no more than `room`, and little of the error."""
-    error = size(got - expected)
+) -> Fits:
+    """The slips that leave no more than `room`, and little of the error: the best first, by the hundredth."""
+    error, found = size(got - expected), []
     for text, make in slips:
         other = np.asarray(make(), dtype=np.float64)
         if other.shape != got.shape or not np.isfinite(other).all():
             continue
         most = room(other)
         apart = size(other - expected) > 4.0 * most  # a slip that changes nothing says nothing
-        if apart and size(got - other) <= min(most, LEFT * error):
-            return text
-    return None
+        left = size(got - other)
+        if apart and left <= min(most, LEFT * error):
+            found.append((text, left / error if error else 0.0))
+    return sorted(found, key=lambda fit: round(fit[1], 2))
 
 
 def _largest(x: Array) -> float:

@@ -140,8 +140,8 @@ def judge_initialize_a(
     if all(v.passed for v in verdicts):
         return verdicts
     right_space = all(v.passed for v in space)
-    cause = a_cause(A, W, C, r, row_by_row=right_space) or (ROTATED if right_space else None)
-    return [v if v.passed else replace(v, cause=cause) for v in verdicts]
+    fits = a_causes(A, W, C, r, row_by_row=right_space) or ([ROTATED] if right_space else [])
+    return [v if v.passed else v.blamed((text, 0.0) for text in fits) for v in verdicts]
 
 
 def _shape_cause(got: object, said: str, shape: tuple[int, ...], r: int) -> str:
@@ -177,13 +177,11 @@ def _energy(A: Array, found: Spectrum, rounding: float) -> Verdict:
     return Verdict("initialize_a", "energy", error <= allowed, error, allowed, None, caught, best)
 
 
-def a_cause(A: Array, W: Array, C: Array, r: int, *, row_by_row: bool = False) -> str | None:
-    """Which known slip has this A, by its row space and lengths of rows, or (`row_by_row`) by each row."""
+def a_causes(A: Array, W: Array, C: Array, r: int, *, row_by_row: bool = False) -> list[str]:
+    """Which known slips have this A, by its row space and lengths of rows, or (`row_by_row`) by each row."""
     same = _same_rows if row_by_row else _same_space
-    for text, candidate in _alternatives(W, C, r):
-        if candidate.shape == A.shape and same(A, candidate):
-            return text
-    return None
+    made = _alternatives(W, C, r)
+    return [text for text, candidate in made if candidate.shape == A.shape and same(A, candidate)]
 
 
 def _same_rows(A: Array, other: Array) -> bool:

@@ -20,7 +20,7 @@ from tlora_ref.method import allocation
 from tlora_ref.method.switches import PROFILES, Switches
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import GOLDEN, OWN_INPUTS, Finding
-from tlora_ref.oracle.stages.bounds import OWN, SAFETY, Slip, as_array, entries, explained, malformed
+from tlora_ref.oracle.stages.bounds import OWN, SAFETY, Slip, as_array, entries, fitting, malformed
 from tlora_ref.oracle.stages.sensitivity import mean_error
 from tlora_ref.oracle.stages.sides import Sides, named
 from tlora_ref.oracle.verdict import Verdict
@@ -87,17 +87,11 @@ def judge_ranks(
     best = min(range(len(right)), key=lambda i: (float(distances[i].max()), int((distances[i] > 0).sum())))
     index = (int(np.argmax(distances[best])),)
     error = float(distances[best][index])
-    return Verdict(
-        "allocate",
-        "ranks",
-        error == 0.0,
-        error,
-        0.0,
-        index,
-        float(array[index]),
-        float(right[best][index]),
-        None if error == 0.0 else explained(array, right[0], np.zeros(1), rank_slips(S, dims, r_init, switches)),
-    )
+    got_here, right_here = float(array[index]), float(right[best][index])
+    verdict = Verdict("allocate", "ranks", error == 0.0, error, 0.0, index, got_here, right_here)
+    if verdict.passed:
+        return verdict
+    return verdict.blamed(fitting(array, right[0], np.zeros(1), rank_slips(S, dims, r_init, switches)))
 
 
 def admissible_ranks(

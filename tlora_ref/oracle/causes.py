@@ -1,0 +1,46 @@
+"""What several failing findings have in common. A cause is a claim: it explains them all, or says how many.
+
+A single finding is often explained by several slips (with two samples, C / (N - 1) is C summed), so none is read off one
+of them: every slip that fits a finding has a vote, and the one that explains most is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+#: Causes that explain less than this share of the findings together are not named.
+ENOUGH = 0.5
+#: Nor is a further cause, that of a second mistake, which explains less than this share.
+FURTHER = 0.15
+
+
+def explaining(fits: Sequence[Mapping[str, float]]) -> list[tuple[str, int]]:
+    """[(cause, how many findings it explains)], the most telling first; empty where nothing explains enough.
+
+    fits : of every failing finding, {slip that fits it: the share of the finding's error that it leaves}
+    """
+    named: list[tuple[str, int]] = []
+    left = list(range(len(fits)))
+    while left:
+        votes: dict[str, list[float]] = {}
+        for i in left:
+            for text, rest in fits[i].items():
+                votes.setdefault(text, []).append(rest)
+        # of slips that explain as many, the one that leaves least; below a hundredth is rounding
+        best = max(votes, key=lambda text: (len(votes[text]), -round(_mean(votes[text]), 2)), default=None)
+        if best is None or (named and len(votes[best]) < max(1.0, FURTHER * len(fits))):
+            break
+        named.append((best, sum(best in fit for fit in fits)))
+        left = [i for i in left if best not in fits[i]]
+    return named if len(fits) - len(left) >= ENOUGH * len(fits) else []
+
+
+def claim(fits: Sequence[Mapping[str, float]]) -> str | None:
+    """The causes as text: "C is centred", or "C is centred (5 of 9); the sign is flipped (4 of 9)"."""
+    many = len(fits)
+    said = [text if count == many else f"{text} ({count} of {many})" for text, count in explaining(fits)]
+    return "; ".join(said) or None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
