@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 ENOUGH = 0.5
 #: Nor is a further cause, that of a second mistake, which explains less than this share.
 FURTHER = 0.15
+#: Slips that nothing tells apart here are named together, so many at most.
+ALIKE = 3
 
 
 def explaining(fits: Sequence[Mapping[str, float]]) -> list[tuple[str, int]]:
@@ -27,10 +29,12 @@ def explaining(fits: Sequence[Mapping[str, float]]) -> list[tuple[str, int]]:
             for text, rest in fits[i].items():
                 votes.setdefault(text, []).append(rest)
         # of slips that explain as many, the one that leaves least; below a hundredth is rounding
-        best = max(votes, key=lambda text: (len(votes[text]), -round(_mean(votes[text]), 2)), default=None)
-        if best is None or (named and len(votes[best]) < max(1.0, FURTHER * len(fits))):
+        rank = {text: (len(rests), -round(sum(rests) / len(rests), 2)) for text, rests in votes.items()}
+        best = max(rank, key=lambda text: rank[text], default=None)
+        if best is None or (named and len(votes[best]) < FURTHER * len(fits)):
             break
-        named.append((best, sum(best in fit for fit in fits)))
+        alike = [text for text in rank if rank[text] == rank[best]][:ALIKE]
+        named.append((" (or, here the same: ".join(alike) + ")" * (len(alike) - 1), sum(best in fit for fit in fits)))
         left = [i for i in left if best not in fits[i]]
     return named if len(fits) - len(left) >= ENOUGH * len(fits) else []
 
@@ -40,7 +44,3 @@ def claim(fits: Sequence[Mapping[str, float]]) -> str | None:
     many = len(fits)
     said = [text if count == many else f"{text} ({count} of {many})" for text, count in explaining(fits)]
     return "; ".join(said) or None
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -18,7 +18,7 @@ def test_what_a_profile_trains_is_judged(golden: Path, tmp_path: Path) -> None:
     trains_A = golden.name == "released"
     report = tr.compare(golden, golden, checkpoint=MODEL)
     judged = {f.verdict.what for f in report.of("pass") if f.verdict and f.stage in ("gradient", "adamw")}
-    assert ({"dL/dA of step 1", "A_exp_avg"} <= judged) is trains_A and "dL/dB of step 1" in judged
+    assert ({"dL/dA of step 1", "A_exp_avg of step 1"} <= judged) is trains_A and "dL/dB of step 1" in judged
 
     def start(tensors: dict[str, Array], name: str) -> Array:
         return tensors[name.replace("train/2/", "train/1/")]

@@ -21,6 +21,7 @@ class Finding:
     against : "own inputs" (the stage, recomputed from what the candidate itself says went into it) or "golden"
     status : "pass", "fail", "cascade" (wrong only because an earlier stage is), "skip" (not there to be checked) or
         "note" (said, not judged)
+    step : of training, where the quantity is one step's
     """
 
     stage: str
@@ -29,6 +30,7 @@ class Finding:
     verdict: Verdict | None
     status: str
     why: str = ""
+    step: int | None = None
 
     def __repr__(self) -> str:
         return f"Finding ({self.line()})"

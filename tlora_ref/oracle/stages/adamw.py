@@ -86,7 +86,8 @@ def _update(sides: Sides, step: int, letter: str, m: str, clip: Clip) -> list[Fi
         others=other_updates(sides, step, whole, clip.norm), **settings,
     )  # fmt: skip
     kept = [v for v in judged if len(got) == 3 or v.what == "B"]
-    return [sides.own("adamw", m, replace(v, what=kinds[NAMES.index(v.what)])) for v in kept]
+    told = [replace(v, what=f"{kinds[NAMES.index(v.what)]} of step {step}") for v in kept]
+    return [replace(sides.own("adamw", m, v), step=step) for v in told]
 
 
 def judge_adamw_step(

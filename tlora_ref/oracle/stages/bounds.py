@@ -107,7 +107,8 @@ def fitting(got: Array, expected: Array, allowed: Array, slips: Sequence[Slip]) 
     return _fitting(got, expected, slips, _largest, room)
 
 
-#: A slip explains an error if it leaves no more than this share of it.
+#: A slip explains an error if it leaves no more than this share of it, and of what was got: beside a large error all
+#: small outputs are alike.
 LEFT = 0.1
 
 
@@ -127,7 +128,7 @@ def _fitting(
         most = room(other)
         apart = size(other - expected) > 4.0 * most  # a slip that changes nothing says nothing
         left = size(got - other)
-        if apart and left <= min(most, LEFT * error):
+        if apart and left <= min(most, LEFT * error, LEFT * max(size(got), size(other))):
             found.append((text, left / error if error else 0.0))
     return sorted(found, key=lambda fit: round(fit[1], 2))
 

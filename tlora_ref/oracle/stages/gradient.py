@@ -39,7 +39,7 @@ def findings(sides: Sides) -> list[Finding]:
     if sides.replay is None:
         return [*found, sides.skipped("gradient", None, "needs the weights: give --checkpoint")]
     for step in steps:
-        found += _of_step(sides, sides.replay, step)
+        found += [replace(f, step=step) for f in _of_step(sides, sides.replay, step)]
     return found
 
 

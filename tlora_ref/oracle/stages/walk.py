@@ -31,7 +31,19 @@ def walk(sides: Sides) -> list[Finding]:
     found: list[Finding] = []
     for stage in ORDER:
         found += _settled(stage, _not_finite(sides, stage) + STAGES[stage](sides), found)
-    return found
+    return _in_time(found)
+
+
+def _in_time(found: list[Finding]) -> list[Finding]:
+    """Gradients that are wrong only after a wrong update follow from it: the update came before them.
+
+    At a B that a wrong update made large the network may be so rough that no bound of one run's noise holds.
+    """
+    updates = [f.step for f in found if f.stage == "adamw" and f.status == FAIL and f.step is not None]
+    gradients = [f for f in found if f.stage == "gradient" and f.status == FAIL]
+    if not updates or any(f.step is None or f.step <= min(updates) for f in gradients):
+        return found
+    return [replace(f, status=CASCADE) if f in gradients else f for f in found]
 
 
 def _not_finite(sides: Sides, stage: str) -> list[Finding]:
