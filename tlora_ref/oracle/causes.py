@@ -1,7 +1,7 @@
 """What several failing findings have in common. A cause is a claim: it explains them all, or says how many.
 
-A single finding is often explained by several slips (with two samples, C / (N - 1) is C summed), so none is read off one
-of them: every slip that fits a finding has a vote, and the one that explains most is named.
+A single finding is often explained by several slips (with two samples, C / (N - 1) is C summed), so none is read off
+one of them: every slip that fits a finding has a vote, and the one that explains most is named.
 """
 
 from __future__ import annotations
