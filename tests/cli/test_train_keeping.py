@@ -77,3 +77,30 @@ def test_sigterm_keeps_the_state(folder: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 143 and b"stopped by SIGTERM: the state is in" in error and b"--resume" in error
+
+
+def test_adapters_by_step_are_kept_and_a_run_goes_back_to_one(folder: Path, run: Run) -> None:
+    words = ("--steps", 6, "--save-every", 2, "--keep-last", 2, "--keep", "last")
+    assert run(*train(folder, "a", *words))[0] == 0
+    kept = folder / "a" / "checkpoints"
+    assert sorted(path.name for path in kept.iterdir()) == ["step-4", "step-6"]
+    scores = []
+    for step in (4, 6):
+        status, said, _ = run(
+            *("eval", folder / "model", "--data", folder / "data", "--adapter", kept / f"step-{step}", "--json")
+        )
+        assert status == 0
+        scores.append(json.loads(said)["loss"])
+    assert scores[0] != scores[1]
+    end = (folder / "a" / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert (kept / "step-6" / "adapter" / "adapter_model.safetensors").read_bytes() == end
+    status, _, error = run(*train(folder, "a", *words, "--resume", "--from-step", 2))
+    assert status == 2 and "step 2 was not kept. The steps there are: 4, 6" in error
+    status, _, error = run(*train(folder, "b", *words, "--from-step", 2))
+    assert status == 2 and "--resume" in error and not (folder / "b").exists()
+    rows = (folder / "a" / "metrics.csv").read_text().splitlines()
+    assert run(*train(folder, "a", *words, "--resume", "--from-step", 4))[0] == 0
+    assert (folder / "a" / "adapter" / "adapter_model.safetensors").read_bytes() == end
+    assert (folder / "a" / "metrics.csv").read_text().splitlines() == rows and len(rows) == 7
+    assert run(*train(folder, "a", "--steps", 2, "--overwrite"))[0] == 0
+    assert not kept.exists()

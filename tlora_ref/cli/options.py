@@ -108,6 +108,10 @@ Patience = Annotated[int | None, typer.Option(min=1, help="Stop after so many ev
 SaveEvery = Annotated[
     int | None, typer.Option(min=1, help="Save the state every so many steps; every five minutes in any case.")
 ]
+KeepLast = Annotated[
+    int | None, typer.Option(min=1, help="Keep the last so many saved states, OUT/checkpoints/step-N, with adapters.")
+]
+FromStep = Annotated[int | None, typer.Option(min=0, help="With --resume: go back to this kept step.")]
 Betas = Annotated[tuple[float, float], typer.Option(help="AdamW's two.", metavar="FLOAT FLOAT")]
 Eps = Annotated[float, typer.Option(help="AdamW's.")]
 WeightDecay = Annotated[float, typer.Option(help="AdamW's decoupled decay.")]

@@ -22,18 +22,19 @@ from tlora_ref.cli.output import (
 )
 from tlora_ref.cli.stopping import told
 from tlora_ref.errors import CheckpointError, ConfigError, OutputError
-from tlora_ref.training import HISTORY_FILE, STATE_FILE
+from tlora_ref.training import HISTORY_FILE, METRICS_FILE, STATE_FILE, STEPS_FOLDER, check_step
 
 CONVENTIONS = "AdamW as torch (decoupled decay, bias correction); schedule as transformers (first warm-up step: lr 0)"
 START, END = "initial_adapter", "adapter"
 #: What a run leaves in its folder, and --overwrite clears.
-PARTS = (STATE_FILE, HISTORY_FILE, MANIFEST_FILE, CONFIG_FILE, START, END)
+PARTS = (STATE_FILE, STEPS_FOLDER, HISTORY_FILE, METRICS_FILE, MANIFEST_FILE, CONFIG_FILE, START, END)
 #: What --resume goes on from.
 RESUMABLE = (STATE_FILE, CALIBRATION_FILE)
 #: Flags that a resumed run may change. The data are compared by digest, not by path.
 FREE = frozenset(
     ("out", "data", "valid", "resume", "overwrite", "save-every", "eval-every", "log-every", "steps", "epochs", "hold")
 )
+FREE |= {"keep-last", "from-step"}
 
 
 def check_run_folder(out: Path, *, overwrite: bool, resume: bool, replace: bool = False, **inputs: Path | None) -> None:
@@ -46,6 +47,15 @@ def check_run_folder(out: Path, *, overwrite: bool, resume: bool, replace: bool 
         if any(out.joinpath(name).is_file() for name in RESUMABLE) and not (overwrite or resume):
             raise OutputError(f"{error}, or go on with what is there: --resume") from None
         raise
+
+
+def check_from_step(out: Path, step: int | None, *, resume: bool) -> None:
+    """`--from-step` names a step that the run in `out` kept, and the run is resumed."""
+    if step is None:
+        return
+    if not resume:
+        raise ConfigError("--from-step says where a run goes on: it needs --resume, and a run that has begun")
+    check_step(out, step)
 
 
 def check_calibration(out: Path) -> None:

@@ -37,6 +37,7 @@ _FLAGS_ELSEWHERE: dict[str, str] = {
     "valid": "validation-file val-data eval-dataset valid-file val-file validation valid-data dev validation-data",
     "eval-every": "eval-steps steps-per-eval evaluation-steps eval-interval val-every val-interval eval-freq",
     "save-every": "save-steps checkpoint-every save-interval checkpoint-interval save-freq",
+    "keep-last": "save-total-limit save-top-k keep-checkpoints max-checkpoints",
     "log-every": "logging-steps steps-per-report log-interval log-steps print-every",
     "resume": "resume-from-checkpoint resume-adapter-file continue resume-from",
     "overwrite": "overwrite-output-dir force overwrite-output exist-ok",
@@ -87,11 +88,10 @@ _ADVICE: dict[str, str] = {
     "use-rslora use-dora use-qlora": "the method here is TLoRA, with --uniform-rank and --uniform-scale plain LoRA",
     "lora-parameters lora peft-config": "its keys stand by themselves here: --rank, --alpha, --target",
     "do-train do-eval train stage fine-tune-type": "the command says what is done: leave it out",
-    "report-to wandb logging-dir": "OUT/history.jsonl has every step",
+    "report-to wandb logging-dir": "OUT/metrics.csv and history.jsonl have the steps",
     "scale": "the scale is alpha over rank: --alpha",
     "num-beams beam-size typical-p": "it is greedy, or draws by --temperature, --top-k, --top-p and --min-p",
     "trust-remote-code": "no code of a checkpoint is ever run: leave it out",
-    "save-total-limit": "one state is kept, the last: leave it out",
 }
 ADVICE = {name: advice for names, advice in _ADVICE.items() for name in names.split()}
 

@@ -15,7 +15,16 @@ from tlora_ref.calibration import CALIBRATION_FILE
 from tlora_ref.cli import options as o
 from tlora_ref.cli.output import UNUSED, read_beside
 from tlora_ref.cli.prompting import noted
-from tlora_ref.cli.run_folder import END, FREE, START, begin_folder, check_run_folder, run_facts, say_stopped
+from tlora_ref.cli.run_folder import (
+    END,
+    FREE,
+    START,
+    begin_folder,
+    check_from_step,
+    check_run_folder,
+    run_facts,
+    say_stopped,
+)
 from tlora_ref.cli.screen import Screen, StepLine, seconds, warn
 from tlora_ref.cli.settings import ADAPTER_FLAGS, adapter_settings, data_source, given, say_unused, train_settings
 from tlora_ref.cli.settings import labels as classes
@@ -23,7 +32,7 @@ from tlora_ref.cli.tables import say_memory, show_plan
 from tlora_ref.data import Row
 from tlora_ref.errors import ConfigError
 from tlora_ref.files import claimed
-from tlora_ref.training import STATE_FILE, TrainResult, append_history, whole_tensors, write_history
+from tlora_ref.training import STATE_FILE, TrainResult, whole_tensors
 
 Samples = list[dict[str, Any]]
 
@@ -72,8 +81,10 @@ def run(
     keep: o.Keep = "best",
     patience: o.Patience = None,
     save_every: o.SaveEvery = None,
-    log_every: Annotated[int, typer.Option(min=1, help="Off a terminal, a line every so many steps.")] = 1,
+    keep_last: o.KeepLast = None,
+    log_every: Annotated[int, typer.Option(min=1, help="A row of metrics.csv, and off a terminal a line.")] = 1,
     resume: o.Resume = False,
+    from_step: o.FromStep = None,
     split: o.Split = "train",
     field: o.Fields = None,
     template: o.Template = "plain",
@@ -97,6 +108,7 @@ def run(
     check_run_folder(out, overwrite=overwrite, resume=resume, model=model, data=data, valid=valid, adapter=adapter)
     calibrating = resume and adapter is None and (out / CALIBRATION_FILE).is_file()
     facts = read_beside(out, context, free=FREE) if resume and not calibrating else None
+    check_from_step(out, from_step, resume=facts is not None)
     source = data_source(context)
     rows, held = split_rows(context, source)
     start = adapter if facts is None else out / START
@@ -121,11 +133,11 @@ def run(
             facts = {**run_facts(context, base, trained, settings, source.file(split), indices), **prompting}
             begin_folder(out, context, trained, facts)
         origin = base_model_id or str(model)
-        save = partial(tr.save_peft, trained, out / END, base_model=origin, facts=facts, overwrite=True)
-        result, before = fit(screen, base, trained, train_samples, valid_samples, settings, context, save)
+        write = partial(tr.save_peft, trained, base_model=origin, facts=facts, overwrite=True)
+        result, before = fit(screen, base, trained, train_samples, valid_samples, settings, context, write)
     except KeyboardInterrupt as stop:
         raise typer.Exit(say_stopped(out, context, stop, begun=facts is not None)) from None
-    save()
+    write(out / END)
     screen.say(f"trained in {seconds(result.seconds)}")
     screen.say(f"wrote {out / END}: {trained.trainable_parameters():,} trained parameters")
     screen.finish(for_a_machine(out, trained, result, before))
@@ -219,11 +231,12 @@ def fit(
     valid: Samples,
     settings: tr.TrainSettings,
     context: typer.Context,
-    save: Callable[[], object],
+    write: Callable[[Path], object],
 ) -> tuple[TrainResult, float | None]:
     """Train with progress, and the held-out loss before the first step (None on a resumed run) and after the last.
 
-    `save` writes the adapter: whenever it is the best so far, so that a run that is killed leaves it.
+    `write` writes the adapter to a folder: beside each state that is kept, and to OUT/adapter whenever it is the best
+    so far, so that a run that is killed leaves it.
     """
     flags = context.params
     out, before = Path(flags["out"]), None
@@ -238,17 +251,20 @@ def fit(
         line = StepLine(screen, progress, total, flags["log_every"])
 
         def on_step(entry: dict[str, Any]) -> None:
-            append_history(out, entry)
             if entry.get("best") and entry["step"] < total and flags["keep"] == "best":
-                save()
+                write(out / END)
             line.show(entry)
 
         every = flags["eval_every"] or (settings.steps_per_epoch(len(data)) if valid else None)
-        options = {name: flags[name] for name in ("save_every", "keep", "patience")} | {"eval_every": every}
+        options = {name: flags[name] for name in ("save_every", "keep", "keep_last", "patience", "log_every")}
+        options |= {
+            "eval_every": every,
+            "from_step": flags["from_step"] if resume else None,
+            "fill": lambda folder: write(folder / END),
+        }
         result = tr.train(
             base, adapter, data, settings=settings, valid=valid, out=out, resume=resume, on_step=on_step, **options
         )
-    write_history(out, result.history)
     if valid:
         screen.say(f"held-out loss after: {result.history[result.kept - 1]['valid_loss']:.4f}")
         if result.kept != result.steps:

@@ -1,23 +1,25 @@
 """Training of B (or A and B, or every weight), evaluation, and resuming."""
 
 from tlora_ref.training.evaluate import Evaluation, evaluate, likelihoods
-from tlora_ref.training.history import HISTORY_FILE, append_history, read_history, write_history
+from tlora_ref.training.history import HISTORY_FILE, METRICS_FILE, read_history
 from tlora_ref.training.loop import TrainResult, train
 from tlora_ref.training.parameters import whole_tensors
 from tlora_ref.training.settings import TrainSettings
 from tlora_ref.training.state import STATE_FILE
+from tlora_ref.training.steps import STEPS_FOLDER, check_step
 
 __all__ = [
     "HISTORY_FILE",
+    "METRICS_FILE",
     "STATE_FILE",
+    "STEPS_FOLDER",
     "Evaluation",
     "TrainResult",
     "TrainSettings",
-    "append_history",
+    "check_step",
     "evaluate",
     "likelihoods",
     "read_history",
     "train",
     "whole_tensors",
-    "write_history",
 ]

@@ -1,28 +1,82 @@
-"""The history of a run in its folder: one JSON object a step, as `TrainResult.history` has it."""
+"""The history of a run in its folder: every step as JSON (`TrainResult.history`), and the logged ones as a table."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlora_ref.errors import CheckpointError
+from tlora_ref.errors import CheckpointError, OutputError
 from tlora_ref.files import write_text
 
 HISTORY_FILE = "history.jsonl"
+METRICS_FILE = "metrics.csv"
+#: The columns of METRICS_FILE; one that a step has no value for is empty there. New ones come at the end.
+COLUMNS = ("step", "epoch", "lr", "loss", "tokens", "grad_norm", "valid_loss", "best")
 
 
-def append_history(folder: Path, entry: Mapping[str, Any]) -> None:
-    """A step as it happens."""
-    with (folder / HISTORY_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+@dataclass(frozen=True)
+class Record:
+    """Writes HISTORY_FILE and METRICS_FILE in `folder` (nowhere, for None), a line a step as it happens.
+
+    Attributes
+    ----------
+    per_epoch, total : steps of an epoch, and of the run
+    log_every : METRICS_FILE has the first step, every so many, the last, and those where held-out rows were evaluated
+    """
+
+    folder: Path | None
+    per_epoch: int
+    total: int
+    log_every: int = 1
+
+    def begin(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Both files whole, of the steps made so far. A run that was killed may have written more than its last state
+        knows of: those steps are made again, and stand there once."""
+        if self.folder is None:
+            return
+        rows = "".join(self._row(entry) for entry in history if self._logged(entry))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / HISTORY_FILE, "".join(map(_line, history)))
+            write_text(self.folder / METRICS_FILE, ",".join(COLUMNS) + "\n" + rows)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """One step more."""
+        if self.folder is None:
+            return
+        try:
+            with (self.folder / HISTORY_FILE).open("a", encoding="utf-8") as file:
+                file.write(_line(entry))
+            if self._logged(entry):
+                with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as file:
+                    file.write(self._row(entry))
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+
+    def _logged(self, entry: Mapping[str, Any]) -> bool:
+        step = entry["step"]
+        return step % self.log_every == 0 or step in (1, self.total) or "valid_loss" in entry
+
+    def _row(self, entry: Mapping[str, Any]) -> str:
+        text = io.StringIO()
+        values = {**entry, "epoch": round(entry["step"] / self.per_epoch, 6), "best": int(bool(entry.get("best")))}
+        csv.writer(text, lineterminator="\n").writerow([values.get(name, "") for name in COLUMNS])
+        return text.getvalue()
 
 
-def write_history(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """The whole at the end: a run may have been stopped past its last state, and steps written twice."""
-    lines = "".join(json.dumps(entry) + "\n" for entry in entries)
-    write_text(folder / HISTORY_FILE, lines)
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry) + "\n"
+
+
+def _unwritable(folder: Path, error: OSError) -> OutputError:
+    return OutputError(f"{folder}: the run's history cannot be written ({error.strerror or error})")
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from tlora_ref.backend import Array
 from tlora_ref.errors import ConfigError
 from tlora_ref.training.state import Best, TrainState, save_state
+from tlora_ref.training.steps import keep_step
 
 #: What an adapter holds at the end: the arrays of least held-out loss, or those of the last step.
 KEPT = ("best", "last")
@@ -20,6 +21,14 @@ def check_kept(keep: str) -> None:
     """ConfigError for something else than KEPT."""
     if keep not in KEPT:
         raise ConfigError(f"keep is {keep!r}, expected {' or '.join(KEPT)}")
+
+
+def check_kept_steps(keep_last: int | None, from_step: int | None, *, resume: bool) -> None:
+    """ConfigError for fewer than one step to keep, or a step to go back to in a run that begins."""
+    if keep_last is not None and keep_last < 1:
+        raise ConfigError(f"keep_last is {keep_last}: expected at least 1, or None to keep no steps")
+    if from_step is not None and not resume:
+        raise ConfigError("from_step says where a run is resumed: it needs resume=True")
 
 
 def kept_arrays(state: TrainState, keep: str) -> tuple[int, dict[str, Array]]:
@@ -32,13 +41,15 @@ def kept_arrays(state: TrainState, keep: str) -> tuple[int, dict[str, Array]]:
 @dataclass
 class Saving:
     """Writes a run's state to `folder` (nowhere, for None): `due` every so many steps, or so many seconds after the
-    last time."""
+    last time. With `keep_last` the last so many are kept, each in a folder of its step that `fill` puts more into."""
 
     folder: Path | None
     identity: dict[str, Any]
     every: int | None
     seconds: float
     last: float
+    keep_last: int | None = None
+    fill: Callable[[Path], object] | None = None
 
     def due(self, step: int) -> bool:
         return bool(self.every and step % self.every == 0) or time.perf_counter() - self.last >= self.seconds
@@ -46,6 +57,8 @@ class Saving:
     def __call__(self, state: TrainState) -> None:
         if self.folder is not None:
             save_state(state, self.identity, self.folder)
+            if self.keep_last is not None:
+                keep_step(self.folder, state.step, self.keep_last, self.fill)
         self.last = time.perf_counter()
 
 

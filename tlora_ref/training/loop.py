@@ -21,10 +21,12 @@ from tlora_ref.data import batches, halves, pad_batch
 from tlora_ref.errors import ConfigError, DataError, NumericsError
 from tlora_ref.method.adamw import adamw_step, clip_factor
 from tlora_ref.training.evaluate import evaluate
-from tlora_ref.training.keeping import Saving, check_kept, evaluated, kept_arrays, out_of_patience
+from tlora_ref.training.history import Record
+from tlora_ref.training.keeping import Saving, check_kept, check_kept_steps, evaluated, kept_arrays, out_of_patience
 from tlora_ref.training.parameters import install, trained_arrays
 from tlora_ref.training.settings import TrainSettings
 from tlora_ref.training.state import TrainState, load_state
+from tlora_ref.training.steps import check_step, clear_steps
 from tlora_ref.transformer import Model
 
 Sample = Mapping[str, Any]
@@ -73,8 +75,12 @@ def train(
     save_every: int | None = None,
     save_seconds: float = SAVE_SECONDS,
     keep: str = "best",
+    keep_last: int | None = None,
+    fill: Callable[[Path], object] | None = None,
     patience: int | None = None,
+    log_every: int = 1,
     resume: bool = False,
+    from_step: int | None = None,
     on_step: Callable[[dict[str, Any]], None] | None = None,
     settings: TrainSettings | None = None,
     **changes: Any,
@@ -88,12 +94,15 @@ def train(
     data, valid : samples {"input_ids", "labels"}, 1-D
     eval_every : evaluate `valid` every so many steps; it is evaluated after the last step in any case
     out : folder for the state file, written at the end and on Ctrl-C, every `save_every` steps, and where the last time
-        is more than `save_seconds` ago
+        is more than `save_seconds` ago; for the history, a line a step; and for metrics.csv, a row every `log_every`
     keep : "best", and the adapter ends with the arrays of least held-out loss; or "last". Where nothing is held out, or
         evaluated at the end alone, these are the same
     patience : stop after so many evaluations in a row that were no better than the best; None for never
-    resume : continue from the state in `out`; the run ends bit-identical to one that was never stopped. It may be a
-        longer one than was planned, where the steps already made would have had the same learning rates
+    keep_last, fill : keep the last so many of the states that are saved, each in out/checkpoints/step-N; `fill` is
+        called with that folder before it takes its name, while the adapter holds the arrays of that step
+    resume : continue from the state in `out`, or from that of `from_step`, which `keep_last` kept; the run ends
+        bit-identical to one that was never stopped. It may be a longer one than was planned, where the steps already
+        made would have had the same learning rates
     on_step : called with each step's history entry; `entry["best"]` where the held-out loss is the least so far
     settings, changes : a TrainSettings, or its fields by keyword (lr=..., steps=..., ...)
 
@@ -105,11 +114,17 @@ def train(
     if eval_every and not valid:
         raise ConfigError("eval_every says how often held-out samples are evaluated, and there are none: give `valid`")
     check_kept(keep)
+    check_kept_steps(keep_last, from_step, resume=resume)
     folder = None if out is None else Path(out)
-    state, identity = _begin(model, adapter, data, plan, folder if resume else None)
+    stored = folder if folder is None or from_step is None else check_step(folder, from_step)
+    state, identity = _begin(model, adapter, data, plan, stored if resume else None)
+    if folder is not None and keep_last is not None and not resume:
+        clear_steps(folder)
     total = plan.total_steps(len(data))
     started = time.perf_counter()
-    save = Saving(folder, identity, save_every, save_seconds, started)
+    save = Saving(folder, identity, save_every, save_seconds, started, keep_last, fill)
+    record = Record(folder, plan.steps_per_epoch(len(data)), total, log_every)
+    record.begin(state.history)
     pad = getattr(model.config, "pad_token_id", None) or 0
     try:
         for micro_batches in step_batches(data, plan, state.step, total, pad):
@@ -121,6 +136,7 @@ def train(
                 last = last or out_of_patience(state.history, patience)
             if last or save.due(state.step):
                 save(state)
+            record.add(state.history[-1])
             if on_step is not None:
                 on_step(state.history[-1])
             if last:
