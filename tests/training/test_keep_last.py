@@ -27,11 +27,11 @@ def test_the_last_few_are_kept_and_any_of_them_leads_to_the_same_end(tmp_path: P
     model, adapter = prepared()
     seen: dict[int, dict[str, bytes]] = {}
 
-    def fill(folder: Path) -> None:
-        tr.save_peft(adapter, folder / "adapter")
+    def save(folder: Path) -> None:
+        tr.save_peft(adapter, folder)
         seen[len(seen) + 1] = bits(adapter.B)
 
-    tr.train(model, adapter, DATA, **RUN, out=tmp_path, save_every=1, keep_last=3, fill=fill)
+    tr.train(model, adapter, DATA, **RUN, out=tmp_path, save_every=1, keep_last=3, save_adapter=save)
     assert names(tmp_path) == ["step-5", "step-6", "step-7"]
     model.detach()
     end = bits(adapter.B)
@@ -57,13 +57,13 @@ def test_no_step_is_ever_there_by_half(tmp_path: Path, monkeypatch: pytest.Monke
     options: dict[str, Any] = {**RUN, "out": tmp_path, "save_every": 2, "keep_last": 1}
 
     def killed(folder: Path) -> None:
-        (folder / "half").write_text("")
+        folder.mkdir()
         raise SystemExit
 
     tr.train(model, adapter, DATA, **{**options, "steps": 2, "schedule": "constant", "warmup_steps": 1})
     assert names(tmp_path) == ["step-2"]
     with pytest.raises(SystemExit):
-        tr.train(model, adapter, DATA, **{**options, "save_every": 3}, fill=killed)
+        tr.train(model, adapter, DATA, **{**options, "save_every": 3}, save_adapter=killed)
     assert [name.startswith(".step.") for name in names(tmp_path)] == [True]  # the earlier run's went as this one began
     monkeypatch.setattr("tlora_ref.files.psutil.pid_exists", lambda _: False)  # that process is gone
     with monkeypatch.context() as patch:

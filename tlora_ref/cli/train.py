@@ -260,7 +260,7 @@ def fit(
         options |= {
             "eval_every": every,
             "from_step": flags["from_step"] if resume else None,
-            "fill": lambda folder: write(folder / END),
+            "save_adapter": write,
         }
         result = tr.train(
             base, adapter, data, settings=settings, valid=valid, out=out, resume=resume, on_step=on_step, **options

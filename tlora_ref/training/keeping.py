@@ -41,7 +41,7 @@ def kept_arrays(state: TrainState, keep: str) -> tuple[int, dict[str, Array]]:
 @dataclass
 class Saving:
     """Writes a run's state to `folder` (nowhere, for None): `due` every so many steps, or so many seconds after the
-    last time. With `keep_last` the last so many are kept, each in a folder of its step that `fill` puts more into."""
+    last time. With `keep_last` the last so many are kept, each in a folder of its step, with the adapter as `save_adapter` writes it."""
 
     folder: Path | None
     identity: dict[str, Any]
@@ -49,7 +49,7 @@ class Saving:
     seconds: float
     last: float
     keep_last: int | None = None
-    fill: Callable[[Path], object] | None = None
+    save_adapter: Callable[[Path], object] | None = None
 
     def due(self, step: int) -> bool:
         return bool(self.every and step % self.every == 0) or time.perf_counter() - self.last >= self.seconds
@@ -58,7 +58,7 @@ class Saving:
         if self.folder is not None:
             save_state(state, self.identity, self.folder)
             if self.keep_last is not None:
-                keep_step(self.folder, state.step, self.keep_last, self.fill)
+                keep_step(self.folder, state.step, self.keep_last, self.save_adapter)
         self.last = time.perf_counter()
 
 

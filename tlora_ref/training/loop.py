@@ -76,7 +76,7 @@ def train(
     save_seconds: float = SAVE_SECONDS,
     keep: str = "best",
     keep_last: int | None = None,
-    fill: Callable[[Path], object] | None = None,
+    save_adapter: Callable[[Path], object] | None = None,
     patience: int | None = None,
     log_every: int = 1,
     resume: bool = False,
@@ -98,8 +98,8 @@ def train(
     keep : "best", and the adapter ends with the arrays of least held-out loss; or "last". Where nothing is held out, or
         evaluated at the end alone, these are the same
     patience : stop after so many evaluations in a row that were no better than the best; None for never
-    keep_last, fill : keep the last so many of the states that are saved, each in out/checkpoints/step-N; `fill` is
-        called with that folder before it takes its name, while the adapter holds the arrays of that step
+    keep_last, save_adapter : keep the last so many of the states that are saved, each in out/checkpoints/step-N;
+        `save_adapter` is called with a folder to write there, while the adapter holds the arrays of that step
     resume : continue from the state in `out`, or from that of `from_step`, which `keep_last` kept; the run ends
         bit-identical to one that was never stopped. It may be a longer one than was planned, where the steps already
         made would have had the same learning rates
@@ -122,7 +122,7 @@ def train(
         clear_steps(folder)
     total = plan.total_steps(len(data))
     started = time.perf_counter()
-    save = Saving(folder, identity, save_every, save_seconds, started, keep_last, fill)
+    save = Saving(folder, identity, save_every, save_seconds, started, keep_last, save_adapter)
     record = Record(folder, plan.steps_per_epoch(len(data)), total, log_every)
     record.begin(state.history)
     pad = getattr(model.config, "pad_token_id", None) or 0

@@ -12,8 +12,9 @@ from tlora_ref.errors import CheckpointError, OutputError
 from tlora_ref.files import temporary
 from tlora_ref.training.state import STATE_FILE
 
-#: In a run's folder; below it `step-100` and so on, each with STATE_FILE and what the caller puts there.
+#: In a run's folder; below it `step-100` and so on, each with STATE_FILE and the adapter.
 STEPS_FOLDER = "checkpoints"
+ADAPTER = "adapter"
 #: The names of what is being written, or removed.
 BESIDE = "step"
 
@@ -47,14 +48,14 @@ def clear_steps(folder: Path) -> None:
         raise OutputError(f"{folder / STEPS_FOLDER}: cannot be cleared ({error.strerror or error})") from error
 
 
-def keep_step(folder: Path, step: int, keep_last: int, fill: Callable[[Path], object] | None) -> None:
+def keep_step(folder: Path, step: int, keep_last: int, save_adapter: Callable[[Path], object] | None) -> None:
     """Keep the state just written to `folder` as that of `step`, and of all such the last `keep_last` alone.
 
     The new one is there as a whole before an old one goes, and an old one goes as a whole.
 
     Parameters
     ----------
-    fill : called with the new folder, before it takes its name, to put more into it
+    save_adapter : called with the path of a folder in the new one, to write the adapter there
     """
     target = step_folder(folder, step)
     try:
@@ -63,8 +64,8 @@ def keep_step(folder: Path, step: int, keep_last: int, fill: Callable[[Path], ob
         if not target.exists():  # a run that was resumed comes to the same bits again
             beside.mkdir()
             _linked(folder / STATE_FILE, beside / STATE_FILE)
-            if fill is not None:
-                fill(beside)
+            if save_adapter is not None:
+                save_adapter(beside / ADAPTER)
             beside.rename(target)
         for old in kept_steps(folder)[:-keep_last]:
             step_folder(folder, old).rename(beside)
