@@ -255,16 +255,11 @@ def fit(
                 write(out / END)
             line.show(entry)
 
-        every = flags["eval_every"] or (settings.steps_per_epoch(len(data)) if valid else None)
         options = {name: flags[name] for name in ("save_every", "keep", "keep_last", "patience", "log_every")}
-        options |= {
-            "eval_every": every,
-            "from_step": flags["from_step"] if resume else None,
-            "save_adapter": write,
-        }
-        result = tr.train(
-            base, adapter, data, settings=settings, valid=valid, out=out, resume=resume, on_step=on_step, **options
-        )
+        options["eval_every"] = flags["eval_every"] or (settings.steps_per_epoch(len(data)) if valid else None)
+        options |= {"resume": resume, "from_step": flags["from_step"] if resume else None}
+        options |= {"valid": valid, "out": out, "on_step": on_step, "save_adapter": write}
+        result = tr.train(base, adapter, data, settings=settings, **options)
     if valid:
         screen.say(f"held-out loss after: {result.history[result.kept - 1]['valid_loss']:.4f}")
         if result.kept != result.steps:

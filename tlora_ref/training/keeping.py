@@ -41,7 +41,8 @@ def kept_arrays(state: TrainState, keep: str) -> tuple[int, dict[str, Array]]:
 @dataclass
 class Saving:
     """Writes a run's state to `folder` (nowhere, for None): `due` every so many steps, or so many seconds after the
-    last time. With `keep_last` the last so many are kept, each in a folder of its step, with the adapter as `save_adapter` writes it."""
+    last time. With `keep_last` the last so many are kept, each in a folder of its step with what `save_adapter` writes.
+    """
 
     folder: Path | None
     identity: dict[str, Any]
