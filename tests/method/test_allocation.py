@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import tlora_ref as tr
 from tests.method.plans import plan
-from tlora_ref.errors import NumericsError
+from tlora_ref.errors import ConfigError, NumericsError
 from tlora_ref.method import allocation
 
 small_ints = st.lists(st.integers(0, 60), min_size=1, max_size=8).filter(any)
@@ -21,6 +21,20 @@ floats = st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=12)
 
 def in_order(values: dict[str, float]) -> list[float]:
     return list(values.values())
+
+
+# ---- line 12 ----
+
+
+def test_the_budget_is_that_of_plain_lora() -> None:
+    assert allocation.budget(7, 3, 4.5) == (21, 31.5)
+    assert allocation.budget(1, np.int64(2), 0.5) == (2, 0.5)
+    for modules, r_init, alpha in [(0, 1, 1.0), (1, 0, 1.0), (1, 1.5, 1.0), (1, True, 1.0), (1, 1, 0.0)]:
+        with pytest.raises(ConfigError):
+            allocation.budget(modules, r_init, alpha)  # type: ignore[arg-type]
+    for alpha in (-1.0, math.inf, math.nan):
+        with pytest.raises(ConfigError, match="expected a positive integer and a positive, finite number"):
+            allocation.budget(1, 1, alpha)
 
 
 # ---- Eq. 6 and Eq. 7 ----

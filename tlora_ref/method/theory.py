@@ -11,7 +11,7 @@ from tlora_ref.method.singular import right_singular_vectors
 
 
 def damped(C: Array, eps: float = 1e-6) -> Array:
-    """C + eps I, (d_in, d_in): makes C invertible for the theory. Eq. 4 needs no damping."""
+    """C + eps I, (d_in, d_in): makes C invertible for the theory; the SVD of W C needs no damping."""
     return C + eps * array_module(C).eye(C.shape[0], dtype=C.dtype)
 
 
