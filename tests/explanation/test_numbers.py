@@ -11,7 +11,7 @@ import tlora_ref as tr
 from tests.families.make_tiny import MODELS, tiny_model
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.errors import ConfigError, OutputError, TLoRAError
-from tlora_ref.explanation.choices import NAMES, captured, compare, root_and_spectrum
+from tlora_ref.explanation.choices import NAMES, Root, captured, compare
 from tlora_ref.explanation.update import measure_update
 from tlora_ref.method import theory
 from tlora_ref.method.initialization import theoretical, w_svd, wc_svd
@@ -31,12 +31,12 @@ def problem(d_out: int, d_in: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("shape", [(9, 6), (6, 9), (7, 7)])
 def test_the_choices_are_worth_what_the_theory_says(shape: tuple[int, int]) -> None:
     W, C = problem(*shape)
-    root, eigenvalues = root_and_spectrum(C)
+    root = Root.of(C)
     found, sigma = compare("a", W, C, root, 3, seed=0)
     damped = theory.damped(C)
     assert found is not None and found.rank == 3
-    np.testing.assert_allclose(root @ root, damped, atol=1e-10)
-    np.testing.assert_allclose(eigenvalues, np.linalg.eigvalsh(damped)[::-1], rtol=1e-9)
+    np.testing.assert_allclose(root.turned(np.eye(len(C))) @ root.turned(np.eye(len(C))).T, damped, atol=1e-10)
+    np.testing.assert_allclose(root.eigenvalues, np.linalg.eigvalsh(damped)[::-1], rtol=1e-9)
     np.testing.assert_allclose(sigma, np.linalg.svd(W @ C, compute_uv=False), rtol=1e-10)
     assert found.bound == pytest.approx(theory.objective_bound(damped, W, 3), rel=1e-10)
     best = theoretical(W, C, 3)
@@ -56,23 +56,23 @@ def test_the_choices_are_worth_what_the_theory_says(shape: tuple[int, int]) -> N
 def test_any_A_captures_its_objective() -> None:
     W, C = problem(5, 8)
     A = RNG.standard_normal((4, 8))
-    root, _ = root_and_spectrum(C)
-    assert captured(A, W, root) == pytest.approx(theory.objective(A, theory.damped(C), W), rel=1e-10)
+    root = Root.of(C)
+    assert captured(A, root.turned(W), root) == pytest.approx(theory.objective(A, theory.damped(C), W), rel=1e-10)
 
 
 def test_a_C_that_the_theory_cannot_invert_is_judged_all_the_same() -> None:
     W = RNG.standard_normal((6, 12))
     X = 1e7 * RNG.standard_normal((3, 12))
-    root, eigenvalues = root_and_spectrum(X.T @ X)
+    root = Root.of(X.T @ X)
     found, _ = compare("a", W, X.T @ X, root, 5, seed=0)
-    assert found is not None and (eigenvalues >= 0).all()
+    assert found is not None and (root.eigenvalues >= 0).all()
     assert all(0.0 <= share <= 1.0 + 1e-9 for share in found.share.values()), found.share
 
 
 def test_a_module_that_nothing_passes_through_has_no_choices() -> None:
     W, C = problem(4, 6)
     for weight, moment in ((0.0 * W, C), (0.0 * W, 0.0 * C)):
-        found, sigma = compare("a", weight, moment, root_and_spectrum(moment)[0], 3, seed=0)
+        found, sigma = compare("a", weight, moment, Root.of(moment), 3, seed=0)
         assert found is None and not sigma.any()
 
 

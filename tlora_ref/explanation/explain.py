@@ -12,7 +12,7 @@ from tlora_ref.adapter import Adapter, Plan
 from tlora_ref.backend import Array, device_of, to_numpy
 from tlora_ref.calibration import CalibrationStats
 from tlora_ref.errors import ConfigError
-from tlora_ref.explanation.choices import Choices, Spectra, compare, root_and_spectrum
+from tlora_ref.explanation.choices import Choices, Root, Spectra, compare
 from tlora_ref.explanation.found import Explanation
 from tlora_ref.explanation.page import html_page
 from tlora_ref.explanation.update import Update, measure_update
@@ -89,10 +89,10 @@ def _theory(
 
     def group(modules: list[str]) -> None:
         C = to_numpy(statistics.covariance[modules[0]]).astype(np.float64)
-        root, eigenvalues = root_and_spectrum(C)
+        root = Root.of(C)
         for module in modules:
             choices[module], sigma = compare(module, _weight(model, module), C, root, plan.r_init, seed)
-            spectra[module] = Spectra(eigenvalues, sigma)
+            spectra[module] = Spectra(root.eigenvalues, sigma)
             tell("four choices of A", len(spectra), len(plan.shapes))
 
     def later(modules: list[str]) -> Callable[[], None]:
