@@ -27,6 +27,11 @@ from tlora_ref.oracle.scalars import unwrapped
 from tlora_ref.oracle.stages.spectrum import BLUNT, spectrum
 
 FORMAT, OUTPUTS_FORMAT, VERSION = "tlora_ref.vectors", "tlora_ref.outputs", 1
+#: What a reader of this version may rely on; the vectors say so themselves.
+PROMISE = (
+    "Within a version cases, names and optional fields may be added. What is here keeps its name, meaning, shape and "
+    "unit until the version changes; numbers and bounds of a case may be drawn again."
+)
 CASES, TENSORS = "vectors.json", "vectors.safetensors"
 OUTPUTS, OUTPUT_TENSORS = "outputs.json", "outputs.safetensors"
 
@@ -74,7 +79,8 @@ def write_vectors(folder: str | Path, *, profile: str = "paper", overwrite: bool
             if check.stage == "initialize_a":
                 outputs[name]["rows"] = {dtype: _row_bounds(inputs, profile, dtype) for dtype in ("float64", STORED)}
         cases.append(case | {"inputs": described, "outputs": outputs})
-    head = {"format": FORMAT, "version": VERSION, "profile": profile, "switches": PROFILES[profile].to_dict()}
+    head = {"format": FORMAT, "version": VERSION, "promise": PROMISE, "profile": profile}
+    head["switches"] = PROFILES[profile].to_dict()
     with new_folder(folder, overwrite=overwrite) as beside:
         save_file({name: np.array(t, order="C") for name, t in tensors.items()}, beside / TENSORS)
         (beside / TENSORS).chmod(0o644)
