@@ -102,3 +102,22 @@ def test_control_characters_are_shown_and_not_sent(folder: Path, run: Run) -> No
 def test_what_training_refuses(folder: Path, run: Run, rows: list[dict[str, object]], match: str) -> None:
     status, said, error = run("preview", folder / "model", "--data", written(folder, *rows))
     assert status == 2 and match in error and said == ""
+
+
+def test_rows_that_are_too_long_are_cut_or_used_in_parts(folder: Path, run: Run) -> None:
+    (folder / "long.jsonl").write_text('{"text": "w1 w2 w3 w4 w5 w6 w7"}\n{"text": "w1 w2"}\n')
+    common = (folder / "model", "--data", folder / "long.jsonl", "--max-length", 4)
+    status, said, _ = run("preview", *common)
+    assert status == 0 and "left out: longer than 4 tokens" in said and "1 of 2 rows are used\n" in said
+    status, said, error = run("preview", *common, "--too-long", "truncate")
+    assert status == 0 and "cut to 4 tokens" in said and "2 row(s) without a scored end token" in error  # it has none
+    status, said, error = run("preview", *common, "--too-long", "chunk")
+    assert status == 0 and "used in parts of at most 4 tokens: 2" in said
+    assert "2 of 2 rows are used, as 3 samples" in said and "cut into parts" in error
+    status, said, _ = run("eval", *common, "--too-long", "chunk")
+    assert status == 0 and "2 of 2 rows in 3 parts, 7 scored tokens" in said
+    making = ("--out", folder / "a", "--samples", 3, "--steps", 2, "--batch-size", 2)
+    status, said, _ = run("train", *common, *making, "--too-long", "chunk")
+    assert status == 0 and "on 3 samples" in said
+    status, _, error = run("preview", *common, "--too-long", "wrap")
+    assert status == 2 and "did you mean chunk" in error

@@ -34,6 +34,7 @@ def run(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The first so many rows alone.")] = None,
     max_length: o.MaxLength = None,
+    too_long: o.TooLong = "skip",
     batch_size: o.BatchSize = 8,
     generate: Annotated[bool, typer.Option("--generate", help="Also generate, and count exact matches.")] = False,
     max_new_tokens: o.MaxNewTokens = 64,
@@ -60,7 +61,8 @@ def run(
     found: dict[str, Any] = {"loss": result.loss, "perplexity": result.perplexity, "tokens": result.tokens}
     found |= {"samples": len(samples), "too_long": len(left_out.too_long), "unlabelled": len(left_out.unlabelled)}
     unit = "row" if sample_form(ready) == "classes" else "token"
-    screen.say(f"{len(samples)} of {len(rows)} rows, {result.tokens:,} scored {unit}s")
+    parts = f" in {len(samples)} parts" if len(samples) > left_out.used else ""
+    screen.say(f"{left_out.used} of {len(rows)} rows{parts}, {result.tokens:,} scored {unit}s")
     perplexity = f", perplexity {result.perplexity:.3f}" if unit == "token" else ""
     screen.say(f"loss {result.loss:.4f} nats a {unit}{perplexity}")
     if tokenizer is not None and (generate or task is not None):

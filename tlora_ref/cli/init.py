@@ -48,6 +48,7 @@ def run(
     task: o.TaskName = None,
     labels: o.Labels = None,
     max_length: o.MaxLength = None,
+    too_long: o.TooLong = "skip",
     stats: Annotated[
         Path | None, typer.Option(help="Use these calibration statistics; --data is not read then.")
     ] = None,
@@ -70,8 +71,19 @@ def run(
         check_calibration(out)
     check_file(save_stats, "--save-stats")
     if stats is not None:
-        unused = ("data", "split", "field", "template", "task", "max_length", "samples", "workers", "resume")
-        say_unused(context, "--stats brings the statistics", *unused)
+        unused = (
+            "data",
+            "split",
+            "field",
+            "template",
+            "task",
+            "max_length",
+            "too_long",
+            "samples",
+            "workers",
+            "resume",
+        )
+        say_unused(context, "--stats brings the statistics", *unused, "resume")
     if data is None and stats is None:
         raise ConfigError("init calibrates on --data, or takes the statistics of --stats: give one of the two")
     source = None if stats is not None else data_source(context)

@@ -80,6 +80,7 @@ TaskName = Annotated[
     typer.Option("--task", help="A task by name (sst2, openbookqa, gsm8k, humaneval, ...), or its .yaml file."),
 ]
 MaxLength = Annotated[int | None, typer.Option(min=2, help="Longest sample in tokens; by default the model's context.")]
+TooLong = Annotated[str, typer.Option(help="What becomes of rows that are longer: skip, truncate, chunk.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples of one forward pass.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest generated response.")]
 

@@ -31,6 +31,7 @@ def run(
     task: o.TaskName = None,
     labels: o.Labels = None,
     max_length: o.MaxLength = None,
+    too_long: o.TooLong = "skip",
     rows: Annotated[int, typer.Option(min=1, help="How many rows that are used are shown.")] = 3,
     full: Annotated[bool, typer.Option("--full", help="Show rows whole, however long.")] = False,
     forward: Annotated[bool, typer.Option("--forward", help="Also the loss of the first batch.")] = False,
@@ -96,13 +97,15 @@ def _show(screen: Screen, row: tr.RowPreview, limit: int | None) -> None:
 
 
 def _summary(screen: Screen, seen: tr.Preview) -> None:
-    screen.say(f"{seen.report.samples} of {seen.count} rows are used")
+    report = seen.report
+    parts = f", as {report.samples} samples" if report.samples > report.used else ""
+    screen.say(f"{report.used} of {seen.count} rows are used{parts}")
     if seen.lengths is not None:
         at = seen.lengths
         screen.say(
             f"tokens a row: {at.fewest} to {at.most}, median {at.median:g}; {at.scored:,} of {at.total:,} are scored"
         )
-    warn(*seen.report.lines())
+    warn(*report.lines())
 
 
 def _values(row: tr.RowPreview) -> dict[str, Any]:

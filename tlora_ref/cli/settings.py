@@ -54,7 +54,7 @@ def switches(context: typer.Context) -> tr.Switches:
 
 
 def data_source(context: typer.Context, **changes: Any) -> tr.DataSource:
-    """--data, --field, --template, --max-length and --task, checked; `changes` win."""
+    """--data, --field, --template, --max-length, --too-long and --task, checked; `changes` win."""
     flags = {**context.params, **changes}
     if flags["data"].is_file():
         say_unused(context, "--data is one file", "split")
@@ -63,6 +63,7 @@ def data_source(context: typer.Context, **changes: Any) -> tr.DataSource:
         fields=pairs("--field", flags["field"]),
         template=flags["template"],
         max_length=flags["max_length"],
+        too_long=flags.get("too_long", "skip"),
         task=None if flags["task"] is None else tr.load_task(flags["task"]),
     )
 

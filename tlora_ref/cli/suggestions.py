@@ -24,6 +24,7 @@ _FLAGS_ELSEWHERE: dict[str, str] = {
     "eps": "adam-epsilon adam-eps epsilon",
     "max-length": "max-seq-length max-seq-len cutoff-len block-size context-length sequence-len seq-len seq-length "
     "model-max-length max-len sequence-length",
+    "too-long": "truncation truncate truncation-mode overflow overflow-strategy sample-packing-overflow",
     "rank": "lora-r r lora-rank lora-dim r-init",
     "alpha": "lora-alpha alpha-init",
     "target": "target-modules lora-target lora-target-modules lora-modules keys target-module modules lora-layers",

@@ -91,6 +91,7 @@ def run(
     task: o.TaskName = None,
     labels: o.Labels = None,
     max_length: o.MaxLength = None,
+    too_long: o.TooLong = "skip",
     base_model_id: o.BaseModelId = None,
     dtype: o.Dtype = "float32",
     hold: o.Hold = None,

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tlora_ref.backend import Array
-from tlora_ref.data.encode import IGNORED
+from tlora_ref.data.lengths import IGNORED
 from tlora_ref.errors import DataError
 
 T = TypeVar("T")

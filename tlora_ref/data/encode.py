@@ -8,19 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tlora_ref.data.chat import Conversation, says_something
+from tlora_ref.data.lengths import IGNORED, Sample, check_too_long, chunks, truncated
 from tlora_ref.data.rows import Row
 from tlora_ref.data.seam import joined
 from tlora_ref.data.templates import CHAT, check_template, prompt_text
 from tlora_ref.data.tokenizer import Tokenizer
 from tlora_ref.errors import ConfigError, DataError
 
-#: Labels with this value are not scored.
-IGNORED = -100
-TOO_LONG = ("drop", "truncate")
 #: What a model makes of a row: one sequence that goes on, an answer to an encoded prompt, or a class.
 FORMS = ("causal", "seq2seq", "classes")
-
-Sample = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -30,47 +26,66 @@ class EncodedRow:
     Attributes
     ----------
     where : the row, for messages
-    sample : as it is used, cut if need be; whole where it is left out as too long; None where it has nothing to learn
+    sample : as it is used, cut if need be; whole where it is left out as too long, or used in parts; None where it has
+        nothing to learn
     length : tokens of the longest part, before any cut
-    used, too_long, unlabelled : whether it is a sample; whether it was cut or left out for its length; whether no token
-        of it is labelled
+    too_long, unlabelled : whether it was cut or left out for its length; whether no token of it is labelled
     ended : whether a token ends everything that is scored
+    end_lost : whether the cut took scored tokens, and so the token that ends a response
+    parts : the samples that it is used as
     """
 
     where: str
     sample: Sample | None
     length: int = 0
-    used: bool = False
     too_long: bool = False
     unlabelled: bool = False
     ended: bool = True
+    end_lost: bool = False
+    parts: tuple[Sample, ...] = ()
+
+    @property
+    def used(self) -> bool:
+        """Whether it is a sample, or several."""
+        return bool(self.parts)
 
 
 @dataclass
 class EncodingReport:
-    """What became of the rows: how many are samples, and, by where they stand, which were cut or dropped as too long,
-    which have no labelled token, and which are samples that no token ends."""
+    """What became of the rows: how many are used, as how many samples, and, by where they stand, which were too long,
+    which lost their end token to a cut, which have no labelled token, and which are samples that no token ends."""
 
     samples: int = 0
+    used: int = 0
     too_long: list[str] = field(default_factory=list)
     unlabelled: list[str] = field(default_factory=list)
     endless: list[str] = field(default_factory=list)
-    truncated: bool = False
+    end_lost: list[str] = field(default_factory=list)
+    how: str = "skip"
     max_length: int | None = None
 
     def count(self, row: EncodedRow) -> None:
         """One more row."""
-        self.samples += row.used
+        self.samples += len(row.parts)
+        self.used += row.used
         self.too_long += [row.where] if row.too_long else []
         self.unlabelled += [row.where] if row.unlabelled else []
         self.endless += [row.where] if row.used and not row.ended else []
+        self.end_lost += [row.where] if row.used and row.end_lost else []
 
     def lines(self) -> list[str]:
         """Sentences for a person; none if every row was used whole."""
         said = []
         if self.too_long:
-            verb = "cut to" if self.truncated else "left out: longer than"
-            said.append(f"{len(self.too_long)} row(s) {verb} {self.max_length} tokens (first: {self.too_long[0]})")
+            done = {"skip": "left out: longer than", "truncate": "cut to", "chunk": "cut into parts of at most"}
+            said.append(
+                f"{len(self.too_long)} row(s) {done[self.how]} {self.max_length} tokens (first: {self.too_long[0]})"
+            )
+        if self.end_lost:
+            said.append(
+                f"{len(self.end_lost)} of them lost scored tokens and the end token, so that a model does not learn to "
+                f"stop from them (first: {self.end_lost[0]})"
+            )
         if self.unlabelled:
             said.append(f"{len(self.unlabelled)} row(s) left out: no labelled token (first: {self.unlabelled[0]})")
         if self.endless:
@@ -87,7 +102,7 @@ def encode_rows(
     *,
     template: str = "plain",
     max_length: int | None = None,
-    too_long: str = "drop",
+    too_long: str = "skip",
     vocab_size: int | None = None,
     form: str = "causal",
     class_names: Sequence[str] = (),
@@ -103,7 +118,10 @@ def encode_rows(
     ----------
     tokenizer : may be None if all rows hold input_ids
     template : a named template for pairs, or "chat" for the tokenizer's own
-    max_length : the context; longer samples are dropped, or cut at the end if too_long="truncate"
+    max_length : the context
+    too_long : what becomes of a longer row. "skip": it is left out. "truncate": its first `max_length` tokens are used
+        (of a prompt for an encoder, what the tokenizer puts at its end is kept). "chunk", for causal models: its tokens
+        in order, in parts of `max_length`, each of which begins with the last token of the one before
     vocab_size : the model's; ids outside are an error
     form : "causal"; "seq2seq" (input_ids hold the prompt, labels the response); or "classes" (labels is one of
         `class_names`, or its number, as the response says)
@@ -114,13 +132,12 @@ def encode_rows(
     """
     options: dict[str, Any] = {"max_length": max_length, "too_long": too_long, "vocab_size": vocab_size}
     options |= {"template": template, "form": form, "class_names": class_names}
-    report = EncodingReport(truncated=too_long == "truncate", max_length=max_length)
+    report = EncodingReport(how=too_long, max_length=max_length)
     samples = []
     for row in rows:
         encoded = encode_row(row, tokenizer, **options)
         report.count(encoded)
-        if encoded.used and encoded.sample is not None:
-            samples.append(encoded.sample)
+        samples += encoded.parts
     if not samples:
         raise DataError("no row can be used: " + "; ".join(report.lines()))
     return samples, report
@@ -132,29 +149,39 @@ def encode_row(
     *,
     template: str = "plain",
     max_length: int | None = None,
-    too_long: str = "drop",
+    too_long: str = "skip",
     vocab_size: int | None = None,
     form: str = "causal",
     class_names: Sequence[str] = (),
 ) -> EncodedRow:
     """What becomes of one row: see `encode_rows`."""
     check_template(template)
-    if too_long not in TOO_LONG:
-        raise ConfigError(f"too_long is {too_long!r}, expected {' or '.join(TOO_LONG)}")
     if form not in FORMS:
         raise ConfigError(f"form is {form!r}, expected one of {', '.join(FORMS)}")
+    check_too_long(too_long, form)
     if not _teaches(row):
         return EncodedRow(row.where, None, unlabelled=True)
     sample, ended = _encode(row, tokenizer, template, form, class_names)
     _check_ids(row, sample["input_ids"], vocab_size, tokenizer)
     length = max(len(v) for v in sample.values() if isinstance(v, list))
-    long = max_length is not None and length > max_length
-    if long and too_long == "drop":
-        return EncodedRow(row.where, sample, length, too_long=True, ended=ended)
-    if long:
-        sample = {k: v[:max_length] if isinstance(v, list) else v for k, v in sample.items()}
-    scored = _scored(sample, form)
-    return EncodedRow(row.where, sample, length, scored, long, not scored, ended)
+    if max_length is None or length <= max_length:
+        scored = _scored(sample, form)
+        return EncodedRow(row.where, sample, length, False, not scored, ended, parts=(sample,) if scored else ())
+    if too_long == "skip":
+        return EncodedRow(row.where, sample, length, True, ended=ended)
+    if too_long == "chunk":
+        parts = tuple(chunks(sample, max_length))
+        return EncodedRow(row.where, sample, length, True, not parts, ended, parts=parts)
+    last = tokenizer.frame[1] if tokenizer is not None and row.form != "tokens" and form != "causal" else []
+    cut = truncated(sample, max_length, last)
+    scored, lost = _scored(cut, form), ended and _count(cut) < _count(sample)
+    return EncodedRow(row.where, cut, length, True, not scored, ended, lost, (cut,) if scored else ())
+
+
+def _count(sample: Sample) -> int:
+    """How many labels are scored, at most; 1 for a class."""
+    labels = sample["labels"]
+    return sum(label != IGNORED for label in labels) if isinstance(labels, list) else 1
 
 
 def _scored(sample: Sample, form: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tlora_ref.checkpoint import read_config
 from tlora_ref.data import EncodedRow, EncodingReport, Row, Tokenizer, batches, encode_row, token_texts
-from tlora_ref.data.encode import IGNORED
+from tlora_ref.data.lengths import IGNORED
 from tlora_ref.errors import DataError
 from tlora_ref.pipeline.samples import DataSource
 from tlora_ref.training import evaluate
@@ -43,7 +43,7 @@ class RowPreview:
     Attributes
     ----------
     where : the row, as messages name it
-    fate : "used", "cut to N tokens", or "left out: " and why
+    fate : "used", what was done to a long one, or "left out: " and why
     tokens : of `input_ids`; those of a row that is left out as too long are whole
     answer : of a sequence-to-sequence model, what its decoder is to say; else empty
     label : of a classifier, the class; else None
@@ -166,14 +166,14 @@ def preview(
     """
     options = source.encoding(model)
     encoded = [encode_row(row, tokenizer, **options) for row in rows]
-    report = EncodingReport(max_length=options["max_length"])
+    report = EncodingReport(how=source.too_long, max_length=options["max_length"])
     for row in encoded:
         report.count(row)
     used = [row for row in encoded if row.used]
     first = (next((row for row in encoded if kind(row)), None) for kind in KINDS)
     chosen = list({row.where: row for row in (*used[:show], *first) if row is not None}.values())
     shown = [_shown(row, tokenizer, options) for row in chosen]
-    samples: list[Mapping[str, Any]] = [row.sample for row in used if row.sample is not None]
+    samples: list[Mapping[str, Any]] = [part for row in used for part in row.parts]
     return Preview(shown, report, len(rows), _lengths(samples, options["form"]), samples)
 
 
@@ -194,7 +194,7 @@ def _shown(row: EncodedRow, tokenizer: Tokenizer | None, options: Mapping[str, A
         return RowPreview(row.where, "left out: its response is empty")
     fate = "used"
     if row.too_long:
-        fate = f"{'cut to' if row.used else 'left out: longer than'} {options['max_length']} tokens"
+        fate = _fate_of_long(row, options)
     elif row.unlabelled:
         fate = "left out: no token of it is scored"
     ids, labels, form = row.sample["input_ids"], row.sample["labels"], options["form"]
@@ -207,6 +207,17 @@ def _shown(row: EncodedRow, tokenizer: Tokenizer | None, options: Mapping[str, A
     ends = frozenset[int]() if tokenizer is None else tokenizer.end_ids
     found = (token for token in reversed((*tokens, *answer)) if token.scored and token.id in ends)
     return RowPreview(row.where, fate, tokens, answer, None, row.ended, next(found, None))
+
+
+def _fate_of_long(row: EncodedRow, options: Mapping[str, Any]) -> str:
+    limit = f"{options['max_length']} tokens"
+    if options["too_long"] == "skip":
+        return f"left out: longer than {limit}"
+    if not row.used:
+        return f"left out: no token of it is scored in {limit}"
+    if options["too_long"] == "chunk":
+        return f"used in parts of at most {limit}: {len(row.parts)}"
+    return f"cut to {limit}{', without its end token' if row.end_lost else ''}"
 
 
 def _scored(sample: Mapping[str, Any]) -> list[bool]:

@@ -19,6 +19,7 @@ from tlora_ref.data import (
     load_tokenizer,
     sample_form,
 )
+from tlora_ref.data.lengths import check_too_long
 from tlora_ref.data.records import SUFFIXES
 from tlora_ref.data.templates import CHAT, check_template
 from tlora_ref.errors import ConfigError
@@ -39,6 +40,7 @@ class DataSource:
     fields : {our name of a field: the file's}
     template : how prompts are made of rows; with a task "plain", or "chat" for the tokenizer's own
     max_length : longest sample in tokens; None for the model's context
+    too_long : what becomes of longer rows: "skip", "truncate" or "chunk", as `encode_rows` has them
     task : whose rows these are; None for rows that say themselves what they are
 
     Raises
@@ -51,10 +53,12 @@ class DataSource:
     fields: Mapping[str, str] = field(default_factory=dict)
     template: str = "plain"
     max_length: int | None = None
+    too_long: str = "skip"
     task: Task | None = None
 
     def __post_init__(self) -> None:
         check_template(self.template)
+        check_too_long(self.too_long)
         if self.task is not None and (self.fields or self.template not in ("plain", CHAT)):
             raise ConfigError(
                 "a task says how rows are read and prompts made: leave --field and --template (but chat) out"
@@ -123,6 +127,7 @@ class DataSource:
         return {
             "template": self.template,
             "max_length": self.max_length or model.context,
+            "too_long": self.too_long,
             "vocab_size": model.config.vocab_size,
             "form": sample_form(model),
             "class_names": getattr(model.config, "labels", ()),
