@@ -30,6 +30,8 @@ SHAPES: dict[str, list[tuple[int, int]]] = {
     "initialisation": [(1, 64)],
     "decode": [(1, PROMPT)],
 }
+#: What is compared with torch.compile as well.
+COMPILED = {("forward", 2, 256), ("train step", 2, 256)}
 #: config.json of models with random weights.
 CONFIGS: dict[str, dict[str, Any]] = {
     "smollm2": {

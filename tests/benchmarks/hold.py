@@ -18,8 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.__main__ import Worker
 from tests.benchmarks.cases import CONFIGS, PROMPT, Case, write_folder
+from tests.benchmarks.turns import Worker
 
 #: (row, batch, tokens) -> held / float32, at most: peak memory (None where activations are most of it), time.
 CASES: dict[tuple[str, int, int], tuple[float | None, float]] = {

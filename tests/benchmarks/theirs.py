@@ -1,4 +1,4 @@
-"""The same rows by PyTorch, transformers and PEFT, as their users write them (eager, default threads)."""
+"""The same rows by PyTorch, transformers and PEFT, as their users write them (default threads)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ Work = Callable[[], float]
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def prepare(case: Case, folder: Path, device: str = "cpu") -> Work:
-    """The work of `case` on the model in `folder`, ready to be timed. `device` is the library's: "cpu" or "gpu"."""
+def prepare(case: Case, folder: Path, device: str = "cpu", compiled: bool = False) -> Work:
+    """The work of `case` on the model in `folder`, ready to be timed. `device` is the library's: "cpu" or "gpu";
+    `compiled`: through torch.compile, for what COMPILED names."""
     where = "cuda" if device == "gpu" else "cpu"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 is float32
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).to(where)
+    if compiled:
+        model.forward = torch.compile(model.forward, dynamic=False)
     model.config.use_cache = case.row == "decode"
     ids = torch.from_numpy(inputs(case, model.config.vocab_size)).to(where)
     return {

@@ -1,8 +1,8 @@
 """One side of one case in a process of its own: does the work once for every line it is sent.
 
-`python -m tests.benchmarks.worker SIDE CASE FOLDER`, SIDE "ours", "held" (ours, in bfloat16) or "torch". Answers are
-lines of JSON: first how long getting ready took, then the seconds and the value of each run, and at the end of its
-input the peak memory.
+`python -m tests.benchmarks.worker SIDE CASE FOLDER`, SIDE one of MODULES: "ours", "held" (ours, in bfloat16), "torch",
+"compiled" (torch's). Answers are lines of JSON: first how long getting ready took, then the seconds and the value of
+each run, and at the end of its input the peak memory.
 """
 
 from __future__ import annotations
@@ -12,15 +12,22 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from tlora_ref.machine import prepare
 
-if __name__ == "__main__" and sys.argv[1] != "torch":
+if __name__ == "__main__" and sys.argv[1] in ("ours", "held"):
     prepare()  # as README tells a program to, before NumPy comes
 
 from tests.benchmarks.cases import Case
 
-MODULES = {"ours": "tests.benchmarks.ours", "held": "tests.benchmarks.ours", "torch": "tests.benchmarks.theirs"}
+#: side -> what prepares its work, and with what.
+MODULES: dict[str, tuple[str, dict[str, Any]]] = {
+    "ours": ("tests.benchmarks.ours", {}),
+    "held": ("tests.benchmarks.ours", {"hold": "bfloat16"}),
+    "torch": ("tests.benchmarks.theirs", {}),
+    "compiled": ("tests.benchmarks.theirs", {"compiled": True}),
+}
 
 
 def answer(**facts: float) -> None:
@@ -29,8 +36,8 @@ def answer(**facts: float) -> None:
 
 def main(side: str, case: str, folder: str) -> None:
     begin = time.perf_counter()
-    held = {"hold": "bfloat16"} if side == "held" else {}
-    work = importlib.import_module(MODULES[side]).prepare(Case(**json.loads(case)), Path(folder), **held)
+    module, options = MODULES[side]
+    work = importlib.import_module(module).prepare(Case(**json.loads(case)), Path(folder), **options)
     work()  # the first run pays for pages and plans
     answer(ready=time.perf_counter() - begin)
     for _ in sys.stdin:

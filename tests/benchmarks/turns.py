@@ -1,0 +1,121 @@
+"""The sides of a case, each in a process of its own, taking turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.cases import COMPILED, ROOT, SAMPLES, Case
+from tlora_ref.machine import KERNEL_VARIABLE, faster_kernel
+
+#: OpenBLAS's kernel for a CPU without AVX-512.
+AVX2_KERNEL = "Haswell"
+#: Losses, sums of singular values, sums of greedy tokens: how far two sides may be apart, relatively.
+AGREE = 2e-3
+
+
+class Worker:
+    """One side of a case, in its own process."""
+
+    def __init__(self, side: str, case: Case, folder: Path, environment: dict[str, str]) -> None:
+        command = [sys.executable, "-m", "tests.benchmarks.worker", side, case.to_json(), str(folder)]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+        )
+
+    def listen(self) -> dict[str, float]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"a benchmark process ended early: {self.process.args}")
+        return json.loads(line)
+
+    def run(self) -> dict[str, float]:
+        assert self.process.stdin is not None
+        self.process.stdin.write("run\n")
+        self.process.stdin.flush()
+        return self.listen()
+
+    def finish(self) -> float:
+        """Ends the process: its peak memory in bytes."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        peak = self.listen()["peak_bytes"]
+        self.process.wait()
+        return peak
+
+
+def sides_of(case: Case, wanted: list[str]) -> dict[str, tuple[str, dict[str, str]]]:
+    """{side: (the worker's side, its environment)}: "avx2" where the CPU has more, "compiled" for the COMPILED rows."""
+    sides = {
+        "ours": ("ours", {}),
+        "avx2": ("ours", {KERNEL_VARIABLE: AVX2_KERNEL}),
+        "torch": ("torch", {}),
+        "compiled": ("compiled", {}),
+    }
+    left_out = set() if faster_kernel() else {"avx2"}
+    if (case.row, case.batch, case.tokens) not in COMPILED:
+        left_out.add("compiled")
+    return {side: sides[side] for side in sides if side in wanted and side not in left_out}
+
+
+def measure(case: Case, folder: Path, wanted: list[str], turns: int, seconds: float) -> dict[str, Any]:
+    """All sides in turn: median times, peaks, and for each pair of sides the ratio's median and quartiles."""
+    workers, ready = {}, {}
+    for side, (kind, environment) in sides_of(case, wanted).items():  # one after the other: getting ready is heavy too
+        workers[side] = Worker(kind, case, folder, environment)
+        ready[side] = workers[side].listen()["ready"]
+    times: dict[str, list[float]] = {side: [] for side in workers}
+    values: dict[str, float] = {}
+    spent, done = 0.0, 0
+    while done < 3 or (done < turns and spent < seconds):
+        for side, worker in workers.items():
+            found = worker.run()
+            times[side].append(found["seconds"] / (SAMPLES if case.row == "calibration" else 1))
+            values[side] = found["value"]
+            spent += found["seconds"]
+        done += 1
+    if any(abs(value - values["ours"]) > AGREE * abs(values["ours"]) for value in values.values()):
+        raise SystemExit(f"{case}: the sides disagree: {values}")
+    pairs = [(a, b) for a in ("ours", "avx2", "compiled") for b in ("torch", "compiled") if a != b]
+    return {
+        **asdict(case),
+        "turns": done,
+        "seconds": {side: statistics.median(found) for side, found in times.items()},
+        "ready_seconds": ready,
+        "ratios": {f"{a} / {b}": _ratio(times[a], times[b]) for a, b in pairs if a in times and b in times},
+        "peak_bytes": {side: worker.finish() for side, worker in workers.items()},
+    }
+
+
+def _ratio(first: list[float], second: list[float]) -> dict[str, float]:
+    ratios = [a / b for a, b in zip(first, second, strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    return {"median": statistics.median(ratios), "low": low, "high": high}
+
+
+def bare_share(case: Case, folder: Path, step: float) -> float:
+    """The part of a training step that its bare matrix products take, measured in a process of its own."""
+    program = (
+        "import tlora_ref.machine; tlora_ref.machine.prepare()\n"
+        "import sys, json; from pathlib import Path; import tlora_ref as tr\n"
+        "from tests.benchmarks.cases import Case; from tests.benchmarks.gemms import bare_seconds\n"
+        "model = tr.load_model(Path(sys.argv[2]) / 'model', dtype='float32')\n"
+        "print(bare_seconds(model, Case(**json.loads(sys.argv[1]))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, case.to_json(), str(folder)],
+        **{"cwd": ROOT, "capture_output": True, "text": True, "check": True},
+    )
+    return float(done.stdout) / step
