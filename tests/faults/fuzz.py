@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.mutate import damage
-from tests.faults.subjects import SUBJECTS, Subject, fresh
+from tests.faults.subject import Subject, fresh
+from tests.faults.subjects import SUBJECTS
 from tlora_ref.errors import TLoRAError
 
 SECONDS = 20
@@ -129,21 +130,29 @@ def tried(subject: Subject, folder: Path, watch: Watch) -> tuple[str, BaseExcept
     return "accepted", None
 
 
+def damageable(subject: Subject, folder: Path) -> list[Path]:
+    """The files of a sound folder that may be damaged."""
+    return sorted({path for pattern in subject.files for path in folder.glob(pattern) if path.is_file()})
+
+
 def fuzz(seconds: float, seed: int, names: list[str], scratch: Path, keep: Path | None = None) -> Tally:
     """Damage and read for so many seconds, the subjects in turn; the same seed damages in the same way."""
     rng, tally, watch = random.Random(seed), Tally(), Watch()
-    sound = {name: fresh(SUBJECTS[name], scratch / "sound" / name) for name in names}
-    for name in names:
-        outcome, error = tried(SUBJECTS[name], sound[name], watch)
-        assert outcome == "accepted", f"{name} is not sound: {error!r}"
-    end, work = time.monotonic() + seconds, scratch / "work"
+    sound, work = {name: scratch / "sound" / name for name in names}, scratch / "work"
+    for name in names:  # made where it will be damaged: some files name the folder that they are in
+        with contextlib.redirect_stdout(io.StringIO()):
+            shutil.copytree(fresh(SUBJECTS[name], work), sound[name])
+        outcome, error = tried(SUBJECTS[name], work, watch)
+        assert outcome == "accepted", f"{name} is not sound: {outcome} {error!r}"
+    files = {name: damageable(SUBJECTS[name], sound[name]) for name in names}
+    weights = [SUBJECTS[name].weight for name in names]
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
-        name = rng.choice(names)
+        name = rng.choices(names, weights)[0]
         subject = SUBJECTS[name]
-        files = sorted({path for pattern in subject.files for path in sound[name].glob(pattern) if path.is_file()})
         shutil.rmtree(work, ignore_errors=True)
         shutil.copytree(sound[name], work)
-        victim = rng.choice(files)
+        victim = rng.choice(files[name])
         target = work / victim.relative_to(sound[name])
         target.write_bytes(damage(victim.name, victim.read_bytes(), rng))
         outcome, error = tried(subject, work, watch)

@@ -20,7 +20,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 import tlora_ref as tr
-from tests.faults.subjects import words
+from tests.faults.subject import words
 from tests.tiny import tiny_llama, tiny_samples
 
 ROOT = Path(__file__).resolve().parents[2]

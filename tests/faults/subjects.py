@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
 import tlora_ref as tr
 from tests.families.make_tiny import MODELS, tiny_model
+from tests.faults import adapters, runs
+from tests.faults.subject import Subject, command, words
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.checkpoint import read_config
-from tlora_ref.cli.main import main
 from tlora_ref.data import encode_prompt, encode_rows, load_dataset
 from tlora_ref.errors import TLoRAError
 from tlora_ref.tasks import load_task, task_rows
 
-CHAT = (
-    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] | trim }} {{ eos_token }} {% endfor %}"
-    "{% if add_generation_prompt %}<assistant> {% endif %}"
-)
 ROWS: list[dict[str, Any]] = [
     {"prompt": "w3 w4", "completion": "w5"},
     {"instruction": "w1", "input": "w2", "output": "w3"},
@@ -34,39 +26,6 @@ ROWS: list[dict[str, Any]] = [
     {"conversations": [{"from": "human", "value": "w1"}, {"from": "gpt", "value": "w2"}]},
     {"prompt": [{"role": "user", "content": "w1"}], "completion": [{"role": "assistant", "content": "w2"}]},
 ]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """`make` fills an empty folder; `use` reads it and works with what it read, raising the library's errors alone.
-
-    `files` are the names of those to be damaged, patterns of `Path.glob`.
-    """
-
-    make: Callable[[Path], Any]
-    use: Callable[[Path], Any]
-    files: tuple[str, ...] = ("*",)
-
-
-def words(folder: Path) -> None:
-    """A tokenizer of words w0 ... w30 and two special tokens, with a chat template, as a checkpoint folder has it."""
-    vocabulary = {f"w{i}": i for i in range(29)} | {"<s>": 29, "</s>": 30}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
-    backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A $B", [("<s>", 29)])
-    backend.add_special_tokens(["<s>", "</s>"])
-    backend.save(str(folder / "tokenizer.json"))
-    added = {"29": {"content": "<s>", "special": True}, "30": {"content": "</s>", "special": True}}
-    config = {
-        "bos_token": "<s>",
-        "eos_token": {"content": "</s>"},
-        "added_tokens_decoder": added,
-        "chat_template": CHAT,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": "</s>", "bos_token": {"content": "<s>"}}))
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [30, 2], "bos_token_id": 29}))
 
 
 def model_folder(name: str) -> Subject:
@@ -122,18 +81,6 @@ def with_template_file(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def adapter(folder: Path) -> None:
-    model = tiny_llama()
-    stats = tr.calibrate(model, tiny_samples(2))
-    tr.save_peft(tr.initialize(model, stats, tr.allocate(stats.sensitivity, stats.shapes, 2, 4.0)), folder)
-
-
-def use_adapter(folder: Path) -> None:
-    model = tiny_llama()
-    model.attach(tr.load_peft(folder))
-    model([[3, 4, 5]])
-
-
 def statistics(folder: Path) -> None:
     tr.calibrate(tiny_llama(), tiny_samples(2)).save(folder / "stats.safetensors")
 
@@ -185,30 +132,7 @@ def golden(folder: Path) -> None:
 
 def run_config(folder: Path) -> None:
     tr.save_model(tiny_llama(), folder / "model")
-    (folder / "run.yaml").write_text("rank: 4\nalpha: 8.0\ndtype: float32\nprofile: paper\ntargets: [q_proj, v_proj]\n")
-
-
-def command(*arguments: str) -> Callable[[Path], None]:
-    """A use that is a command: exit status 0, 1 or 2, and nothing else, may come of it."""
-
-    def use(folder: Path) -> None:
-        try:
-            main([argument.format(folder=folder) for argument in arguments])
-        except SystemExit as ended:
-            if ended.code not in (0, 1, 2, None):
-                raise AssertionError(f"exit status {ended.code}") from ended
-
-    return use
-
-
-def trained(folder: Path) -> None:
-    """A run that was stopped after two of four steps."""
-    tr.save_model(tiny_llama(dtype="float32"), folder / "model")
-    model = tr.load_model(folder / "model", "float32")
-    adapter(folder / "adapter")
-    tr.train(
-        model, tr.load_peft(folder / "adapter", "float32"), tiny_samples(8), steps=2, batch_size=2, out=folder / "state"
-    )
+    (folder / "run.yaml").write_text("rank: 4\nalpha: 8.0\ntokens: 16\nsamples: 2\ntarget: [q_proj, v_proj]\n")
 
 
 SUBJECTS: dict[str, Subject] = {
@@ -217,12 +141,13 @@ SUBJECTS: dict[str, Subject] = {
     "plan": Subject(
         lambda folder: tr.save_model(tiny_llama(), folder), lambda f: read_config(f / "config.json"), ("config.json",)
     ),
-    "tokenizer": Subject(with_rows, use_tokenizer, ("*.json",)),
-    "template": Subject(with_template_file, use_tokenizer, ("*.jinja",)),
-    "adapter": Subject(adapter, use_adapter, ("*.json", "*.safetensors")),
-    "statistics": Subject(statistics, use_statistics),
-    "datasets": Subject(datasets, use_datasets, ("rows.jsonl", "list.json", "wrapped.json", "table.csv")),
-    "task": Subject(task, use_task),
+    "tokenizer": Subject(with_rows, use_tokenizer, ("*.json",), weight=10),
+    "template": Subject(with_template_file, use_tokenizer, ("*.jinja",), weight=2),
+    **adapters.subjects(),
+    **runs.subjects(),
+    "statistics": Subject(statistics, use_statistics, weight=6),
+    "datasets": Subject(datasets, use_datasets, ("rows.jsonl", "list.json", "wrapped.json", "table.csv"), weight=10),
+    "task": Subject(task, use_task, weight=10),
     "golden": Subject(golden, lambda f: tr.compare(f / "golden", f / "candidate"), ("golden/*",)),
     "candidate": Subject(golden, lambda f: tr.compare(f / "golden", f / "candidate"), ("candidate/*",)),
     "report": Subject(golden, command("report", "{folder}/golden"), ("golden/*",)),
@@ -230,11 +155,3 @@ SUBJECTS: dict[str, Subject] = {
         run_config, command("plan", "{folder}/model", "--config", "{folder}/run.yaml"), ("run.yaml",)
     ),
 }
-
-
-def fresh(subject: Subject, folder: Path) -> Path:
-    """A sound folder of this subject; an older one goes."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    subject.make(folder)
-    return folder
