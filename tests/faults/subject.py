@@ -16,16 +16,14 @@ import typer.main
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from tlora_ref.cli.main import main
-from tlora_ref.data import chat_template
 from tlora_ref.errors import TLoRAError
 
 CHAT = (
     "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] | trim }} {{ eos_token }} {% endfor %}"
     "{% if add_generation_prompt %}<assistant> {% endif %}"
 )
-#: The commands' flags are looked up once, not for every input; templates have half a second, not five.
+#: The commands' flags are looked up once, not for every input.
 typer.main.get_command = functools.cache(typer.main.get_command)
-chat_template.SECONDS = 0.5
 
 
 @dataclass(frozen=True)
