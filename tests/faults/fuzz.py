@@ -56,6 +56,7 @@ class Watch:
             "/dev",
         }
         self.allowed = tuple(str(Path(p).resolve()) for p in prefixes)
+        self.listed = {str(Path(p or ".").resolve()) for p in sys.path}  # an import looks through them
         sys.addaudithook(self.hear)
 
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -66,7 +67,8 @@ class Watch:
         with contextlib.suppress(OSError, ValueError):
             path = Path(arguments[0] if isinstance(arguments[0], str) else arguments[0].decode(errors="replace"))
             at = str(path.resolve()) if path.is_absolute() else str((Path.cwd() / path).resolve())
-            if not at.startswith((str(self.folder), *self.allowed)):
+            listed = event != "open" and at in self.listed
+            if not listed and not at.startswith((str(self.folder), *self.allowed)):
                 self.outside.append(at)
 
 
