@@ -28,6 +28,8 @@ from tlora_ref.errors import ConfigError, OutputError
 
 #: In a folder that a process is writing into.
 LOCK_FILE = ".lock"
+#: More digits than this no number in a JSON file has.
+MAX_DIGITS = 100
 
 
 def temporary(target: Path) -> Path:
@@ -64,21 +66,57 @@ class _Plain(yaml.SafeLoader):
 def read_yaml(path: Path) -> Any:
     """What a YAML file says, in Python's plain types; ConfigError where it cannot be read."""
     try:
-        return _Plain(path.read_text(encoding="utf-8")).get_single_data()  # a SafeLoader: no tag runs code
+        values = _Plain(path.read_text(encoding="utf-8")).get_single_data()  # a SafeLoader: no tag runs code
+        _check_texts(values)
+        return values
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date that is none
         raise ConfigError(f"{path}: not valid YAML ({error})") from error
 
 
+def _check_texts(value: Any) -> None:
+    """ValueError for a text that no path can be and nothing can print: YAML's escapes can say such."""
+    if isinstance(value, str):
+        value.encode()  # half of a surrogate pair is an UnicodeEncodeError
+        if "\0" in value:
+            raise ValueError(f"{value!r:.60} has a NUL in it")
+    for entry in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []:
+        _check_texts(entry)
+
+
+def parse_json(text: str) -> Any:
+    """What JSON says; ValueError for all that is none, however it fails: nesting without end, half a surrogate pair,
+    which nothing could print, and whole numbers that no float holds."""
+    try:
+        values = json.loads(text, parse_int=_whole_number)
+        json.dumps(values, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    return values
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A name to write a file under, which becomes `path` if all went well and is gone if not."""
+    new = temporary(path)
+    try:
+        yield new
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """A UTF-8 file, old or new at any moment. OSError as the system gives it."""
-    beside = temporary(path)
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with beside(path) as new:
+        new.write_text(text, encoding="utf-8")
 
 
 def json_text(values: Any) -> str:

@@ -57,7 +57,7 @@ def test_a_figure_and_a_larger_model() -> None:
         ("- {claim: a, where: b}", "expected a study"),
         ("- {claim: a, where: b, study: s, less: {variant: x}}", "expected a study"),
         ("- {claim: a, where: b, study: s, less: {varient: x}, than: {variant: y}}", "did you mean variant?"),
-        ("[", "cannot be read"),
+        ("[", "not valid YAML"),
     ],
 )
 def test_what_is_no_claim_is_refused(tmp_path: Path, text: str, said: str) -> None:

@@ -86,8 +86,9 @@ def test_a_task_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "mood.yaml"
     file.write_text('kind: choice\nprompt: "{text}?"\nresponse: "{choice}!"\nchoices: [no, yes]\ngold: "{mood}"\n')
     # YAML's yes and no are booleans: the names of options are text
-    with pytest.raises(DataError, match="expected False, True"):
-        task_rows(load_task(str(file)), write(tmp_path / "m.jsonl", {"text": "t", "mood": "yes"}))
+    with pytest.raises(ConfigError, match=r"choices is \[False, True\], expected a list of texts \(quote yes"):
+        load_task(str(file))
+    write(tmp_path / "m.jsonl", {"text": "t", "mood": "yes"})
     file.write_text('kind: choice\nprompt: "{text}?"\nresponse: "{choice}!"\nchoices: ["no", "yes"]\ngold: "{mood}"\n')
     (row,) = task_rows(load_task(str(file)), tmp_path / "m.jsonl")
     assert row.values == {"prompt": "t?", "completion": "yes!"}
@@ -102,6 +103,10 @@ def test_a_task_of_ones_own(tmp_path: Path) -> None:
         ("kind: chat\nprompt: p\nresponse: r\nodd: 1", "odd"),
         ("kind: choice\nprompt: p\nresponse: r", "needs choices and gold"),
         ("{", "not valid YAML"),
+        ("kind: choice\nprompt: p\nresponse: r\ngold: g\nchoices: 5", "choices is 5, expected a list of texts"),
+        ("kind: choice\nprompt: p\nresponse: r\ngold: g\nchoices: yes_no", "choices is 'yes_no', expected a list"),
+        ("kind: chat\nprompt: 5\nresponse: r", "prompt is 5, expected a text"),
+        ("kind: chat\nprompt:\nresponse: r", "prompt is None, expected a text"),
     ],
 )
 def test_a_bad_task_file_is_an_error(text: str, said: str, tmp_path: Path) -> None:

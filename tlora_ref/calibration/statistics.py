@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from tlora_ref.backend import Array, to_numpy
 from tlora_ref.calibration.blocked import mirror
 from tlora_ref.errors import CheckpointError, ConfigError, OutputError
-from tlora_ref.files import temporary
+from tlora_ref.files import beside, parse_json
 from tlora_ref.names import span, told_by_kind
 from tlora_ref.provenance import provenance
 
@@ -141,12 +141,10 @@ class CalibrationStats:
         tensors, facts = self.packed()
         # One entry: safetensors writes several in an order that differs every time.
         metadata = {FORMAT: json.dumps({"version": VERSION, "provenance": provenance(), "facts": facts})}
-        beside = temporary(path)
         try:
-            save_file(tensors, beside, metadata=metadata)
-            beside.replace(path)
+            with beside(path) as new:
+                save_file(tensors, new, metadata=metadata)
         except (OSError, SafetensorError) as error:
-            beside.unlink(missing_ok=True)
             raise OutputError(f"{path}: the calibration statistics cannot be written ({error})") from error
 
     @classmethod
@@ -164,14 +162,14 @@ class CalibrationStats:
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
-                header = json.loads(metadata.get(FORMAT, "{}"))
+                header = parse_json(metadata.get(FORMAT, "{}"))
                 if not isinstance(header, dict) or header.get("version") != VERSION:
                     raise CheckpointError(
                         f"{path}: expected calibration statistics ({FORMAT} version {VERSION}), found "
                         f"{header.get('version') if isinstance(header, dict) else None!r} in {sorted(metadata)}"
                     )
                 stats = cls.unpacked({name: file.get_tensor(name) for name in file.keys()}, header["facts"])  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
             raise CheckpointError(f"{path}: damaged calibration statistics ({error}). Calibrate again") from error
         stats.check(path)
         return stats

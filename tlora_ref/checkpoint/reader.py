@@ -16,6 +16,7 @@ import numpy as np
 from tlora_ref.backend import Array
 from tlora_ref.checkpoint.hub import other_weights
 from tlora_ref.errors import CheckpointError
+from tlora_ref.files import parse_json
 
 #: The safetensors format's own limit on the length of a header, in bytes.
 MAX_HEADER = 100_000_000
@@ -39,8 +40,6 @@ DTYPES: dict[str, np.dtype[Any]] = {
 MAX_AXES = 32
 #: More characters than this a file's name cannot have.
 MAX_NAME = 250
-#: More digits than this no number in a checkpoint's JSON has.
-MAX_DIGITS = 100
 MEND = "Copy or download the file again"
 
 
@@ -276,23 +275,15 @@ def _read_shards(folder: Path, index: Path) -> dict[str, Entry]:
     return entries
 
 
-def _whole_number(digits: str) -> int:
-    """A whole number that a float can hold as well."""
-    if len(digits) > MAX_DIGITS:
-        raise ValueError(f"a number of {len(digits)} digits")
-    return int(digits)
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, or a CheckpointError that says what is wrong with it."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"), parse_int=_whole_number)
-        json.dumps(values, ensure_ascii=False).encode()  # no half of a surrogate pair, which nothing could print
+        values = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such file. Is this the folder of a checkpoint?") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path}: not valid JSON ({error}). {MEND}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(values).__name__}")

@@ -17,7 +17,7 @@ import yaml
 from tlora_ref.checkpoint import check_output
 from tlora_ref.data import file_sha256
 from tlora_ref.errors import CheckpointError, ConfigError, OutputError
-from tlora_ref.files import read_yaml, write_text
+from tlora_ref.files import parse_json, read_yaml, write_text
 from tlora_ref.provenance import provenance
 
 #: Where a command notes the flags that do nothing in this call: {name, ...} in the context's `meta`.
@@ -69,7 +69,7 @@ def read_beside(folder: Path, context: typer.Context, *, free: frozenset[str]) -
     """The manifest of the run in `folder`, whose flags must be those of this command but for the `free` ones."""
     try:
         then = read_yaml(folder / CONFIG_FILE)
-        facts = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        facts = parse_json((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{folder}: no run to resume ({error}). Start one without --resume") from error
     if not isinstance(then, dict) or not isinstance(facts, dict):

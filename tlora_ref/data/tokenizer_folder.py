@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import tokenizers
 from tlora_ref.data.special_tokens import named_tokens, with_class_defaults
 from tlora_ref.data.tokenizer import Tokenizer
 from tlora_ref.errors import DataError
+from tlora_ref.files import parse_json
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
@@ -105,8 +105,8 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        values = json.loads(_text(path))
-    except (ValueError, RecursionError) as error:
+        values = parse_json(_text(path))
+    except ValueError as error:
         raise DataError(f"{path}: not a JSON file ({error})") from error
     if not isinstance(values, dict):
         raise DataError(f"{path}: expected a JSON object, found {type(values).__name__}")

@@ -12,9 +12,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tlora_ref.errors import ConfigError, did_you_mean
+from tlora_ref.files import read_yaml
 from tlora_ref.study.analysis import (
     BETTER,
     LEAST_SEEDS,
@@ -63,6 +62,11 @@ class Claim:
     larger: str = ""
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            value, setting = getattr(self, f.name), f.name in ("less", "than", "phi")
+            if not isinstance(value, dict | None if setting else str):
+                expected = "a setting, e.g. {variant: TLoRA}" if setting else "text"
+                raise ConfigError(f'claim "{self.claim!r:.60}": {f.name} is {value!r:.60}, expected {expected}')
         kinds = [bool(self.less and self.than), bool(self.phi), bool(self.larger)]
         if sum(kinds) != 1 or bool(self.less) != bool(self.than) or bool(self.study) == bool(self.larger):
             raise ConfigError(f'claim "{self.claim}": expected a study with less and than, or with phi; or else larger')
@@ -87,10 +91,7 @@ class Finding:
 def load_claims(file: str | Path) -> list[Claim]:
     """The claims in a YAML file, a list of mappings; ConfigError for anything else."""
     file = Path(file)
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: cannot be read as YAML ({error})") from error
+    values = read_yaml(file)
     known = [f.name for f in fields(Claim)]
     claims = []
     for entry in values if isinstance(values, list) else [None]:

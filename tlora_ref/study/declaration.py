@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tlora_ref.checkpoint import check_model_folder, find_model
 from tlora_ref.errors import ConfigError, did_you_mean
+from tlora_ref.files import read_yaml
 from tlora_ref.pipeline import DataSource
 from tlora_ref.shipped import shipped_model
 from tlora_ref.study.variants import EQUAL, Variant, variant_of
@@ -43,6 +42,8 @@ class Rows:
     def __post_init__(self) -> None:
         if self.max_length is not None and (_count(self.max_length) or 0) < 2:
             raise ConfigError(f"max_length is {self.max_length!r}: expected a whole number of tokens, 2 or more")
+        if not isinstance(self.template, str):
+            raise ConfigError(f"template is {self.template!r:.60}: expected the name of one")
         self.source()
 
     def source(self) -> DataSource:
@@ -144,12 +145,7 @@ def load_study(path: str | Path) -> Study:
         for a file that is no YAML, an unknown key, a value of another kind, an empty axis.
     """
     path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({error})") from error
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected the keys of a study, e.g. 'variants: [LoRA, TLoRA]'")
     try:
@@ -185,7 +181,14 @@ def study_of(values: Mapping[str, Any], folder: Path = Path()) -> Study:
     for key, kind in (("name", str), ("title", str), ("schedule", str), ("dtype", str), ("paper", dict)):
         if key in values and not isinstance(values[key], kind):
             raise ConfigError(f"{key} is {values[key]!r:.60}: expected {'a mapping' if kind is dict else 'text'}")
+    figures = chosen.get("paper", {}).get("values", {})
+    if not isinstance(figures, dict) or not all(_is_figure(x) for x in figures.values()):
+        raise ConfigError(f"paper's values are {figures!r:.60}: expected a number a variant")
     return Study(**chosen)
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _named(key: str, values: Any) -> dict[str, Any]:
@@ -268,7 +271,7 @@ def _positive(value: Any) -> float | None:
     """A number; YAML reads 1e-2, which lacks a dot, as text."""
     try:
         number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else 0.0
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return number if 0 < number < float("inf") else None
 

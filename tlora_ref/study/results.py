@@ -3,15 +3,59 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tlora_ref.errors import DataError
-from tlora_ref.files import write_text
+from tlora_ref.files import parse_json, write_text
 
 SUFFIX = ".jsonl"
+#: Whether a value is what stands at a place of a line.
+Kind = Callable[[Any], bool]
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _numbers(value: Any) -> bool:
+    return all(map(_number, value.values() if isinstance(value, dict) else value if isinstance(value, list) else [""]))
+
+
+def _or_nothing(kind: Kind) -> Kind:
+    return lambda value: value is None or kind(value)
+
+
+#: What the lines hold that are read: the declaration, a run, and one that diverged.
+HEAD: dict[str, Kind] = {
+    **dict.fromkeys(("study/name", "study/title", "study/baseline"), _text),
+    **dict.fromkeys(("study/steps", "study/batch_size", "cells"), _count),
+    "study/learning_rates": _numbers,
+    "study/paper": _or_nothing(lambda value: isinstance(value, dict)),
+    "study/paper/values": _or_nothing(lambda value: isinstance(value, dict) and _numbers(value)),
+}
+PLACE: dict[str, Kind] = {
+    **dict.fromkeys(("key", "model", "task", "variant", "equal"), _text),
+    **dict.fromkeys(("rank", "samples", "seed", "r_init", "trained"), _count),
+    **{"lr": _number, "phi": _or_nothing(_number)},
+}
+RUN: dict[str, Kind] = {
+    **PLACE,
+    **dict.fromkeys(("valid_loss", "test_loss", "peak_bytes", "gradient_norm/first"), _number),
+    "seconds": _numbers,
+}
+DIVERGED: dict[str, Kind] = {**PLACE, "error": _text}
 
 
 @dataclass(frozen=True)
@@ -78,17 +122,31 @@ def read_file(file: Path) -> Results:
 
 
 def _line(file: Path, number: int, text: str) -> dict[str, Any]:
-    expected = ("study", "cells") if number == 1 else ("key", "variant", "lr", "seed", "valid_loss", "test_loss")
     try:
-        found = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        found = parse_json(text)
+    except ValueError as error:
         raise DataError(
             f"{file}, line {number}: is no JSON ({error}): remove that line; its run is made again"
         ) from error
-    missing = [key for key in expected if not isinstance(found, dict) or key not in found]
-    if missing:
-        raise DataError(f"{file}, line {number}: lacks {', '.join(missing)}: it is no line of a study's results")
-    return found
+    odd = _odd(found, HEAD if number == 1 else RUN if _place(found, "valid_loss") is not None else DIVERGED)
+    if odd:
+        raise DataError(
+            f"{file}, line {number}: {', '.join(odd)} missing or of another kind: it is no line of a study's results. "
+            "Remove that line; its run is made again"
+        )
+    return dict(found)
+
+
+def _odd(line: Any, expected: Mapping[str, Kind]) -> list[str]:
+    """The places of a line that do not hold what they should."""
+    return [place for place, fits in expected.items() if not fits(_place(line, place))]
+
+
+def _place(line: Any, place: str) -> Any:
+    """What stands at `a/b`, None where nothing does."""
+    for name in place.split("/"):
+        line = line.get(name) if isinstance(line, Mapping) else None
+    return line
 
 
 def measured(results: Sequence[Results], places: Sequence[str]) -> dict[str, dict[str, Any]]:

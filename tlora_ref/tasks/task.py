@@ -84,9 +84,15 @@ def _task(where: str, name: str, values: Any) -> Task:
         raise ConfigError(f"{where}: {name}: unknown or missing {', '.join(odd + missing)}; a task has {sorted(known)}")
     if values["kind"] not in KINDS:
         raise ConfigError(f"{where}: {name}: kind is {values['kind']!r}, expected one of {', '.join(KINDS)}")
-    lists = {k: tuple(map(str, values.get(k) or ())) for k in ("choices", "stop")}
-    texts = {k: str(values.get(k, "")) for k in known - set(lists)}
-    task = Task(name=name, choices=lists["choices"], stop=lists["stop"], **texts)
+    lists = {k: values.get(k, []) for k in ("choices", "stop")}
+    texts = {k: values.get(k, "") for k in known - set(lists)}
+    for key, value in (lists | texts).items():
+        entries, expected = (value, "a list of texts") if key in lists else ([value], "a text")
+        if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+            raise ConfigError(
+                f"{where}: {name}: {key} is {value!r:.60}, expected {expected} (quote yes, no and numbers)"
+            )
+    task = Task(name=name, choices=tuple(lists["choices"]), stop=tuple(lists["stop"]), **texts)
     if task.kind in ("understanding", "choice") and not (task.choices and task.gold):
         raise ConfigError(f"{where}: {name}: a task of the kind {task.kind} needs choices and gold")
     return task

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tlora_ref.errors import CheckpointError, OutputError
-from tlora_ref.files import write_text
+from tlora_ref.files import parse_json, write_text
 
 HISTORY_FILE = "history.jsonl"
 METRICS_FILE = "metrics.csv"
@@ -85,7 +86,19 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-        return [{**entry, "step": int(entry["step"]), "loss": float(entry["loss"])} for entry in entries]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: the run's history is damaged ({type(error).__name__}: {error})") from error
+        return checked([parse_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line])
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: the run's history is damaged ({error})") from error
+
+
+def checked(entries: Any) -> list[dict[str, Any]]:
+    """The entries of a history from a file; ValueError for one without its step and losses."""
+    for i, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
+        step, *losses = (entry.get(key, 0.0) for key in ("step", "loss", "valid_loss")) if _has_loss(entry) else (None,)
+        if type(step) is not int or not all(type(x) in (int, float) and math.isfinite(x) for x in losses):
+            raise ValueError(f"entry {i} is {entry!r:.60}, expected a step and finite losses")
+    return list(entries)
+
+
+def _has_loss(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and {"step", "loss"} <= set(entry)

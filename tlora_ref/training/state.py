@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 
 from tlora_ref.backend import Array, array_module, asarray, to_numpy
 from tlora_ref.errors import CheckpointError, ConfigError, OutputError
-from tlora_ref.files import temporary
+from tlora_ref.files import beside, parse_json
+from tlora_ref.training.history import checked
 
 FORMAT = "tlora_ref.training"
 VERSION = 3
@@ -65,9 +66,8 @@ def save_state(state: TrainState, identity: dict[str, Any], folder: Path) -> Non
     path = folder / STATE_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        beside = temporary(path)
-        save_file(tensors, beside, metadata=metadata)
-        beside.replace(path)
+        with beside(path) as new:
+            save_file(tensors, new, metadata=metadata)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"{folder}: the state of the training run cannot be written ({error})") from error
 
@@ -90,10 +90,10 @@ def load_state(
         raise CheckpointError(f"{path}: no training state to resume from. Start the run without resuming")
     try:
         with safe_open(path, framework="numpy") as file:
-            facts = json.loads((file.metadata() or {}).get(FORMAT, "{}"))
+            facts = parse_json((file.metadata() or {}).get(FORMAT, "{}"))
             if not isinstance(facts, dict) or facts.get("version") != VERSION:
                 raise CheckpointError(f"{path}: not a training state of version {VERSION} of this library")
-            step, history, then = int(facts["step"]), list(facts["history"]), dict(facts["identity"])
+            step, history, then = int(facts["step"]), checked(facts["history"]), dict(facts["identity"])
             best = None if "best" not in facts else (int(facts["best"]["step"]), float(facts["best"]["loss"]))
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError) as error:

@@ -178,6 +178,10 @@ def _yarn_attention(rope: Rope, factor: float) -> float:
 def _longrope(rope: Rope, d_rotary: int, length: int) -> Frequencies:
     """LongRoPE (arXiv 2402.13753): a divisor for each pair of channels, another set beyond the trained length."""
     trained, factor = rope.number("original_max_position_embeddings"), rope.stretch
+    if trained <= 1.0:
+        raise ConfigError(
+            f'config.json: rope type "longrope" needs original_max_position_embeddings above 1, got {told(trained)}'
+        )
     short, long = (rope.numbers(key, d_rotary // 2) for key in ("short_factor", "long_factor"))
     attention = 1.0 if factor <= 1.0 else math.sqrt(1.0 + math.log(factor) / math.log(trained))
     if "attention_factor" in rope.parameters:

@@ -251,7 +251,11 @@ def _result(
         name: _rounded(value, precision) for name, value in golden.inputs(case).items()
     }  # below float32 the candidate rounds what it reads to its own storage first
     output = tuple(given) if len(given) > 1 else given[0]
-    found = judge(stage, inputs, output, switches=PROFILES[golden.profile], precision=precision)
+    try:
+        found = judge(stage, inputs, output, switches=PROFILES[golden.profile], precision=precision)
+    except (TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError) as error:  # of no call
+        said = f"the inputs of {id} are damaged ({type(error).__name__}: {error!s:.100})"
+        raise CheckpointError(f"{golden.folder / CASES}: {said}. Get the vectors again") from error
     wrong = [verdict for verdict in found if not verdict.passed]
     if not wrong:
         return CheckResult(id, note, PASSED, 1)

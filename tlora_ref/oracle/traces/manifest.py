@@ -146,7 +146,11 @@ def _check_kinds(path: Path, values: Mapping[str, Any]) -> None:
         wrong = not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
         if name in values and wrong:
             raise CheckpointError(f'{path}: "{name}" is {value!r:.60}, expected {expected}')
-    names = [m.get("name") if isinstance(m, dict) else m for m in values.get("modules", [])]
+    for m in values.get("modules", []):
+        sizes = [m.get(side) for side in ("d_out", "d_in")] if isinstance(m, dict) else [None]
+        if not all(type(n) is int and 0 < n < 2**31 for n in sizes) or not isinstance(m.get("name"), str):
+            raise CheckpointError(f"{path}: a module is {m!r:.80}, expected its name, d_out and d_in")
+    names = [m["name"] for m in values.get("modules", [])]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise CheckpointError(f"{path}: {twice[0]} is listed twice under modules")
