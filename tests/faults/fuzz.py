@@ -7,6 +7,7 @@ opened outside the folder. Each kind (exception and place) is kept once, with th
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import random
 import resource
@@ -84,10 +85,16 @@ class Tally:
         return f"{self.inputs.total()} inputs, {self.refused.total()} refused, {len(self.faults)} kinds of fault"
 
 
+@functools.cache
+def held_at_first() -> int:
+    """Bytes of address space; asked for once, so that what inputs leave behind adds up to a fault."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
 @contextlib.contextmanager
 def limits() -> Iterator[None]:
-    """A clock, and a ceiling on the address space."""
-    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    """A clock, and a ceiling on the address space: MEMORY beyond what the process held at first."""
+    held = held_at_first()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
 
     def ring(*_: object) -> None:
