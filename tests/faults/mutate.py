@@ -6,6 +6,7 @@ damage, so that it reaches the code behind the parser.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import random
@@ -85,11 +86,13 @@ def damage_values(value: Any, rng: random.Random) -> Any:
         key = rng.choice(keys)
         change = rng.randrange(8)
         if change <= 2:
-            parent[key] = rng.choice(NASTY)
+            parent[key] = nasty(rng)
         elif change == 3 and parent is not holder:
             del parent[key]
         elif change == 4:
-            parent[key] = rng.choice(([parent[key]], {"x": parent[key]}, [parent[key]] * 3))
+            parent[key] = rng.choice(
+                ([parent[key]], {"x": parent[key]}, [copy.deepcopy(parent[key]) for _ in range(3)])
+            )
         elif change == 5:
             other = rng.choice(keys)
             parent[key], parent[other] = parent[other], parent[key]
@@ -98,6 +101,11 @@ def damage_values(value: Any, rng: random.Random) -> Any:
         else:
             parent[key] = _near(parent[key], rng)
     return holder["root"]
+
+
+def nasty(rng: random.Random) -> Any:
+    """One of NASTY, of its own: one that is changed later must not come to hold itself."""
+    return copy.deepcopy(rng.choice(NASTY))
 
 
 def _near(value: Any, rng: random.Random) -> Any:
@@ -116,7 +124,7 @@ def _near(value: Any, rng: random.Random) -> Any:
         return rng.choice(
             (value.upper(), value[:-1], value + value, value + "\n", value[::-1], f" {value}", f"{value}\x00")
         )
-    return rng.choice(NASTY)
+    return nasty(rng)
 
 
 def _containers(value: Any) -> list[Any]:

@@ -143,6 +143,10 @@ def _row_bounds(inputs: Mapping[str, Any], profile: str, dtype: str) -> list[flo
     return [tightest if {row, row + 1} <= set(sharp) else None for row in range(inputs["r"])]
 
 
+#: What the arithmetic of a stage makes of inputs of no stage.
+WRONG_INPUTS = (TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError)
+
+
 class Vectors:
     """A folder of vectors that was read."""
 
@@ -154,6 +158,11 @@ class Vectors:
         self.cases: list[dict[str, Any]] = values.get("cases") or []
         if self.profile not in PROFILES or not all(case.get("stage") in STAGES for case in self.cases):
             raise CheckpointError(f"{self.folder / CASES}: expected a known profile and cases of known stages")
+
+    def damaged(self, id: str, error: Exception) -> CheckpointError:
+        """For inputs of a case that fit no call."""
+        said = f"the inputs of {id} are damaged ({type(error).__name__}: {error!s:.100})"
+        return CheckpointError(f"{self.folder / CASES}: {said}. Get the vectors again")
 
     def inputs(self, case: Mapping[str, Any]) -> dict[str, Any]:
         """The keyword arguments of a case."""
@@ -253,9 +262,8 @@ def _result(
     output = tuple(given) if len(given) > 1 else given[0]
     try:
         found = judge(stage, inputs, output, switches=PROFILES[golden.profile], precision=precision)
-    except (TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError) as error:  # of no call
-        said = f"the inputs of {id} are damaged ({type(error).__name__}: {error!s:.100})"
-        raise CheckpointError(f"{golden.folder / CASES}: {said}. Get the vectors again") from error
+    except WRONG_INPUTS as error:
+        raise golden.damaged(id, error) from error
     wrong = [verdict for verdict in found if not verdict.passed]
     if not wrong:
         return CheckResult(id, note, PASSED, 1)
