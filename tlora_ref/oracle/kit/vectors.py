@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +160,14 @@ class Vectors:
         if self.profile not in PROFILES or not all(case.get("stage") in STAGES for case in self.cases):
             raise CheckpointError(f"{self.folder / CASES}: expected a known profile and cases of known stages")
 
-    def damaged(self, id: str, error: Exception) -> CheckpointError:
-        """For inputs of a case that fit no call."""
-        said = f"the inputs of {id} are damaged ({type(error).__name__}: {error!s:.100})"
-        return CheckpointError(f"{self.folder / CASES}: {said}. Get the vectors again")
+    @contextlib.contextmanager
+    def blamed(self, id: str) -> Iterator[None]:
+        """What goes wrong inside is for inputs of this case that fit no call."""
+        try:
+            yield
+        except WRONG_INPUTS as error:
+            said = f"the inputs of {id} are damaged ({type(error).__name__}: {error!s:.100})"
+            raise CheckpointError(f"{self.folder / CASES}: {said}. Get the vectors again") from error
 
     def inputs(self, case: Mapping[str, Any]) -> dict[str, Any]:
         """The keyword arguments of a case."""
@@ -260,12 +265,9 @@ def _result(
         name: _rounded(value, precision) for name, value in golden.inputs(case).items()
     }  # below float32 the candidate rounds what it reads to its own storage first
     output = tuple(given) if len(given) > 1 else given[0]
-    try:
+    with golden.blamed(id):
         found = judge(stage, inputs, output, switches=PROFILES[golden.profile], precision=precision)
-    except WRONG_INPUTS as error:
-        raise golden.damaged(id, error) from error
-    wrong = [verdict for verdict in found if not verdict.passed]
-    if not wrong:
+    if not (wrong := [verdict for verdict in found if not verdict.passed]):
         return CheckResult(id, note, PASSED, 1)
     fits = [verdict.explained_by for verdict in wrong]
     return CheckResult(id, note, FAILED, 1, "", wrong[0], inputs, wrong[0].cause, fits=fits)
