@@ -167,6 +167,43 @@ def test_a_turn_that_the_template_leaves_out_is_not_scored() -> None:
     assert scored(last, row_of(talk("hi", "one", "and", "two"))) == ["two<|im_end|>\n"]
 
 
+CALL = {"type": "function", "function": {"name": "f", "arguments": {}}}
+
+
+def test_tool_calls_that_the_template_leaves_out_are_said() -> None:
+    tokenizer = tokenizer_of(
+        "{% for m in messages %}{% if m.content %}{{ m.role }}: {{ m.content }}</s>{% endif %}{% endfor %}"
+    )
+    calling = [*talk("hello", "world"), {"role": "assistant", "content": None, "tool_calls": [CALL]}, *talk("a", "b")]
+    _, report = encode_rows([row_of(calling), row_of(talk("hello", "world"))], tokenizer)
+    assert report.partial == ["a row"] and "that the chat template does not write" in report.lines()[-1]
+
+
+@pytest.mark.parametrize("name", ["weight", "train", "training"])
+def test_a_turn_that_is_not_to_be_learnt_is_read_and_not_scored(name: str) -> None:
+    first, answer, *more = talk("hello", "world", "how", "are you")
+    tokenizer = tokenizer_of(CHATML)
+    held = row_of([first, {**answer, name: 0}, *more])
+    assert "".join(scored(tokenizer, held)) == "are you<|im_end|>\n"
+    assert (
+        "".join(scored(tokenizer, row_of([first, {**answer, name: 1}, *more])))
+        == "world<|im_end|>\nare you<|im_end|>\n"
+    )
+    with pytest.raises(DataError, match="no row can be used"):
+        encode_rows([row_of([first, {**answer, name: False}])], tokenizer)
+
+
+def test_a_system_message_beside_a_pair_is_the_chat_templates() -> None:
+    pair = read("a row", {"instruction": "hello", "output": "world", "system": "how"}, {})
+    tokenizer = tokenizer_of(CHATML)
+    (sample,), _ = encode_rows([pair], tokenizer, template="chat")
+    assert tokenizer.decode(sample["input_ids"], skip_special_tokens=False).startswith(
+        "<|im_start|>system\nhow<|im_end|>\n<|im_start|>user\nhello<|im_end|>"
+    )
+    with pytest.raises(DataError, match='"system" message, which the template plain has no place for'):
+        encode_rows([pair], tokenizer)
+
+
 @pytest.mark.parametrize("answers", [1, 2])
 def test_a_template_that_ends_no_turn_is_said(answers: int) -> None:
     template = CHATML.replace(" + '<|im_end|>\n'", "")

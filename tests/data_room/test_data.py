@@ -123,7 +123,7 @@ def test_own_field_names(tmp_path: Path) -> None:
         ('{"input_ids": [99999999999], "labels": [1]}', "beyond any vocabulary"),
         ('{"messages": []}', 'line 2: field "messages" must be a list'),
         ('{"messages": [{"role": "user"}]}', r"messages\[0\] must have"),
-        ('{"messages": [{"role": "wizard", "content": "a"}]}', '"wizard", expected system, user'),
+        ('{"messages": [{"role": "wizard", "content": "a"}]}', "is from 'wizard', expected one of system, user"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "no message is the assistant's"),
         ('{"foo": 1}', "line 2: no known form"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.data_room.test_data import word_tokenizer
-from tlora_ref.data import dataset_file, encode_rows, load_dataset
+from tlora_ref.data import dataset_file, encode_rows, file_sha256, load_dataset
 from tlora_ref.errors import DataError
 
 ROWS = [{"prompt": "hello ", "completion": "world, again"}, {"prompt": "how\n", "completion": 'are "you" é'}]
@@ -58,6 +59,15 @@ FORMS: dict[str, Callable[[], str | bytes]] = {
     "a.csv": table,
     "bom.csv": lambda: "\ufeff" + table(),
     "a.tsv": lambda: table("\t"),
+    "semicolons.csv": lambda: table(";"),
+    "bars.csv": lambda: table("|"),
+    "tabs.csv": lambda: table("\t"),
+    "excel.csv": lambda: "sep=;\r\n" + table(";"),
+    "excel-unicode.csv": lambda: table("\t").encode("utf-16"),
+    "blanks.csv": lambda: table().replace("prompt,completion", "prompt , completion"),
+    "big-endian.jsonl": lambda: b"\xfe\xff" + LINES.encode("utf-16-be"),
+    "pandas.json": lambda: json.dumps({k: {str(i): row[k] for i, row in enumerate(ROWS)} for k in ROWS[0]}),
+    "pandas-index.json": lambda: json.dumps({str(i): row for i, row in enumerate(ROWS)}),
     "a.csv.gz": lambda: gzip.compress(table().encode()),
     "a.parquet": lambda: parquet(ROWS),
     "a.ndjson": lambda: LINES,
@@ -118,6 +128,16 @@ def test_a_split_in_any_form(tmp_path: Path) -> None:
     published.mkdir()
     write(published / "train-00000-of-00001.parquet", FORMS["a.parquet"]())
     assert len(load_dataset(published)) == 2
+    write(published / "valid-00000-of-00002.parquet", FORMS["a.parquet"]())
+    with pytest.raises(DataError, match=r"valid-00001-of-00002.parquet: this shard is missing"):
+        load_dataset(published, "valid")
+    write(published / "valid-00001-of-00002.parquet", parquet(ROWS[:1]))
+    name = dataset_file(published, "valid")
+    assert name.name == "valid-*-of-00002.parquet"
+    assert [row.values["prompt"] for row in load_dataset(published, "valid")] == ["hello ", "how\n", "hello "]
+    parts = [(published / f"valid-0000{i}-of-00002.parquet").read_bytes() for i in (0, 1)]
+    assert file_sha256(name) == hashlib.sha256(b"".join(parts)).hexdigest()
+    assert len(load_dataset(published / "valid-00001-of-00002.parquet")) == 1
     with pytest.raises(DataError, match=r"test\.jsonl or .*test\.parquet"):
         load_dataset(published, "test")
 
@@ -147,7 +167,8 @@ def test_a_split_in_any_form(tmp_path: Path) -> None:
         ("a.txt", "hello world", "data are read from .jsonl, .json, .csv"),
         ("a.jsonl.zst", b"(\xb5/\xfdxx", "not UTF-8.*data are read from"),
         ("a.xlsx", b"PK\x03\x04\xff", "data are read from"),
-        ("a.jsonl", LINES.encode("utf-16"), "not UTF-8 text .*save it as UTF-8"),
+        ("a.jsonl", LINES.encode("utf-16-le"), "not UTF-8 text|not valid JSON"),
+        ("a.jsonl", LINES.encode("utf-16")[:-1], "not UTF-16-[LB]E text .*save it as UTF-8"),
         ("a.jsonl", b'{"text": "caf\xe9"}', "not UTF-8"),
         ("a.jsonl", '{"text": NaN}', 'field "text" is float'),
         ("a.jsonl", '{"input_ids": [NaN], "labels": [1]}', "list of integers"),

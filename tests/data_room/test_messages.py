@@ -85,9 +85,26 @@ def test_what_the_template_is_given_beside() -> None:
         ({"messages": [USER, {"role": "assistant", "content": None}]}, r"messages\[1\] must have"),
         ({"messages": [USER, {"role": "assistant", "content": None, "tool_calls": "f"}]}, "tool_calls must be a list"),
         ({"messages": [USER, {"role": "assistant", "content": "b", "tool_calls": [1]}]}, "tool_calls must be a list"),
-        ({"messages": [{"role": "model", "content": "b"}]}, '"model", expected system, user'),
-        ({"conversations": [{"from": "alien", "value": "b"}]}, "from 'alien', expected human"),
-        ({"conversations": [{"from": ["x"], "value": "b"}]}, "is from"),
+        ({"messages": [{"role": "wizard", "content": "b"}]}, "is from 'wizard', expected one of system, user"),
+        ({"conversations": [{"from": "alien", "value": "b"}]}, "from 'alien', expected one of system"),
+        ({"conversations": [{"from": ["x"], "value": "b"}]}, r"conversations\[0\] must have a string role"),
+        (
+            {"messages": [USER, {**ASSISTANT, "function_call": {"name": "f"}}]},
+            "function_call, the form before tool_calls",
+        ),
+        ({"messages": [USER, {**ASSISTANT, "weight": 0.5}]}, "weight is '0.5': learnt is 1"),
+        ({"messages": [USER, {**ASSISTANT, "train": "no"}]}, "train is 'no': learnt is 1"),
+        ({"messages": [USER, ASSISTANT], "images": ["a.png"]}, 'the row has "images"'),
+        ({"prompt": "a", "completion": "b", "image": {"bytes": "x"}}, 'the row has "image"'),
+        ({"instruction": "a", "output": "b", "history": [["c", "d"]]}, 'earlier turns in "history"'),
+        ({"prompt": "a", "completion": "b", "label": False}, "a completion to be avoided"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "Preferences are not learnt here.*--field completion=chosen"),
+        ({"chosen": [USER, ASSISTANT], "rejected": [USER, ASSISTANT]}, "--field messages=chosen"),
+        ({"prompt": "a", "response": "b"}, r"did you mean --field completion=response\?"),
+        ({"instruction": "a", "response": "b"}, r"did you mean --field output=response\?"),
+        ({"question": "a", "answer": "b"}, "--field prompt=question"),
+        ({"input": "a", "output": "b"}, r"did you mean --field prompt=input,completion=output\?"),
+        ({"dialog": [USER, ASSISTANT]}, r"did you mean --field messages=dialog\?"),
         ({"conversations": [{"from": "human", "value": 3}]}, r"conversations\[0\] must have"),
         ({"messages": [USER]}, "no message is the assistant's"),
         ({"prompt": [USER, ASSISTANT], "completion": [USER]}, "no message is the assistant's"),
@@ -104,3 +121,51 @@ def test_what_cannot_be_right_is_named(values: dict[str, Any], match: str) -> No
     with pytest.raises(DataError, match=match) as error:
         row(**values)
     assert str(error.value).startswith("a row: ")
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"from": "human", "value": "a"},
+        {"from": "Human", "value": "a"},
+        {"role": "human", "content": "a"},
+        {"role": "User", "value": "a"},
+        {"from": "user", "content": "a"},
+        {"from": "human", "value": "a", "role": None, "content": None},  # a table of mixed rows has every column
+        {"role": "user", "content": [{"type": "input_text", "text": "a"}]},
+    ],
+)
+def test_the_forms_of_a_turn_may_be_mixed(turn: dict[str, Any]) -> None:
+    (message, _) = row(messages=[turn, {"from": "GPT", "value": "b"}]).values["messages"]
+    assert message["role"] == "user" and message["content"] in ("a", [{"type": "text", "text": "a"}])
+
+
+def test_fields_that_are_null_name_no_form() -> None:
+    empty = dict.fromkeys(("messages", "prompt", "completion", "instruction", "text", "input_ids"))
+    assert row(**{**empty, "text": "a"}).form == "text"
+    assert row(**{**empty, "prompt": "a", "completion": "b"}).form == "pair"
+    assert row(**{**empty, "instruction": "a", "output": "b"}).form == "pair"
+    assert row(**{**empty, "conversations": [USER, ASSISTANT]}).form == "messages"
+
+
+@pytest.mark.parametrize(
+    ("values", "ids", "labels"),
+    [
+        ({"labels": [1, 2, 3], "attention_mask": [1, 1, 0]}, [1, 2], [1, 2]),
+        ({"labels": [1, 2, 3], "attention_mask": [0, 1, 1]}, [2, 3], [2, 3]),
+        ({"labels": [1, 2, 3], "loss_mask": [0, 1, 1]}, [1, 2, 3], [-100, 2, 3]),
+        ({"completion_mask": [0, 1, 1]}, [1, 2, 3], [-100, 2, 3]),
+        ({"completion_mask": [0, 1, 1], "assistant_masks": [1, 1, 0]}, [1, 2, 3], [-100, 2, -100]),
+        ({"assistant_masks": [0, 1, 1], "attention_mask": [1, 1, 0]}, [1, 2], [-100, 2]),
+        ({"labels": 1, "attention_mask": [1, 1, 0]}, [1, 2], 1),
+    ],
+)
+def test_masks_of_tokens_say_what_is_padding_and_what_is_scored(values: Any, ids: Any, labels: Any) -> None:
+    found = row(input_ids=[1, 2, 3], **values).values
+    assert (found["input_ids"], found["labels"]) == (ids, labels)
+
+
+@pytest.mark.parametrize("mask", [[1, 0, 1], [1, 1], [1, 2, 1], "110"])
+def test_a_mask_that_cannot_be_meant_is_refused(mask: Any) -> None:
+    with pytest.raises(DataError, match="attention_mask"):
+        row(input_ids=[1, 2, 3], labels=[1, 2, 3], attention_mask=mask)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tlora_ref.data.chat_template import Job, Rendered
+from tlora_ref.data.messages import learnt
 from tlora_ref.data.rows import Row
 from tlora_ref.data.templates import prompt_text
 from tlora_ref.data.tokenizer import Tokenizer
@@ -44,9 +45,9 @@ class Conversation:
         last = max(i for i, message in enumerate(self.messages) if message["role"] == "assistant")
         return self._rendered([(self.messages[:last], True)])[0].text
 
-    def encoded(self) -> tuple[list[int], list[bool], bool]:
-        """The conversation's token ids, which of them are scored, and whether every scored turn has a token that ends
-        it."""
+    def encoded(self) -> tuple[list[int], list[bool], bool, bool]:
+        """The conversation's token ids, which of them are scored, whether every scored turn has a token that ends it,
+        and whether the template writes every turn that is to be scored (many leave tool calls out)."""
         final = self._rendered([(self.messages, False)])[0]
         spans = self._spans(final)
         encoding = self.tokenizer.backend.encode(final.text, add_special_tokens=False)
@@ -56,7 +57,7 @@ class Conversation:
                 if begins < stop and ends > start:
                     scored[at] = True
                     ended |= {number} if token in self.tokenizer.end_ids else set()
-        return list(encoding.ids), scored, len(ended) == len(spans)
+        return list(encoding.ids), scored, len(ended) == len(spans), len(spans) >= len(self.wanted)
 
     def _spans(self, final: Rendered) -> list[Span]:
         """The characters that are scored: those that the template marks, or the assistant's turns."""
@@ -106,14 +107,15 @@ def messages_of(row: Row) -> list[Mapping[str, Any]]:
     if row.form == "messages":
         return list(row.values["messages"])
     prompt, response = prompt_text("plain", row.values)
-    return [{"role": "user", "content": prompt.strip()}, {"role": "assistant", "content": response}]
+    system = [{"role": "system", "content": row.extra["system"]}] if "system" in row.extra else []
+    return [*system, {"role": "user", "content": prompt.strip()}, {"role": "assistant", "content": response}]
 
 
 def says_something(message: Mapping[str, Any]) -> bool:
-    """Whether a message is the assistant's and has words or calls to learn."""
+    """Whether a message is the assistant's, has words or calls, and is to be learnt."""
     content = message.get("content")
     text = _joined(content) if isinstance(content, list) else content or ""
-    return message["role"] == "assistant" and bool(text.strip() or message.get("tool_calls"))
+    return message["role"] == "assistant" and learnt(message) and bool(text.strip() or message.get("tool_calls"))
 
 
 def _joined(parts: Sequence[Mapping[str, Any]]) -> str:

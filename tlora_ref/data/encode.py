@@ -31,6 +31,7 @@ class EncodedRow:
     length : tokens of the longest part, before any cut
     too_long, unlabelled : whether it was cut or left out for its length; whether no token of it is labelled
     ended : whether a token ends everything that is scored
+    whole : whether the chat template writes every turn that is to be learnt
     end_lost : whether the cut took scored tokens, and so the token that ends a response
     parts : the samples that it is used as
     """
@@ -41,6 +42,7 @@ class EncodedRow:
     too_long: bool = False
     unlabelled: bool = False
     ended: bool = True
+    whole: bool = True
     end_lost: bool = False
     parts: tuple[Sample, ...] = ()
 
@@ -53,7 +55,8 @@ class EncodedRow:
 @dataclass
 class EncodingReport:
     """What became of the rows: how many are used, as how many samples, and, by where they stand, which were too long,
-    which lost their end token to a cut, which have no labelled token, and which are samples that no token ends."""
+    which lost their end token to a cut, which have no labelled token, and which are samples that no token ends, or of
+    which the chat template leaves out turns of the assistant."""
 
     samples: int = 0
     used: int = 0
@@ -61,6 +64,7 @@ class EncodingReport:
     unlabelled: list[str] = field(default_factory=list)
     endless: list[str] = field(default_factory=list)
     end_lost: list[str] = field(default_factory=list)
+    partial: list[str] = field(default_factory=list)
     how: str = "skip"
     max_length: int | None = None
 
@@ -72,6 +76,7 @@ class EncodingReport:
         self.unlabelled += [row.where] if row.unlabelled else []
         self.endless += [row.where] if row.used and not row.ended else []
         self.end_lost += [row.where] if row.used and row.end_lost else []
+        self.partial += [row.where] if row.used and not row.whole else []
 
     def lines(self) -> list[str]:
         """Sentences for a person; none if every row was used whole."""
@@ -92,6 +97,11 @@ class EncodingReport:
             said.append(
                 f"{len(self.endless)} row(s) without a scored end token, from which a model does not learn to stop "
                 f"(first: {self.endless[0]}): the chat template writes none, or the tokenizer names no eos_token"
+            )
+        if self.partial:
+            said.append(
+                f"{len(self.partial)} row(s) with turns of the assistant that the chat template does not write "
+                f"and that are not learnt (first: {self.partial[0]}): does it know tool calls?"
             )
         return said
 
@@ -133,7 +143,7 @@ def encode_rows(
     options: dict[str, Any] = {"max_length": max_length, "too_long": too_long, "vocab_size": vocab_size}
     options |= {"template": template, "form": form, "class_names": class_names}
     report = EncodingReport(how=too_long, max_length=max_length)
-    samples = []
+    samples: list[Sample] = []
     for row in rows:
         encoded = encode_row(row, tokenizer, **options)
         report.count(encoded)
@@ -161,21 +171,21 @@ def encode_row(
     check_too_long(too_long, form)
     if not _teaches(row):
         return EncodedRow(row.where, None, unlabelled=True)
-    sample, ended = _encode(row, tokenizer, template, form, class_names)
+    sample, ended, whole = _encode(row, tokenizer, template, form, class_names)
     _check_ids(row, sample["input_ids"], vocab_size, tokenizer)
     length = max(len(v) for v in sample.values() if isinstance(v, list))
     if max_length is None or length <= max_length:
         scored = _scored(sample, form)
-        return EncodedRow(row.where, sample, length, False, not scored, ended, parts=(sample,) if scored else ())
+        return EncodedRow(row.where, sample, length, False, not scored, ended, whole, parts=(sample,) if scored else ())
     if too_long == "skip":
-        return EncodedRow(row.where, sample, length, True, ended=ended)
+        return EncodedRow(row.where, sample, length, True, ended=ended, whole=whole)
     if too_long == "chunk":
         parts = tuple(chunks(sample, max_length))
-        return EncodedRow(row.where, sample, length, True, not parts, ended, parts=parts)
+        return EncodedRow(row.where, sample, length, True, not parts, ended, whole, parts=parts)
     last = tokenizer.frame[1] if tokenizer is not None and row.form != "tokens" and form != "causal" else []
     cut = truncated(sample, max_length, last)
     scored, lost = _scored(cut, form), ended and _count(cut) < _count(sample)
-    return EncodedRow(row.where, cut, length, True, not scored, ended, lost, (cut,) if scored else ())
+    return EncodedRow(row.where, cut, length, True, not scored, ended, whole, lost, (cut,) if scored else ())
 
 
 def _count(sample: Sample) -> int:
@@ -205,6 +215,7 @@ def encode_prompt(row: Row, tokenizer: Tokenizer, template: str = "plain", form:
             f"{row.where}: a row of the form {row.form} has no prompt of text to answer: name the fields of a "
             "prompt and a response (--field), or a task that makes them (--task)"
         )
+    _check_system(row, template)
     if row.form == "messages" or template == CHAT:
         text, start = Conversation(row, tokenizer).prompt(), []  # the template writes the first token itself
     else:
@@ -231,8 +242,8 @@ def _teaches(row: Row) -> bool:
 
 def _encode(
     row: Row, tokenizer: Tokenizer | None, template: str, form: str = "causal", class_names: Sequence[str] = ()
-) -> tuple[Sample, bool]:
-    """A row's sample, and whether a token ends what is scored."""
+) -> tuple[Sample, bool, bool]:
+    """A row's sample, whether a token ends what is scored, and whether every turn to be learnt is in it."""
     if row.form == "tokens":
         labels = row.values["labels"]
         if form == "causal" and isinstance(labels, list) and len(labels) != len(row.values["input_ids"]):
@@ -240,25 +251,39 @@ def _encode(
                 f"{row.where}: labels has {len(labels)} entries, input_ids {len(row.values['input_ids'])}: one label a "
                 "token is expected"
             )
-        return dict(row.values), True
+        return dict(row.values), True, True
     if tokenizer is None:
         raise DataError(f"{row.where}: a row of text needs a tokenizer; only rows of input_ids and labels do without")
     _check_text(row.where, row.values)
+    _check_system(row, template)
     ended = bool(tokenizer.end)
     if form != "causal":
         ids, response = encode_prompt(row, tokenizer, template, form), response_text(row)
         if form == "classes":
-            return {"input_ids": ids, "labels": _class(row, response.strip(), class_names)}, True
-        return {"input_ids": ids, "labels": tokenizer.encode(response) + tokenizer.end}, ended
+            return {"input_ids": ids, "labels": _class(row, response.strip(), class_names)}, True, True
+        return {"input_ids": ids, "labels": tokenizer.encode(response) + tokenizer.end}, ended, True
     if row.form == "text":
         ids = tokenizer.frame[0] + tokenizer.encode(row.values["text"]) + tokenizer.end
-        return {"input_ids": ids, "labels": list(ids)}, ended
+        return {"input_ids": ids, "labels": list(ids)}, ended, True
     if row.form == "messages" or template == CHAT:
-        ids, scored, ended = Conversation(row, tokenizer).encoded()
-        return {"input_ids": ids, "labels": [i if s else IGNORED for i, s in zip(ids, scored, strict=True)]}, ended
+        ids, scored, ended, whole = Conversation(row, tokenizer).encoded()
+        return (
+            {"input_ids": ids, "labels": [i if s else IGNORED for i, s in zip(ids, scored, strict=True)]},
+            ended,
+            whole,
+        )
     before, after = joined(tokenizer, *prompt_text(template, row.values))
     before, after = tokenizer.frame[0] + before, after + tokenizer.end
-    return {"input_ids": before + after, "labels": [IGNORED] * len(before) + after}, ended
+    return {"input_ids": before + after, "labels": [IGNORED] * len(before) + after}, ended, True
+
+
+def _check_system(row: Row, template: str) -> None:
+    """DataError for a system message that a named template has no place for."""
+    if "system" in row.extra and template != CHAT:
+        raise DataError(
+            f'{row.where}: the row has a "system" message, which the template {template} has no place for: take the '
+            "model's chat template (--template chat), or write it into the prompt"
+        )
 
 
 def _check_text(where: str, value: Any) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 from tlora_ref.errors import DataError
 
-ROLES = ("system", "user", "assistant", "tool", "developer", "function")
+ROLES = ("system", "user", "assistant", "tool", "developer", "function", "ipython")
+#: Whether a message is learnt: OpenAI's and Mistral's `weight`, axolotl's `train` and `training`.
+LEARNT = ("weight", "train", "training")
 #: Who speaks, under ShareGPT's names.
 SHAREGPT = {
     **{"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant"},
@@ -51,20 +53,37 @@ def check_learnable(where: str, messages: list[Message]) -> None:
         raise DataError(f"{where}: no message is the assistant's: there is nothing to learn from this row")
 
 
+def learnt(message: Mapping[str, Any]) -> bool:
+    """Whether a message may be learnt: none of LEARNT says no."""
+    return all(message.get(name) in (None, 1) for name in LEARNT)
+
+
 def _message(where: str, at: str, message: Any) -> Message:
-    if isinstance(message, Mapping) and "role" not in message and "from" in message:
-        role, content = message["from"], message.get("value")
-        if not isinstance(role, str) or role not in SHAREGPT:
-            raise DataError(f"{where}: {at} is from {str(role)[:40]!a}, expected {', '.join(SHAREGPT)}")
-        message = {"role": SHAREGPT[role], "content": content}
-    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+    if not isinstance(message, Mapping):
         raise DataError(f"{where}: {at} must have a string role and a string content")
-    if message["role"] not in ROLES:
-        raise DataError(f'{where}: {at} has the role "{message["role"][:40]}", expected {", ".join(ROLES)}')
-    calls = message.get("tool_calls")
+    said = {name: value for name, value in message.items() if value is not None}
+    role, content = said.get("role", said.get("from")), said.get("content", said.get("value"))
+    if not isinstance(role, str):
+        raise DataError(f"{where}: {at} must have a string role and a string content")
+    known = role if role in ROLES else SHAREGPT.get(role.lower(), role.lower())
+    if known not in ROLES:
+        names = ", ".join(dict.fromkeys([*ROLES, *SHAREGPT]))
+        raise DataError(f"{where}: {at} is from {role[:40]!a}, expected one of {names}")
+    calls = said.get("tool_calls")
     if calls is not None and not (isinstance(calls, list) and all(isinstance(call, Mapping) for call in calls)):
         raise DataError(f"{where}: {at}: tool_calls must be a list of objects")
-    return {**message, "content": _content(where, at, message.get("content"), bool(calls))}
+    if "function_call" in said:
+        raise DataError(
+            f"{where}: {at} has a function_call, the form before tool_calls, which templates do not know: write "
+            '"tool_calls": [{"type": "function", "function": {"name": ..., "arguments": ...}}]'
+        )
+    for name in LEARNT:
+        if name in said and said[name] not in (0, 1):
+            raise DataError(
+                f"{where}: {at}: {name} is {str(said[name])[:40]!a}: learnt is 1 or true, not learnt 0 or false"
+            )
+    kept = {name: value for name, value in message.items() if name not in ("from", "value")}
+    return {**kept, "role": known, "content": _content(where, at, content, bool(calls))}
 
 
 def _content(where: str, at: str, content: Any, calls: bool) -> Any:
@@ -83,8 +102,8 @@ def _part(where: str, at: str, part: Any) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind == "text" and isinstance(part.get("text"), str):
-        return dict(part)
+    if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
+        return {**part, "type": "text"}
     said = str(kind or type(part).__name__)[:40]
     raise DataError(
         f"{where}: {at} has a part of the type {said!a}: models of text take parts of the type text alone. Leave the "

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from tlora_ref.errors import DataError
 
 SUFFIXES = (
-    *(".jsonl", ".json", ".csv", ".tsv", ".parquet", "-00000-of-00001.parquet"),
+    *(".jsonl", ".json", ".csv", ".tsv", ".parquet"),
     *(".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz"),
 )
 FORMS = "data are read from .jsonl, .json, .csv and .tsv (each also packed, .gz), and .parquet"
@@ -24,32 +25,59 @@ LISTS = ("messages", "conversations", "input_ids", "labels", "token_type_ids")
 
 
 def dataset_file(path: str | Path, split: str = "train") -> Path:
-    """The file of a split: `path` itself if it is a file, else `<path>/<split>` with one of SUFFIXES."""
+    """The file of a split: `path` itself if it is a file, else `<path>/<split>` with one of SUFFIXES; of a split in
+    Parquet shards their common name, `<split>-*-of-00003.parquet`."""
     path = Path(path)
     if path.is_file():
         return path
     if not path.exists():
         raise DataError(f"{path}: there is no such file or directory of data")
-    candidates = [path / f"{split}{suffix}" for suffix in SUFFIXES]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
+    found = split_file(path, split)
+    if found is not None:
+        return found
     if (path / "config.json").is_file():
         raise DataError(f"{path}: is a model's folder, not data: give a file, or a directory of train, valid, test")
-    raise DataError(f"{path}: there is no {' or '.join(file.name for file in candidates)} in this directory")
+    raise DataError(f"{path}: there is no {' or '.join(f'{split}{end}' for end in SUFFIXES)} in this directory")
+
+
+def split_file(path: Path, split: str) -> Path | None:
+    """The file of a split in a directory, or the common name of its shards; None where there is none."""
+    found = next((path / f"{split}{end}" for end in SUFFIXES if (path / f"{split}{end}").is_file()), None)
+    if found is not None:
+        return found
+    first = next(iter(sorted(path.glob(f"{split}-00000-of-[0-9][0-9][0-9][0-9][0-9].parquet"))), None)
+    if first is None or first.stem.endswith("-00001"):
+        return first
+    return first.with_name(f"{split}-*{first.name[-17:]}")
 
 
 def file_sha256(path: str | Path) -> str:
-    """Digest of a data file, for manifests."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Digest of a data file, for manifests; of shards, that of one after the other."""
+    digest = hashlib.sha256()
+    for part in _shards(Path(path)):
+        with part.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _shards(file: Path) -> list[Path]:
+    """The files of a name; DataError where a shard of it is missing."""
+    if "*" not in file.name or file.exists():
+        return [file]
+    before, _, count = file.stem.partition("*-of-")
+    parts = [file.with_name(f"{before}{i:05}-of-{count}{file.suffix}") for i in range(int(count))]
+    for part in parts:
+        if not part.is_file():
+            raise DataError(f"{part}: this shard is missing: {count} of them make the split. Copy all")
+    return parts
 
 
 def records(file: Path) -> Iterator[tuple[str, Any]]:
     """(where, value) of every record; DataError for a file that cannot be read."""
     suffix = Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
     if suffix == ".parquet":
-        return _parquet(file)
+        return (record for part in _shards(file) for record in _parquet(part))
     text = _text(file)
     if suffix in (".csv", ".tsv"):
         return _table(file, text, "\t" if suffix == ".tsv" else ",")
@@ -59,9 +87,13 @@ def records(file: Path) -> Iterator[tuple[str, Any]]:
 def _text(file: Path) -> str:
     try:
         packed = file.read_bytes()
-        return (gzip.decompress(packed) if file.suffix == ".gz" else packed).decode("utf-8-sig")
+        plain = gzip.decompress(packed) if file.suffix == ".gz" else packed
+        # Excel's "Unicode text" and PowerShell's files say by their first two bytes what they are
+        return plain.decode("utf-16" if plain.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 text (byte {error.start}): save it as UTF-8. {FORMS}") from error
+        raise DataError(
+            f"{file}: not {error.encoding.upper()} text (byte {error.start}): save it as UTF-8. {FORMS}"
+        ) from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file}: cannot be read ({error})") from error
 
@@ -155,6 +187,12 @@ def _unwrapped(value: dict[str, Any]) -> Any:
         return [value]
     if len(lists) == 1 and turns:
         return turns[0]
+    if value and all(isinstance(column, dict) for column in value.values()):  # pandas' to_json
+        if all(name.isdecimal() for name in value):
+            return list(value.values())
+        numbers = [list(column) for column in value.values()]
+        if numbers.count(numbers[0]) == len(numbers) and all(number.isdecimal() for number in numbers[0]):
+            return [{name: column[number] for name, column in value.items()} for number in numbers[0]]
     if lists and len(lists) == len(value) and len({len(column) for column in lists.values()}) == 1:
         return [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
     return [value] if len(lists) < len(value) else value
@@ -166,9 +204,10 @@ def _unwrapped(value: dict[str, Any]) -> Any:
 def _table(file: Path, text: str, delimiter: str) -> Iterator[tuple[str, Any]]:
     """Rows of CSV under the names in the first line."""
     csv.field_size_limit(2**31 - 1)
+    text, delimiter = _delimited(text, delimiter)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        names = next(reader, [])
+        names = [name.strip() for name in next(reader, [])]
         if len(set(names)) < len(names):
             raise DataError(f"{file}: two columns have one name: {', '.join(names)[:200]}")
         for cells in reader:
@@ -180,6 +219,17 @@ def _table(file: Path, text: str, delimiter: str) -> Iterator[tuple[str, Any]]:
             yield where, {name: _cell(name, cell) for name, cell in zip(names, cells, strict=True)}
     except csv.Error as error:
         raise DataError(f"{file}, line {reader.line_num}: not valid CSV ({error}). {FORMS}") from error
+
+
+def _delimited(text: str, delimiter: str) -> tuple[str, str]:
+    """The text without Excel's line `sep=;`, and what separates its cells: where the first line has no comma, the
+    semicolon, tabulator or bar that it has instead."""
+    first, _, rest = text.partition("\n")
+    if re.fullmatch(r"sep=.\r?", first):
+        return rest, first[4]
+    if delimiter in first:
+        return text, delimiter
+    return text, next((other for other in ";\t|" if other in first), delimiter)
 
 
 def _cell(name: str, cell: str) -> Any:

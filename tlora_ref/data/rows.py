@@ -20,9 +20,13 @@ NAMES = (
 NAMES_ELSEWHERE = {
     **dict.fromkeys(("response", "answer_text", "target", "chosen", "reply", "summary", "label_text"), "completion"),
     **dict.fromkeys(("question", "query", "source", "context", "problem"), "prompt"),
-    **dict.fromkeys(("conversation", "dialog", "chat"), "messages"),
+    **dict.fromkeys(("conversation", "dialog", "dialogue", "chat"), "messages"),
     **{"content": "text", "document": "text", "label": "labels", "tokens": "input_ids"},
 }
+
+
+#: What scores a row's tokens beside labels, or in their place (TRL's names and one more).
+MASKS = ("completion_mask", "assistant_masks", "loss_mask")
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Row:
     where : file and line, for messages
     answer : the row's short answer, where it has one
     extra : what goes along. Of messages: "tools", "documents", "template_options"; "given", how many of the first
-        messages are the prompt and not learnt
+        messages are the prompt and not learnt. Of pairs: "system", a system message that chat templates are given
     """
 
     form: str
@@ -91,24 +95,74 @@ def row_of(where: str, record: Any, fields: Mapping[str, str]) -> Row:
     taken = set(fields.values())
     values = {name: v for name, v in record.items() if name not in taken and name not in fields}
     values |= {ours: record[theirs] for ours, theirs in fields.items()}
-    answer = values.get("answer")
-    if "input_ids" in values:
+    form = _form(where, values)
+    if form == "tokens":
         return Row("tokens", _tokens(where, values), where)
-    if "messages" in values or "conversations" in values:
+    _check_beside(where, values)
+    if form == "messages":
         return _conversation(where, values)
-    if isinstance(values.get("prompt"), list) or isinstance(values.get("completion"), list):
+    if form == "turns":
         return _conversational_pair(where, values)
-    if "prompt" in values or "completion" in values:
-        return Row("pair", _texts(where, values, ("prompt", "completion")), where, _answer(answer))
-    if "instruction" in values or "output" in values:
-        values = {**values, "input": "" if values.get("input") is None else values["input"]}
-        return Row("pair", _texts(where, values, ("instruction", "input", "output")), where, _answer(answer))
-    if "text" in values:
+    if form == "text":
         return Row("text", _texts(where, values, ("text",)), where)
+    if form == "instruction":
+        values = {**values, "input": "" if values.get("input") is None else values["input"]}
+    names = ("prompt", "completion") if form == "pair" else ("instruction", "input", "output")
+    system = values.get("system")
+    extra = {"system": system} if isinstance(system, str) and system.strip() else {}
+    return Row("pair", _texts(where, values, names), where, _answer(values.get("answer")), extra)
+
+
+def _form(where: str, values: Mapping[str, Any]) -> str:
+    """Which form a row has. Fields that are null are there only where nothing else says it: in a table of mixed rows
+    every row has every column."""
+    for there in ({name for name, value in values.items() if value is not None}, set(values)):
+        if "input_ids" in there:
+            return "tokens"
+        if there & {"messages", "conversations"}:
+            return "messages"
+        if "prompt" in there or "completion" in there:
+            lists = any(isinstance(values.get(name), list) for name in ("prompt", "completion"))
+            return "turns" if lists else "pair"
+        if "instruction" in there or "output" in there:
+            return "instruction"
+        if "text" in there:
+            return "text"
     raise DataError(
         f"{where}: no known form: expected messages, prompt and completion, instruction and output, text, or input_ids "
-        f"and labels; the row has {', '.join(map(str, record)) or 'no fields'}. Map other names, e.g. prompt=question"
+        f"and labels; the row has {', '.join(map(str, values)) or 'no fields'}. {_mapped(values)}"
     )
+
+
+def _mapped(values: Mapping[str, Any], name: str | None = None) -> str:
+    """How to map the names that a row has: the one that may be meant by `name`, or all that are known."""
+    pairs = [f"{ours}={theirs}" for theirs, ours in NAMES_ELSEWHERE.items() if theirs in values and ours not in values]
+    if name == "instruction" and values.get("input"):
+        pairs = ["prompt=input,completion=output"]
+    elif name == "output":
+        pairs = [pair.replace("completion", "output").replace("prompt", "input") for pair in pairs]
+    elif name is not None:
+        pairs = [pair for pair in pairs if pair.startswith(f"{name}=")]
+    if "rejected" in values:
+        return "Preferences are not learnt here: take the chosen answers alone, " + (
+            "--field messages=chosen"
+            if isinstance(values.get("chosen"), list) and "prompt" not in values
+            else "--field completion=chosen"
+        )
+    if pairs:
+        return f"Map other names (did you mean --field {','.join(pairs)}?)"
+    return "Map other names, e.g. --field prompt=question"
+
+
+def _check_beside(where: str, values: Mapping[str, Any]) -> None:
+    """DataError for what would change the meaning of a row's text and cannot be learnt."""
+    for name in ("images", "image", "videos", "video", "audios", "audio"):
+        if values.get(name):
+            raise DataError(f'{where}: the row has "{name}": models of text learn no such rows. Leave the row out')
+    if values.get("history"):
+        raise DataError(f'{where}: the row has earlier turns in "history": bring it as messages')
+    if values.get("label") is False:
+        raise DataError(f"{where}: label is false (KTO): a completion to be avoided. Leave the row out")
 
 
 def _answer(value: Any) -> str | None:
@@ -120,7 +174,10 @@ def _texts(where: str, values: Mapping[str, Any], names: tuple[str, ...]) -> dic
     found = {}
     for name in names:
         if name not in values:
-            raise DataError(f'{where}: field "{name}" is missing (the row has {", ".join(map(str, values))})')
+            raise DataError(
+                f'{where}: field "{name}" is missing (the row has {", ".join(map(str, values))}). '
+                f"{_mapped(values, name)}"
+            )
         value = "" if values[name] is None and name == names[-1] else values[name]
         if not isinstance(value, str):
             kind = "null" if value is None else type(value).__name__
@@ -130,7 +187,7 @@ def _texts(where: str, values: Mapping[str, Any], names: tuple[str, ...]) -> dic
 
 
 def _conversation(where: str, values: Mapping[str, Any]) -> Row:
-    name = "messages" if "messages" in values else "conversations"
+    name = "conversations" if values.get("messages") is None and "conversations" in values else "messages"
     messages = conversation(where, name, values[name], values.get("system"))
     check_learnable(where, messages)
     return Row("messages", {"messages": messages}, where, extra=_beside(where, values))
@@ -167,9 +224,11 @@ def _beside(where: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tokens(where: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """input_ids and labels: integer lists of one length, or a class (an integer) for labels."""
-    if "labels" not in values:
+    masks = [values[name] for name in MASKS if values.get(name) is not None]
+    if "labels" not in values and not masks:
         raise DataError(f'{where}: field "labels" is missing: rows of input_ids need labels (-100 where not scored)')
-    chosen = {name: values[name] for name in ("input_ids", "labels", "token_type_ids") if name in values}
+    names = ("input_ids", "labels", "token_type_ids", "attention_mask", *MASKS)
+    chosen = {name: values[name] for name in names if values.get(name) is not None}
     for name, numbers in chosen.items():
         if name == "labels" and type(numbers) is int:
             continue
@@ -177,4 +236,26 @@ def _tokens(where: str, values: Mapping[str, Any]) -> dict[str, Any]:
             raise DataError(f'{where}: field "{name}" must be a list of integers, not empty')
         if any(abs(n) >= 2**31 for n in numbers):
             raise DataError(f'{where}: field "{name}" holds a number beyond any vocabulary')
-    return chosen
+    return _masked(where, chosen)
+
+
+def _masked(where: str, chosen: dict[str, Any]) -> dict[str, Any]:
+    """input_ids, labels and token_type_ids without padding (`attention_mask` 0), and scored where every mask is 1."""
+    masks = {name: chosen.pop(name) for name in ("attention_mask", *MASKS) if name in chosen}
+    for name, mask in masks.items():
+        if len(mask) != len(chosen["input_ids"]) or not set(mask) <= {0, 1}:
+            raise DataError(f'{where}: field "{name}" must hold a 0 or 1 for every token of input_ids')
+    labels = chosen.setdefault("labels", list(chosen["input_ids"]))
+    attended = masks.pop("attention_mask", [1] * len(chosen["input_ids"]))
+    if isinstance(labels, list) and masks:
+        if len(labels) != len(attended):
+            raise DataError(f"{where}: labels and {next(iter(masks))} differ in length")
+        scored = [all(bits) for bits in zip(*masks.values(), strict=True)]
+        chosen["labels"] = [label if on else -100 for label, on in zip(labels, scored, strict=True)]
+    kept = [i for i, on in enumerate(attended) if on]
+    if kept != list(range(kept[0] if kept else 0, kept[-1] + 1 if kept else 0)):
+        raise DataError(f'{where}: "attention_mask" leaves out tokens between others: only padding may be left out')
+    return {
+        name: [numbers[i] for i in kept] if isinstance(numbers, list) and len(numbers) == len(attended) else numbers
+        for name, numbers in chosen.items()
+    }

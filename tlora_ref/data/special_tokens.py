@@ -106,8 +106,8 @@ def _declared(config: Mapping[str, Any]) -> list[AddedToken]:
 
 def _additional_token(value: Any) -> AddedToken:
     """A further special token; one that is an object is special only if it says so."""
-    named: dict[str, bool] = {} if isinstance(value, Mapping) else {"special": True}
-    return _token("additional_special_tokens", value, **named)
+    name = "additional_special_tokens"
+    return _token(name, value) if isinstance(value, Mapping) else _token(name, value, special=True)
 
 
 def _token(name: str, value: Any, text: str | None = None, **fixed: bool) -> AddedToken:

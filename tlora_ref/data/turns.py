@@ -56,7 +56,7 @@ class Turns:
         found = []
         for i in wanted:
             span = self._span(final, i)
-            if span is not None:
+            if span is not None and span[0] < span[1]:
                 found.append(span)
         return found
 

@@ -20,7 +20,7 @@ from tlora_ref.data import (
     sample_form,
 )
 from tlora_ref.data.lengths import check_too_long
-from tlora_ref.data.records import SUFFIXES
+from tlora_ref.data.records import split_file
 from tlora_ref.data.templates import CHAT, check_template
 from tlora_ref.errors import ConfigError
 from tlora_ref.tasks import Task, task_rows
@@ -77,10 +77,9 @@ class DataSource:
         """
         if path is not None:
             return replace(self, path=path).rows("valid")
-        if any((self.path / f"valid{suffix}").is_file() for suffix in SUFFIXES):
+        if split_file(self.path, "valid") is not None:
             return self.rows("valid")
-        others = [self.path / f"{name}{suffix}" for name in VALID_ELSEWHERE for suffix in SUFFIXES]
-        found = next((file for file in others if file.is_file()), None)
+        found = next(filter(None, (split_file(self.path, name) for name in VALID_ELSEWHERE)), None)
         if found is not None:
             warnings.warn(
                 f"{found} is not read as held-out data: rename it to valid{''.join(found.suffixes)}, or name it with "
