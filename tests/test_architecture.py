@@ -70,7 +70,7 @@ ARROWS: dict[str, set[str]] = {
     "calibration": MAKES_ARTEFACTS | {"machine", "method", "algorithm", "autograd", "transformer"},
     "training": EVERYWHERE | {"method", "autograd", "data", "adapter", "transformer"},
     "tasks": EVERYWHERE | {"data", "training", "transformer"},
-    "planning": EVERYWHERE | {"autograd", "checkpoint", "transformer"},
+    "planning": EVERYWHERE | {"autograd", "checkpoint", "transformer", "adapter", "data", "training"},
     "pipeline": EVERYWHERE
     | {"method", "adapter", "calibration", "checkpoint", "data", "tasks", "training", "transformer"},
     "oracle": ALL_BUT_CLI - {"tasks", "planning", "pipeline", "reports", "explanation", "study"},

@@ -33,7 +33,16 @@ from .pipeline import (
     weightless_model,
     with_system,
 )
-from .planning import MemoryPlan, TimePlan, plan_memory, plan_time
+from .planning import (
+    MemoryPlan,
+    TimePlan,
+    TrainingPlan,
+    mean_tokens,
+    padded_tokens,
+    plan_memory,
+    plan_time,
+    plan_training,
+)
 from .reports import Summary, summarize
 from .shipped import shipped_model
 from .study import Study, load_study, run_study
@@ -68,6 +77,7 @@ __all__ = [
     "Task",
     "TimePlan",
     "TrainSettings",
+    "TrainingPlan",
     "allocate",
     "assert_right",
     "calibrate",
@@ -96,9 +106,12 @@ __all__ = [
     "load_tokenizer",
     "load_tokenizer_for",
     "make_adapter",
+    "mean_tokens",
     "merge_checkpoint",
+    "padded_tokens",
     "plan_memory",
     "plan_time",
+    "plan_training",
     "preview",
     "prompting_of",
     "read_prompting",

@@ -138,3 +138,16 @@ def test_every_family_is_planned_as_calibration_finds_it(tmp_path: Path, run: Ru
     found = json.loads(run("plan", tmp_path / "model", "--json")[1])
     assert 2 * found["bytes"]["float32"]["covariances"] == calibration_memory(model, [sample])
     assert found["modules"] == len(model.shapes()) and found["weights"] == model.parameter_count()
+
+
+def test_the_rows_of_data_are_reckoned_with(folder: Path, run: Run) -> None:
+    words = ("plan", folder / "model", "--data", folder / "data" / "train.jsonl", "--batch-size", 3)
+    status, said, _ = run(*words, "--json")
+    lengths = [len(json.loads(line)["input_ids"]) for line in (folder / "data" / "train.jsonl").open()]
+    found = json.loads(said)["training"]
+    assert status == 0 and found["steps"] == 3 and found["tokens"] == tr.padded_tokens(lengths, 3, 42)
+    assert found["seconds"] == 3 * found["step_seconds"] > 0
+    status, said, _ = run(*words, "--steps", 5)
+    assert status == 0 and "5 steps, without held-out evaluation" in said and "memory at peak, all in all" in said
+    status, said, error = run("plan", folder / "model", "--epochs", 2)
+    assert status == 0 and "--epochs does nothing here" in error and "a step, 8 rows" in said

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 import tlora_ref as tr
 from tlora_ref import machine
 from tlora_ref.cli import options as o
-from tlora_ref.cli.screen import Screen, duration, size
+from tlora_ref.cli.screen import Screen, duration, seconds, size, warn
+from tlora_ref.cli.settings import data_source, say_unused
+from tlora_ref.cli.settings import labels as classes
 from tlora_ref.errors import ConfigError
 from tlora_ref.planning.memory import HOLDERS, KEPT
 from tlora_ref.planning.time import EFFICIENCY
 
 
 def run(
+    context: typer.Context,
     model: o.ModelFolder,
     config: o.Config = None,
     rank: o.Rank = 8,
@@ -23,19 +30,77 @@ def run(
     samples: o.Samples = 32,
     tokens: o.SampleTokens = 512,
     workers: o.Workers = 1,
+    data: Annotated[Path | None, typer.Option("--data", help="Reckon with the rows of this data.")] = None,
+    split: o.Split = "train",
+    field: o.Fields = None,
+    template: o.Template = "plain",
+    task: o.TaskName = None,
+    labels: o.Labels = None,
+    max_length: o.MaxLength = None,
+    too_long: o.TooLong = "skip",
+    batch_size: o.BatchSize = 8,
+    grad_accumulation: Annotated[int, typer.Option(min=1, help="Forward passes of one step.")] = 1,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps; overrides --epochs.")] = None,
+    epochs: Annotated[float, typer.Option(help="Passes over --data.")] = 1.0,
     download: o.Download = False,
     json: o.Json = False,
 ) -> None:
-    """Parameters, memory and time of an adapter, from config.json alone (MODEL: its folder, or the file itself)."""
+    """Parameters, memory and time of an adapter, from config.json alone (MODEL: its folder, or the file itself).
+
+    With --data the lengths of its rows are reckoned with, and how many steps they make.
+    """
     screen = Screen(json)
     alpha = float(rank) if alpha is None else alpha
     if not 0 < alpha < math.inf:
         raise ConfigError(f"--alpha {alpha}: expected a positive, finite number")
     memory = tr.plan_memory(model, rank, target)
     show_memory(screen, memory, alpha)
-    time = tr.plan_time(memory, samples=samples, tokens=tokens, workers=workers)
-    show_time(screen, time, samples, tokens, workers)
-    screen.finish({"alpha": alpha, "machine_bytes": machine.memory(), **memory.to_dict(), **time.to_dict()})
+    settings = tr.TrainSettings(steps=steps, epochs=epochs, batch_size=batch_size, grad_accumulation=grad_accumulation)
+    lengths = row_lengths(context, model)
+    mean = tokens if lengths is None else tr.mean_tokens(lengths)
+    time = tr.plan_time(memory, samples=samples, tokens=mean, workers=workers)
+    show_time(screen, time, samples, mean, workers)
+    training = show_training(screen, memory, settings, lengths, tokens)
+    found = {"alpha": alpha, "machine_bytes": machine.memory(), **memory.to_dict(), **time.to_dict()}
+    screen.finish({**found, "training": training})
+
+
+def row_lengths(context: typer.Context, model: Path) -> list[int] | None:
+    """Tokens of each sample of --data; None without."""
+    if context.params["data"] is None:
+        say_unused(context, "it says how --data are read", "split", "field", "template", "task", "labels", "max_length")
+        say_unused(context, "without --data there are no rows to pass over", "epochs", "too_long")
+        return None
+    source = data_source(context)
+    rows = source.rows(context.params["split"])
+    ready = tr.weightless_model(model, classes(context, source))
+    samples, left_out = source.encoded(rows, ready, tr.load_tokenizer_for(model, rows))
+    warn(*left_out.lines())
+    return [len(sample["input_ids"]) for sample in samples]
+
+
+def show_training(
+    screen: Screen, memory: tr.MemoryPlan, settings: tr.TrainSettings, lengths: list[int] | None, tokens: int
+) -> dict[str, Any] | None:
+    """About what training takes; None for a model that has no loss."""
+    steps = settings.steps if lengths is None else settings.total_steps(len(lengths))
+    rows = settings.batch_size
+    padded = tokens if lengths is None else tr.padded_tokens(lengths, rows, settings.seed)
+    try:
+        found = tr.plan_training(
+            memory, tokens=padded, batch_size=rows, grad_accumulation=settings.grad_accumulation, steps=steps
+        )
+    except ConfigError as error:
+        screen.say(f"Training: {error}")
+        return None
+    how = "by a part of a step, done now" if found.measured else "by its operations"
+    screen.say(f"Training B in float32, about, {how}")
+    times = f"{settings.grad_accumulation} x " if settings.grad_accumulation > 1 else ""
+    screen.say(f"  a step, {times}{rows} rows of {found.tokens} tokens with padding: {seconds(found.step_seconds)}")
+    if found.seconds is not None:
+        screen.say(f"  {steps} steps, without held-out evaluation: {seconds(found.seconds)}")
+    screen.say(f"  memory at peak, all in all: {size(found.peak_bytes)}")
+    return found.to_dict()
 
 
 def show_memory(screen: Screen, memory: tr.MemoryPlan, alpha: float) -> None:

@@ -2,5 +2,15 @@
 
 from tlora_ref.planning.memory import MemoryPlan, plan_memory
 from tlora_ref.planning.time import TimePlan, plan_time
+from tlora_ref.planning.training import TrainingPlan, mean_tokens, padded_tokens, plan_training
 
-__all__ = ["MemoryPlan", "TimePlan", "plan_memory", "plan_time"]
+__all__ = [
+    "MemoryPlan",
+    "TimePlan",
+    "TrainingPlan",
+    "mean_tokens",
+    "padded_tokens",
+    "plan_memory",
+    "plan_time",
+    "plan_training",
+]
