@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +25,19 @@ from tlora_ref.cli.output import (
 from tlora_ref.cli.stopping import told
 from tlora_ref.errors import CheckpointError, ConfigError, OutputError
 from tlora_ref.training import HISTORY_FILE, METRICS_FILE, STATE_FILE, STEPS_FOLDER, check_step
+from tlora_ref.training.tensorboard import FOLDER as TENSORBOARD
+from tlora_ref.training.tensorboard import TensorBoard
 
 CONVENTIONS = "AdamW as torch (decoupled decay, bias correction); schedule as transformers (first warm-up step: lr 0)"
 START, END = "initial_adapter", "adapter"
 #: What a run leaves in its folder, and --overwrite clears.
-PARTS = (STATE_FILE, STEPS_FOLDER, HISTORY_FILE, METRICS_FILE, MANIFEST_FILE, CONFIG_FILE, START, END)
+PARTS = (STATE_FILE, STEPS_FOLDER, HISTORY_FILE, METRICS_FILE, MANIFEST_FILE, CONFIG_FILE, START, END, TENSORBOARD)
 #: What --resume goes on from.
 RESUMABLE = (STATE_FILE, CALIBRATION_FILE)
 #: Flags that a resumed run may change. The data are compared by digest, not by path.
 FREE = frozenset(
     ("out", "data", "valid", "resume", "overwrite", "save-every", "eval-every", "log-every", "steps", "epochs", "hold")
-)
-FREE |= {"keep-last", "from-step"}
+) | {"keep-last", "from-step", "log"}
 
 
 def check_run_folder(out: Path, *, overwrite: bool, resume: bool, replace: bool = False, **inputs: Path | None) -> None:
@@ -118,3 +121,24 @@ def say_stopped(out: Path, context: typer.Context, stop: KeyboardInterrupt, *, b
         kept = "nothing was written, so there is nothing to resume"
     print(f"stopped by {what}: {kept}", file=sys.stderr)
     return status
+
+
+def check_log(log: str | None, out: Path) -> None:
+    """ConfigError for a --log that cannot be written, before anything is read."""
+    if log not in (None, "tensorboard"):
+        raise ConfigError(f"--log {log}: expected tensorboard (OUT/{METRICS_FILE} is written in any case)")
+    if log is not None:
+        TensorBoard(out)
+
+
+@contextmanager
+def event_log(log: str | None, out: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """What is told of each step for --log; all of it is on the disk at the end, however that comes."""
+    if log is None:
+        yield lambda entry: None
+        return
+    board = TensorBoard(out)
+    try:
+        yield board
+    finally:
+        board.close()

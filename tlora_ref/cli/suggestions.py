@@ -64,6 +64,7 @@ _FLAGS_ELSEWHERE: dict[str, str] = {
     "split": "dataset-split subset",
     "write": "write-out save-responses predictions",
     "workers": "num-proc num-workers n-jobs jobs preprocessing-num-workers",
+    "log": "report-to logger",
     "trainable": "train-type finetuning-type",
 }
 FLAGS_ELSEWHERE = {theirs: ours for ours, names in _FLAGS_ELSEWHERE.items() for theirs in names.split()}
@@ -89,7 +90,7 @@ _ADVICE: dict[str, str] = {
     "use-rslora use-dora use-qlora": "the method here is TLoRA, with --uniform-rank and --uniform-scale plain LoRA",
     "lora-parameters lora peft-config": "its keys stand by themselves here: --rank, --alpha, --target",
     "do-train do-eval train stage fine-tune-type": "the command says what is done: leave it out",
-    "report-to wandb logging-dir": "OUT/metrics.csv and history.jsonl have the steps",
+    "wandb logging-dir": "OUT/metrics.csv has the steps, and --log tensorboard writes OUT/tensorboard",
     "scale": "the scale is alpha over rank: --alpha",
     "num-beams beam-size typical-p": "it is greedy, or draws by --temperature, --top-k, --top-p and --min-p",
     "trust-remote-code": "no code of a checkpoint is ever run: leave it out",

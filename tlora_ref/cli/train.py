@@ -21,7 +21,9 @@ from tlora_ref.cli.run_folder import (
     START,
     begin_folder,
     check_from_step,
+    check_log,
     check_run_folder,
+    event_log,
     run_facts,
     say_stopped,
 )
@@ -82,6 +84,7 @@ def run(
     patience: o.Patience = None,
     save_every: o.SaveEvery = None,
     keep_last: o.KeepLast = None,
+    log: Annotated[str | None, typer.Option(help="tensorboard: each step into OUT/tensorboard as well.")] = None,
     log_every: Annotated[int, typer.Option(min=1, help="A row of metrics.csv, and off a terminal a line.")] = 1,
     resume: o.Resume = False,
     from_step: o.FromStep = None,
@@ -109,6 +112,7 @@ def run(
     check_run_folder(out, overwrite=overwrite, resume=resume, model=model, data=data, valid=valid, adapter=adapter)
     calibrating = resume and adapter is None and (out / CALIBRATION_FILE).is_file()
     facts = read_beside(out, context, free=FREE) if resume and not calibrating else None
+    check_log(log, out)
     check_from_step(out, from_step, resume=facts is not None)
     source = data_source(context)
     rows, held = split_rows(context, source)
@@ -248,12 +252,13 @@ def fit(
         base.attach(adapter)
         before = tr.evaluate(base, valid, batch_size=settings.batch_size).loss
         screen.say(f"held-out loss before: {before:.4f}")
-    with screen.progress("training", lines=False) as progress:
+    with screen.progress("training", lines=False) as progress, event_log(flags["log"], out) as log:
         line = StepLine(screen, progress, total, flags["log_every"])
 
         def on_step(entry: dict[str, Any]) -> None:
             if entry.get("best") and entry["step"] < total and flags["keep"] == "best":
                 write(out / END)
+            log(entry)
             line.show(entry)
 
         options = {name: flags[name] for name in ("save_every", "keep", "keep_last", "patience", "log_every")}
