@@ -50,5 +50,6 @@ def test_second_moment_refuses_what_is_not_one_row_a_token(shape: tuple[int, ...
 
 
 def test_sensitivity_refuses_a_gradient_of_another_shape() -> None:
-    with pytest.raises(ShapeError, match="must agree"):
-        sample_sensitivity(np.ones((2, 3)), np.ones((3, 2)))
+    for shape, other in [((2, 3), (3, 2)), ((3, 2), (2, 3)), ((2, 3), (1, 3)), ((2, 3), (2, 1))]:  # the last two spread
+        with pytest.raises(ShapeError, match="must agree"):
+            sample_sensitivity(np.ones(shape), np.ones(other))

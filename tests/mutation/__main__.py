@@ -62,7 +62,9 @@ SILENT = (
 #: (file, a regular expression of the mutated line as it then reads) -> why no test can tell it from the original.
 EQUIVALENT: dict[tuple[str, str], str] = {
     ("algorithm.py", r"total . N for i, total"): "S and C matter up to a positive factor alone",
-    ("method/singular.py", r"elif d_out <= d_in"): "a square matrix reduced to its own triangle has the same vectors",
+    ("method/singular.py", r"if (r|d_out|not d_out) "): "every way to reduce M has the same vectors: one is quicker",
+    ("method/covariance.py", r"shape\[0\] <= 0"): "no axis is shorter than nothing",
+    ("method/covariance.py", r"keepdims=False"): "the mean over the first axis is spread over it either way",
     ("oracle/stages/scales.py", r"dims = \[\(.*len\(S\)"): "no rank is near this cap, and no scale depends on it",
     ("oracle/compare.py", r"precision\.name <= .float64."): "the other precisions only ask again, in a finer one",
     ("oracle/stages/walk.py", r"f\.against <= GOLDEN and"): "there are two texts, and the other one is greater",

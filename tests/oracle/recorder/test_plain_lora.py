@@ -20,26 +20,26 @@ from tlora_ref.oracle.recorder import Recorder
 STAGES = ("ranks", "scales", "A", "gradient", "adamw", "merge")
 
 
-def recorded(tmp_path: Path, dtype: str, *, change: Callable[[Any], None] = lambda adapted: None, **config: Any) -> Any:
-    """The report on a run of PEFT as its users make it; `change` is made before it trains."""
+def trained(
+    model: Path, golden: Path, folder: Path, dtype: str, change: Callable[[Any], None] | None = None, **config: Any
+) -> None:
+    """PEFT's plain LoRA as its users make it, from the golden A, recorded; `change` is made before it trains."""
     torch, transformers, peft = (pytest.importorskip(name) for name in ("torch", "transformers", "peft"))
     torch.set_num_threads(1)
-    # weights that float32 holds, so that both sides have the same ones
-    tr.save_model(tiny_model("gpt2", seed=3), tmp_path / "model", "float32")
-    model, samples = tr.load_model(tmp_path / "model"), tiny_samples(3, seed=4)
-    tr.trace(model, samples, tmp_path / "g", r_init=3, alpha=6.0, steps=5, lr=1e-3, batch_size=2, **LORA)
-    recorder = Recorder(tmp_path / "g")
+    recorder = Recorder(golden)
     facts, shapes = recorder.golden.manifest, recorder.golden.shapes
-    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=getattr(torch, dtype))
+    base = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
     told = {"r": facts.r_init, "lora_alpha": facts.alpha, "target_modules": list(shapes), **config}
     adapted = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", **told))
     for m in shapes:
         A = adapted.get_submodule(f"base_model.model.{m}").lora_A["default"].weight
         A.data.copy_(torch.tensor(recorder.golden.get(f"A/{m}")))
-    change(adapted)
-    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.01)
+    if change is not None:
+        change(adapted)
+    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], weight_decay=0.01)
     with recorder.training(adapted, optimizer):
-        for _, _, batch in recorder.batches():
+        for _, rate, batch in recorder.batches():
+            optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad()
             ids, labels, mask = (torch.as_tensor(batch[name]) for name in ("input_ids", "labels", "attention_mask"))
             logits = adapted(input_ids=ids, attention_mask=mask).logits
@@ -47,7 +47,16 @@ def recorded(tmp_path: Path, dtype: str, *, change: Callable[[Any], None] = lamb
             recorder.loss(loss)
             loss.backward()
             optimizer.step()
-    recorder.write(tmp_path / "c", merged=adapted.merge_and_unload())
+    recorder.write(folder, merged=adapted.merge_and_unload())
+
+
+def recorded(tmp_path: Path, dtype: str, **how: Any) -> Any:
+    """The report on such a run."""
+    # weights that float32 holds, so that both sides have the same ones
+    tr.save_model(tiny_model("gpt2", seed=3), tmp_path / "model", "float32")
+    model, samples = tr.load_model(tmp_path / "model"), tiny_samples(3, seed=4)
+    tr.trace(model, samples, tmp_path / "g", r_init=3, alpha=6.0, steps=5, lr=1e-3, batch_size=2, **LORA)
+    trained(tmp_path / "model", tmp_path / "g", tmp_path / "c", dtype, **how)
     return tr.compare(tmp_path / "g", tmp_path / "c", checkpoint=model, require=STAGES)
 
 
