@@ -46,3 +46,19 @@ def test_the_tokenizers_chat_template(folder: Path, run: Run) -> None:
         run("generate", folder / "model", "--prompt", "w3", "--chat", "--max-new-tokens", 3, "--json")[1]
     )
     assert found["tokens"] == tr.load_model(folder / "model").generate([3, 9], max_new_tokens=3)[2:].tolist()
+
+
+def test_what_generation_config_asks_for_is_said_and_not_applied(folder: Path, run: Run) -> None:
+    words = ("generate", folder / "model", "--prompt", "w1 w2", "--max-new-tokens", 4)
+    plain = run(*words)
+    file = folder / "model" / "generation_config.json"
+    file.write_text('{"repetition_penalty": 9.5, "temperature": 0.2, "no_repeat_ngram_size": 2, "use_cache": true}')
+    status, said, error = run(*words)
+    assert status == 0 and said == plain[1] and "generation_config" not in plain[2]
+    assert "asks for repetition_penalty 9.5, no_repeat_ngram_size 2; none" in error and "0.2" not in error
+    assert "--repetition-penalty 9.5" in error
+    assert "repetition_penalty" not in run(*words, "--repetition-penalty", 9.5)[2]
+    file.write_text('{"do_sample": true, "temperature": 0.2, "top_p": 1.0}')
+    assert "asks for temperature 0.2, do_sample True; none" in run(*words)[2]
+    file.write_text("[")
+    assert run(*words)[0] == 2

@@ -1,4 +1,4 @@
-"""The tokens at which a checkpoint's generation ends, as transformers reads them."""
+"""What a checkpoint says of generation: where it ends, as transformers reads it; and what is not applied here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,41 @@ from typing import Any
 
 from tlora_ref.checkpoint.reader import read_json, shown
 from tlora_ref.errors import CheckpointError
+
+#: How generation_config.json chooses tokens: key -> the values that change nothing. The first four act with do_sample.
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "temperature": (None, 1.0),
+    "top_k": (None, 0),
+    "top_p": (None, 1.0),
+    "min_p": (None, 0.0),
+    "typical_p": (None, 1.0),
+    "do_sample": (None, False),
+    "repetition_penalty": (None, 1.0),
+    "no_repeat_ngram_size": (None, 0),
+    "num_beams": (None, 1),
+    "min_length": (None, 0),
+    "min_new_tokens": (None, 0),
+    "bad_words_ids": (None, []),
+    "suppress_tokens": (None, []),
+    "begin_suppress_tokens": (None, []),
+    "forced_bos_token_id": (None,),
+    "forced_eos_token_id": (None,),
+    "stop_strings": (None, []),
+}
+DRAWN = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+
+
+def choices_of(folder: Path) -> dict[str, Any]:
+    """What generation_config.json asks for in choosing tokens and transformers' `generate` would do; {} without it.
+
+    Nothing of it is applied here: the caller says how tokens are chosen. CheckpointError if the file is damaged.
+    """
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return {}
+    values = read_json(path)
+    found = {key: values[key] for key, none in CHOICES.items() if key in values and values[key] not in none}
+    return found if "do_sample" in found else {key: value for key, value in found.items() if key not in DRAWN}
 
 
 def end_tokens(folder: Path) -> tuple[int, ...]:

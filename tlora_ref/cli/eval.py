@@ -13,7 +13,7 @@ from tlora_ref.cli import options as o
 from tlora_ref.cli.output import check_file
 from tlora_ref.cli.prompting import template_of_rows
 from tlora_ref.cli.screen import Screen, warn
-from tlora_ref.cli.settings import data_source, say_unused
+from tlora_ref.cli.settings import data_source, say_unused, say_unused_choices
 from tlora_ref.data import EncodingReport, Row, sample_form
 from tlora_ref.errors import ConfigError
 from tlora_ref.tasks import SCORED_ELSEWHERE, Accuracy, exact_matches, write_responses
@@ -52,6 +52,8 @@ def run(
         say_unused(context, "nothing is generated without --generate or --task", "max_new_tokens")
     rows = source.rows(split)[:limit]
     tokenizer = tr.load_tokenizer_for(model, rows)
+    if generate or task is not None:
+        say_unused_choices(context)
     if generate:
         check_pairs(data, rows)
     ready, _ = tr.load_adapted(model, adapter, dtype, device, hold=hold)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import typer
 
 import tlora_ref as tr
+from tlora_ref.checkpoint import choices_of
 from tlora_ref.cli.options import pairs
 from tlora_ref.cli.screen import warn
 from tlora_ref.data import Tokenizer
@@ -93,6 +95,7 @@ def responder(
 ) -> tr.Responder:
     """SAMPLING_FLAGS, --max-new-tokens, --stop and --seed, checked; a note on those that do nothing."""
     flags = context.params
+    say_unused_choices(context)
     if flags["temperature"] == 0:
         say_unused(context, "it draws nothing at temperature 0", *SAMPLING_FLAGS[1:-1], "seed")
     return tr.Responder(
@@ -104,6 +107,17 @@ def responder(
         seed=flags["seed"],
         within_context=within_context,
     )
+
+
+def say_unused_choices(context: typer.Context) -> None:
+    """A note of what MODEL's generation_config.json asks for in choosing tokens, for it is not applied."""
+    model, flags = Path(context.params["model"]), context.params
+    asked = choices_of(model if model.is_dir() else model.parent)
+    words = [f"{name} {value}" for name, value in asked.items() if not given(context, [name])]
+    if words:
+        own = [f"--{name.replace('_', '-')} {value}" for name, value in asked.items() if name in flags]
+        hint = f". To have them: {' '.join(own)}" if own else ""
+        warn(f"generation_config.json asks for {', '.join(words)}; none of it is applied here{hint}")
 
 
 def given(context: typer.Context, names: Iterable[str]) -> list[str]:
