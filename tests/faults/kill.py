@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import safe_open
@@ -25,15 +25,20 @@ from tests.tiny import tiny_llama, tiny_samples
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Facts of a run that another run of the same command may not repeat.
-SECONDS = ("seconds", "tokens_per_second", "date", "time", "created")
+SECONDS = ("seconds", "tokens_per_second", "date", "time", "created", "peak_bytes")
 
 
 @dataclass(frozen=True)
 class Command:
-    """Its arguments with {m}, {d}, {a} and {out} for the model, the data, a sound adapter and the folder it writes. It
-    overwrites; where it was killed after its state was saved, it resumes, by the flag `resume`."""
+    """Its arguments with {m}, {d}, {a}, {p}, {s}, {g} and {out} for the model, the data, a sound adapter, prompts, a study,
+    a trace and the folder it writes.
+
+    `again` is the flag by which it writes over what is there; where it was killed after its state was saved, it
+    resumes, by the flag `resume`.
+    """
 
     arguments: str
+    again: str = "--overwrite"
     resume: str | None = None
 
 
@@ -45,7 +50,22 @@ COMMANDS = {
     ),
     "merge": Command("merge {m} --adapter {a} --out {out}"),
     "trace": Command("trace {m} --data {d} --out {out} --rank 2 --samples 2 --steps 1"),
+    "export": Command("export {a} --to mlx --model {m} --out {out}"),
+    "generate": Command("generate {m} --prompts {p} --out {out}/said.jsonl --max-new-tokens 4", again=""),
+    "study": Command("study {s} --out {out}", again=""),
+    "explain": Command("explain {m} --data {d} --out {out}/page.html --samples 2 --rank 2"),
+    "verify": Command("verify {g} {g} --report {out}/report.json", again=""),
 }
+STUDY = """models: {tiny: model}
+tasks: {words: data}
+variants: [LoRA, TLoRA]
+ranks: [2]
+samples: [2]
+learning_rates: [1.0e-2]
+seeds: [1]
+steps: 2
+batch_size: 2
+"""
 
 
 @dataclass
@@ -55,15 +75,25 @@ class Bench:
     folder: Path
     reference: dict[str, dict[str, bytes]]
     seconds: dict[str, float]
+    made: set[str] = field(default_factory=set)
 
     @classmethod
     def set_up(cls, folder: Path, names: list[str]) -> Bench:
         tr.save_model(tiny_llama(dtype="float32"), folder / "model")
         words(folder / "model")
-        (folder / "data.jsonl").write_text("\n".join(map(json.dumps, tiny_samples(24))))
+        rows = "\n".join(map(json.dumps, tiny_samples(24)))
+        (folder / "data.jsonl").write_text(rows)
+        (folder / "data").mkdir()
+        for split in ("train", "valid", "test"):
+            (folder / "data" / f"{split}.jsonl").write_text(rows)
+        (folder / "study.yaml").write_text(STUDY)
+        (folder / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": f"w{i} w{i + 1}"}) for i in range(6)))
         bench = cls(folder, {}, {})
         assert bench.run("init", folder / "adapter").wait() == 0
+        assert bench.run("trace", folder / "golden").wait() == 0
+        bench.made = {path.name for path in folder.iterdir()}
         for name in names:
+            (folder / "out").mkdir()
             started = time.monotonic()
             assert bench.run(name, folder / "out").wait() == 0, f"{name} fails undisturbed"
             bench.seconds[name] = time.monotonic() - started
@@ -71,11 +101,18 @@ class Bench:
             shutil.rmtree(folder / "out")
         return bench
 
-    def run(self, name: str, out: Path, how: str = "--overwrite") -> subprocess.Popen[bytes]:
-        places = {"m": self.folder / "model", "d": self.folder / "data.jsonl", "out": out}
-        places["a"] = self.folder / "adapter"
-        arguments = COMMANDS[name].arguments.format(**places).split()
-        command = [sys.executable, "-m", "tlora_ref", *arguments, how]
+    def run(self, name: str, out: Path, how: str | None = None) -> subprocess.Popen[bytes]:
+        names = {
+            "m": "model",
+            "d": "data.jsonl",
+            "a": "adapter",
+            "p": "prompts.jsonl",
+            "s": "study.yaml",
+            "g": "golden",
+        }
+        places = {letter: self.folder / file for letter, file in names.items()}
+        words = [*COMMANDS[name].arguments.split(), *(COMMANDS[name].again if how is None else how).split()]
+        command = [sys.executable, "-m", "tlora_ref", *(word.format(out=out, **places) for word in words)]
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
         quiet = subprocess.DEVNULL
         return subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet, env=environment)
@@ -128,7 +165,8 @@ def killed_once(bench: Bench, name: str, rng: random.Random) -> list[str]:
     """One kill, perhaps a second one, and the run after them: what is wrong."""
     out, command = bench.folder / "out", COMMANDS[name]
     shutil.rmtree(out, ignore_errors=True)
-    complaints, how = [], "--overwrite"
+    out.mkdir()
+    complaints, how = [], command.again
     for _ in range(rng.choice((1, 1, 2))):
         ending = rng.choice((signal.SIGKILL, signal.SIGTERM))
         process = bench.run(name, out, how)
@@ -146,7 +184,7 @@ def killed_once(bench: Bench, name: str, rng: random.Random) -> list[str]:
     complaints += [
         f"{entry}: other bits" for entry in found.keys() & expected.keys() if found[entry] != expected[entry]
     ]
-    left = [path.name for path in bench.folder.iterdir() if path.name not in ("model", "data.jsonl", "adapter", "out")]
+    left = [path.name for path in bench.folder.iterdir() if path.name not in bench.made | {"out"}]
     return complaints + [f"{entry}: left beside" for entry in left]
 
 
