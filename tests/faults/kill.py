@@ -30,8 +30,8 @@ SECONDS = ("seconds", "tokens_per_second", "date", "time", "created", "peak_byte
 
 @dataclass(frozen=True)
 class Command:
-    """Its arguments with {m}, {d}, {a}, {p}, {s}, {g} and {out} for the model, the data, a sound adapter, prompts, a study,
-    a trace and the folder it writes.
+    """Its arguments with {m}, {d}, {a}, {p}, {s}, {g} and {out} for the model, the data, a sound adapter, prompts, a
+    study, a trace and the folder it writes.
 
     `again` is the flag by which it writes over what is there; where it was killed after its state was saved, it
     resumes, by the flag `resume`.
@@ -101,18 +101,17 @@ class Bench:
             shutil.rmtree(folder / "out")
         return bench
 
-    def run(self, name: str, out: Path, how: str | None = None) -> subprocess.Popen[bytes]:
-        names = {
-            "m": "model",
-            "d": "data.jsonl",
-            "a": "adapter",
-            "p": "prompts.jsonl",
-            "s": "study.yaml",
-            "g": "golden",
-        }
+    def command(self, name: str, out: Path, how: str | None = None) -> list[str]:
+        """The words of a command that writes into `out`, after which it is written over or gone on with by `how`."""
+        names = {"m": "model", "d": "data.jsonl", "a": "adapter"}
+        names |= {"p": "prompts.jsonl", "s": "study.yaml", "g": "golden"}
         places = {letter: self.folder / file for letter, file in names.items()}
         words = [*COMMANDS[name].arguments.split(), *(COMMANDS[name].again if how is None else how).split()]
-        command = [sys.executable, "-m", "tlora_ref", *(word.format(out=out, **places) for word in words)]
+        return [sys.executable, "-m", "tlora_ref", *(word.format(out=out, **places) for word in words)]
+
+    def run(self, name: str, out: Path, how: str | None = None) -> subprocess.Popen[bytes]:
+        """It is started."""
+        command = self.command(name, out, how)
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
         quiet = subprocess.DEVNULL
         return subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet, env=environment)

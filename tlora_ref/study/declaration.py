@@ -152,6 +152,8 @@ def load_study(path: str | Path) -> Study:
         return study_of({"name": path.stem, **values}, path.parent)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    except OSError as error:  # a name that no file can have
+        raise ConfigError(f"{path}: {error.filename!s:.60}: {error.strerror}") from error
 
 
 def study_of(values: Mapping[str, Any], folder: Path = Path()) -> Study:
