@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from threading import local
-from typing import Any
 
 import numpy as np
 
@@ -26,10 +25,14 @@ WHOLE, BLOCK = 2**24, 2**21
 _place = local()
 
 
+def _is_whole(rows: int, W: Array) -> bool:
+    """Whether W is one block, for a product with `rows` rows: where it is small, and on a device."""
+    return W.size <= (WHOLE_FOR_FEW if rows <= FEW else WHOLE) or array_module(W) is not np
+
+
 def _blocks(rows: int, W: Array) -> Iterator[slice]:
-    """The rows of W (d_out, d_in) in blocks, for a product with `rows` rows."""
-    whole, block = (WHOLE_FOR_FEW, BLOCK_FOR_FEW) if rows <= FEW else (WHOLE, BLOCK)
-    step = len(W) if W.size <= whole else max(1, block // W.shape[1])
+    """The rows of a W (d_out, d_in) that is not whole in blocks, for a product with `rows` rows."""
+    step = max(1, (BLOCK_FOR_FEW if rows <= FEW else BLOCK) // W.shape[1])
     for start in range(0, len(W), step):
         yield slice(start, min(start + step, len(W)))
 
@@ -48,11 +51,10 @@ def _widened(W: Array) -> Array:
 
 def times_transposed(x: Array, W: Array) -> Array:
     """x W^T: x (rows, d_in), W (d_out, d_in) -> (rows, d_out) in the dtype of x."""
-    xp: Any = array_module(x)
-    blocks = list(_blocks(len(x), W)) if xp is np else []
-    if len(blocks) < 2:
-        y: Array = x @ _widened(W).T
-        return y
+    if _is_whole(len(x), W):
+        whole: Array = x @ _widened(W).T
+        return whole
+    blocks = _blocks(len(x), W)
     y = np.empty((len(x), len(W)), dtype=x.dtype)
     for block in blocks:
         np.matmul(x, _widened(W[block]).T, out=y[:, block])
@@ -61,12 +63,11 @@ def times_transposed(x: Array, W: Array) -> Array:
 
 def times(dy: Array, W: Array) -> Array:
     """dy W: dy (rows, d_out), W (d_out, d_in) -> (rows, d_in) in the dtype of dy, a sum over the blocks of W."""
-    xp: Any = array_module(dy)
-    blocks = list(_blocks(len(dy), W)) if xp is np else []
-    if len(blocks) < 2:
-        dx: Array = dy @ _widened(W)
-        return dx
-    dx = dy[:, blocks[0]] @ _widened(W[blocks[0]])
-    for block in blocks[1:]:
+    if _is_whole(len(dy), W):
+        whole: Array = dy @ _widened(W)
+        return whole
+    first, *rest = _blocks(len(dy), W)
+    dx: Array = dy[:, first] @ _widened(W[first])
+    for block in rest:
         dx += dy[:, block] @ _widened(W[block])
     return dx

@@ -25,14 +25,18 @@ VJP = Callable[[Array], Sequence["Array | None"]]
 
 
 class Node:
-    """One recorded operation, or a leaf (`name` set, no VJP)."""
+    """One recorded operation, or a leaf (`name` set, no VJP, no parents).
 
-    __slots__ = ("name", "parents", "vjp")
+    `key` identifies it in the sweep: the name for leaves, so that all uses of a tied weight add up.
+    """
+
+    __slots__ = ("key", "name", "parents", "vjp")
 
     def __init__(self, parents: tuple[Node | None, ...], vjp: VJP | None, name: str | None = None) -> None:
         self.parents = parents
         self.vjp = vjp
         self.name = name
+        self.key: object = id(self) if name is None else name
 
 
 class Tensor:
@@ -94,24 +98,18 @@ def _storing(vjp: VJP) -> VJP:
     return lambda dy: [None if x is None else stored(x) for x in vjp(dy)]
 
 
-def _key(node: Node) -> object:
-    """What identifies a node in the sweep: the name for leaves, so that all uses of a tied weight add up."""
-    return node.name if node.name is not None else id(node)
-
-
 def _count_uses(root: Node) -> dict[object, int]:
     """For each node that `root` depends on, how many times it is used as a parent (iterative: depth is no limit)."""
-    uses: dict[object, int] = {_key(root): 0}
-    seen = {id(root)}
+    uses: dict[object, int] = {root.key: 0}
     stack = [root]
     while stack:
         for parent in stack.pop().parents:
             if parent is None:
                 continue
-            uses[_key(parent)] = uses.get(_key(parent), 0) + 1
-            if id(parent) not in seen:
-                seen.add(id(parent))
+            if parent.key not in uses:
+                uses[parent.key] = 0
                 stack.append(parent)
+            uses[parent.key] += 1
     return uses
 
 
@@ -134,11 +132,11 @@ def backward(loss: Tensor, deliver: Callable[[str, Array], None]) -> None:
         raise GraphError("the loss depends on no watched tensor: watch one (model.watching) before the forward pass")
     xp = array_module(loss.data)
     waiting = _count_uses(loss.node)
-    cotangents: dict[object, Array] = {_key(loss.node): xp.ones_like(loss.data)}
+    cotangents: dict[object, Array] = {loss.node.key: xp.ones_like(loss.data)}
     ready = [loss.node]
     while ready:
         node = ready.pop()
-        cotangent = cotangents.pop(_key(node))
+        cotangent = cotangents.pop(node.key)
         if node.vjp is None:
             deliver(str(node.name), cotangent)
             continue
@@ -148,7 +146,7 @@ def backward(loss: Tensor, deliver: Callable[[str, Array], None]) -> None:
         for parent, contribution in zip(node.parents, contributions, strict=True):
             if parent is None:
                 continue
-            key = _key(parent)
+            key = parent.key
             if contribution is None:
                 raise GraphError(f"a VJP returned no cotangent for a watched parent ({parent.name or 'intermediate'})")
             # Never in place: a cotangent may be shared with, or be a view of, another one.
