@@ -89,3 +89,45 @@ def test_every_flag_is_dashed() -> None:
     for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
         flags = [spelling for parameter in command.params for spelling in parameter.opts if spelling.startswith("-")]
         assert flags and not [flag for flag in flags if "_" in flag], name
+
+
+PARTS = {
+    "common": {"rank": 3, "batch-size": 2, "lr": 0.5, "seed": 7},
+    "train": {"lr": 0.01, "steps": 2, "samples": 3},
+    "eval": {"split": "test"},
+}
+
+
+def test_one_file_serves_train_and_eval(folder: Path, run: Run) -> None:
+    file = folder / "all.yaml"
+    here = {"model": str(folder / "model"), "data": str(folder / "data")}
+    file.write_text(yaml.safe_dump({**PARTS, "common": {**PARTS["common"], **here}}), encoding="utf-8")
+    status, _, error = run("train", "--config", file, "--out", folder / "run")
+    assert status == 0, error
+    flags = yaml.safe_load((folder / "run" / "config.yaml").read_text())
+    expected = {"rank": 3, "batch-size": 2, "lr": 0.01, "seed": 7, "steps": 2, "samples": 3, "split": "train"}
+    assert {name: flags[name] for name in expected} == expected
+    status, said, error = run("eval", "--config", file, "--adapter", folder / "run" / "adapter", "--json")
+    words = ("--adapter", folder / "run" / "adapter", "--split", "test", "--batch-size", 2, "--json")
+    again = run("eval", folder / "model", "--data", folder / "data", *words)[1]
+    assert status == 0 and json.loads(said)["loss"] == json.loads(again)["loss"], error
+    assert run("train", "--config", file, "--out", folder / "b", "--rank", 2)[0] == 0  # a flag wins over both parts
+    assert yaml.safe_load((folder / "b" / "config.yaml").read_text())["rank"] == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"common": {"rnak": 3}}, ('part "common": unknown key "rnak"', "rank")),
+        ({"common": {}, "eval": {"batchsize": 3}}, ('part "eval": unknown key "batchsize"', "batch-size")),
+        ({"common": {}, "trian": {"lr": 3}}, ('unknown part "trian"', "train")),
+        ({"common": {}, "rank": 3}, ('unknown part "rank"', "expected common")),
+        ({"common": {}, "eval": [1]}, ('part "eval" holds [1]', "expected flags")),
+        ({"common": {"max-new-tokens": 3}, "train": {}}, ('unknown key "max-new-tokens"',)),
+    ],
+)
+def test_a_slip_in_any_part_is_said_at_once(folder: Path, run: Run, values: dict, said: tuple[str, ...]) -> None:
+    (folder / "all.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    status, out, error = run("train", folder / "model", "--config", folder / "all.yaml", "--data", folder / "data",
+                             "--out", folder / "run")  # fmt: skip
+    assert status == 2 and not out and all(part in error for part in said) and not (folder / "run").exists()

@@ -21,7 +21,6 @@ from tlora_ref.provenance import provenance
 app = typer.Typer(
     cls=LazyGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=markup(),
     context_settings=HELP_FLAGS,
