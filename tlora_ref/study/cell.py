@@ -27,7 +27,7 @@ from tlora_ref.pipeline import load_tokenizer_for
 from tlora_ref.provenance import provenance
 from tlora_ref.study.declaration import Cell, Rows, Study
 from tlora_ref.study.variants import Variant
-from tlora_ref.training import TrainResult, evaluate, train
+from tlora_ref.training import TrainResult, TrainSettings, evaluate, train
 from tlora_ref.transformer import Model
 
 SPLITS = ("train", "valid", "test")
@@ -66,14 +66,14 @@ def run_cell(study: Study, cell: Cell) -> dict[str, Any]:
 
 
 def _measured(study: Study, cell: Cell, variant: Variant, model: Model, samples: Samples) -> dict[str, Any]:
-    began = time.perf_counter()
-    stats = None
+    stats, calibrated = None, 0.0
     if variant.calibrated:
-        drawn, _ = choose_samples(samples["train"], cell.samples, cell.seed)
-        stats = calibrate(model, drawn, profile=variant.profile)
+        place = (study.models[cell.model], study.tasks[cell.task], study.dtype)
+        stats, calibrated = calibration(*place, cell.samples, cell.seed, variant.profile)
+    began = time.perf_counter()
     plan = plan_of(variant, cell, model, stats)
     adapter = initialize(model, stats, plan, init=variant.init, seed=cell.seed)
-    calibrated = time.perf_counter() - began
+    calibrated += time.perf_counter() - began
     similarity = phi(model, stats, adapter) if stats is not None and variant.init == "wc-svd" else None
     found = {"r_init": plan.r_init, "trained": variant.parameters(plan), "phi": similarity}
     settings = study.training(cell.lr, cell.seed)
@@ -133,6 +133,17 @@ def prepared(folder: Path, rows: Rows, dtype: str) -> tuple[Model, Samples]:
     return model, samples
 
 
+@lru_cache(maxsize=1)
+def calibration(
+    folder: Path, rows: Rows, dtype: str, samples: int, seed: int, profile: str
+) -> tuple[CalibrationStats, float]:
+    """Alg. 1, lines 4 to 11, and the seconds that it took: once for all the cells in a row that share it."""
+    model, split = prepared(folder, rows, dtype)
+    began = time.perf_counter()
+    drawn, _ = choose_samples(split["train"], samples, seed)
+    return calibrate(model, drawn, profile=profile), time.perf_counter() - began
+
+
 @contextmanager
 def peak_memory() -> Iterator[list[int]]:
     """The largest resident memory of this process while it lasts, bytes, in the list's one entry at the end."""
@@ -164,13 +175,19 @@ def key_of(study: Study, cell: Cell, digests: Mapping[str, str]) -> str:
         "equal": "rank" if grows_with_rank_alone else cell.equal,
         "rank": cell.rank,
         "samples": cell.samples if variant.calibrated else None,
-        "training": study.training(cell.lr, cell.seed).to_dict(),
+        "training": _chosen(study.training(cell.lr, cell.seed)),
         "dtype": study.dtype,
         "model": digests[cell.model],
         "task": digests[cell.task],
         "rows": [study.tasks[cell.task].template, study.tasks[cell.task].max_length, study.tasks[cell.task].fields],
     }
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _chosen(settings: TrainSettings) -> dict[str, Any]:
+    """The settings that are not the default: a setting that the library learns later leaves old runs what they are."""
+    usual = TrainSettings().to_dict()
+    return {name: value for name, value in settings.to_dict().items() if value != usual[name]}
 
 
 def digests_of(study: Study) -> dict[str, str]:
