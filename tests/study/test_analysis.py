@@ -14,7 +14,15 @@ from tlora_ref.study.tables import cost, quality
 
 
 def run(variant: str, lr: float, seed: int, valid: float | None, test: float | None, **more: Any) -> dict[str, Any]:
-    setting = {"model": "m", "task": "t", "equal": "rank", "rank": 8, "samples": 32, "variant": variant}
+    setting = {
+        "model": "m",
+        "task": "t",
+        "calibrated_on": "own",
+        "equal": "rank",
+        "rank": 8,
+        "samples": 32,
+        "variant": variant,
+    }
     costs = {"seconds": {"calibration": 1.0, "training": 2.0}, "peak_bytes": 10**6, "r_init": 8, "trained": 100}
     if valid is None:
         costs = {"error": "the loss is not finite"} | {"peak_bytes": 1}  # type: ignore[assignment]

@@ -23,7 +23,7 @@ RESAMPLES, BOOTSTRAP_SEED = 9999, 42
 LEAST_SEEDS = 5
 
 #: What a place of the grid is beside the learning rate and the seed.
-SETTING = ("model", "task", "equal", "rank", "samples", "variant")
+SETTING = ("model", "task", "calibrated_on", "equal", "rank", "samples", "variant")
 
 BETTER, WORSE, UNDECIDED = "better", "worse", "undecided"
 

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 
-from tlora_ref.adapter import Adapter, Plan, initialize
+from tlora_ref.adapter import Plan, initialize
 from tlora_ref.calibration import CalibrationStats, calibrate
 from tlora_ref.checkpoint import load_model
 from tlora_ref.data import choose_samples
 from tlora_ref.errors import DataError, NumericsError
-from tlora_ref.method.initialization import wc_svd
-from tlora_ref.method.theory import optimal_directions, subspace_similarity
 from tlora_ref.pipeline import load_tokenizer_for
 from tlora_ref.provenance import provenance
-from tlora_ref.study.declaration import Cell, Rows, Study
+from tlora_ref.study.declaration import OWN, Cell, Rows, Study
+from tlora_ref.study.similarity import phi_draws, phi_root, phi_update
 from tlora_ref.study.variants import Variant
 from tlora_ref.training import TrainResult, TrainSettings, evaluate, train
 from tlora_ref.transformer import Model
@@ -36,7 +34,14 @@ EVALUATED_TOGETHER = 32
 #: How often a running cell's memory is looked at, in seconds.
 LOOK = 0.05
 
+#: Added to a seed for the samples of another draw.
+ANOTHER_DRAW = 1000
+
 Samples = dict[str, list[dict[str, Any]]]
+
+
+#: A process runs one cell at a time, threads of an executor too: they share the model that was read.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def run_cell(study: Study, cell: Cell) -> dict[str, Any]:
@@ -48,6 +53,11 @@ def run_cell(study: Study, cell: Cell) -> dict[str, Any]:
     valid_loss, test_loss : after the last step, nats a scored token; None where the run diverged, and `error` says how
     gradient_norm : of the first step's gradient and the largest
     phi : where A is that of Eq. 4, the mean over modules of Eq. 17 between the directions of W C and of W C^1/2
+    phi_draw : where the study names tasks to calibrate on, Eq. 15 between the directions of W C and those of another
+        draw of samples of the task that is trained on
+    phi_update : where all weights are trained, {kind of module: Eq. 17 between the directions of W_0 C^1/2 and of the
+        update's}
+    sensitivity, rank_by_module : with `per_module`, {module: S, and the rank}
     seconds, peak_bytes : of calibration with initialisation, and of training; resident memory of the process at most
 
     Raises
@@ -55,44 +65,70 @@ def run_cell(study: Study, cell: Cell) -> dict[str, Any]:
     CheckpointError, ConfigError, DataError
         for a model, settings or rows that no cell of this kind can run with.
     """
-    variant = study.variants[cell.variant]
-    model, samples = prepared(study.models[cell.model], study.tasks[cell.task], study.dtype)
-    with peak_memory() as peak:
-        try:
-            found = _measured(study, cell, variant, model, samples)
-        finally:
-            model.detach()
+    with _ONE_AT_A_TIME, peak_memory() as peak:
+        found = _measured(study, cell, study.variants[cell.variant])
     return {**found, "peak_bytes": peak[0], "provenance": provenance()}
 
 
-def _measured(study: Study, cell: Cell, variant: Variant, model: Model, samples: Samples) -> dict[str, Any]:
+def _measured(study: Study, cell: Cell, variant: Variant) -> dict[str, Any]:
+    place = place_of(study, cell)
+    model, samples = prepared(*place)
     stats, calibrated = None, 0.0
     if variant.calibrated:
-        place = (study.models[cell.model], study.tasks[cell.task], study.dtype)
-        stats, calibrated = calibration(*place, cell.samples, cell.seed, variant.profile)
+        stats, calibrated = calibration(study, cell, variant.profile)
     began = time.perf_counter()
     plan = plan_of(variant, cell, model, stats)
-    adapter = initialize(model, stats, plan, init=variant.init, seed=cell.seed)
+    adapter = None if variant.trained == "all" else initialize(model, stats, plan, init=variant.init, seed=cell.seed)
     calibrated += time.perf_counter() - began
-    similarity = phi(model, stats, adapter) if stats is not None and variant.init == "wc-svd" else None
-    found = {"r_init": plan.r_init, "trained": variant.parameters(plan), "phi": similarity}
-    settings = study.training(cell.lr, cell.seed)
+    head = tuple(sorted(model.fresh))
+    found: dict[str, Any] = {"r_init": plan.r_init, "trained": _trained(variant, plan, model, head), "phi": None}
+    if stats is not None:
+        found |= _similarities(study, cell, variant, model, stats, plan)
     try:
-        result = train(model, adapter, samples["train"], settings=settings, trainable=variant.trained)
+        if adapter is None:  # its weights are trained, so it is no one else's
+            model = load_model(place[0], dtype=study.dtype, labels=place[1].labels or None, seed=cell.seed)
+        also = () if adapter is None else head
+        settings = study.training(cell.lr, cell.seed)
+        result = train(model, adapter, samples["train"], settings=settings, trainable=variant.trained, also=also)
         losses = {f"{split}_loss": _loss(model, samples[split]) for split in ("valid", "test")}
     except NumericsError as error:  # a learning rate too large is a result
         return {**found, "valid_loss": None, "test_loss": None, "error": str(error)}
+    finally:
+        model.detach()
+    if adapter is None and stats is not None:
+        found["phi_update"] = phi_update(prepared(*place)[0], model, stats, plan.r_init)
     seconds = {"calibration": round(calibrated, 3), "training": round(result.seconds, 3)}
     return {**found, **losses, "gradient_norm": _gradient_norms(result), "seconds": seconds}
+
+
+def _similarities(
+    study: Study, cell: Cell, variant: Variant, model: Model, stats: CalibrationStats, plan: Plan
+) -> dict[str, Any]:
+    """What is told of a calibration beside what it is for."""
+    adapted = {module: rank for module, rank in plan.rank.items() if rank}
+    found: dict[str, Any] = {"phi": phi_root(model, stats, adapted) if variant.init == "wc-svd" else None}
+    if study.calibrated_on != (OWN,):
+        another = replace(cell, calibrated_on=OWN, seed=cell.seed + ANOTHER_DRAW)
+        found["phi_draw"] = phi_draws(model, stats, calibration(study, another, variant.profile)[0], plan.r_init)
+    if study.per_module:
+        found |= {"sensitivity": dict(stats.sensitivity), "rank_by_module": dict(plan.rank)}
+    return found
 
 
 def plan_of(variant: Variant, cell: Cell, model: Model, stats: CalibrationStats | None) -> Plan:
     """Ranks and scales at the cell's rank, or at the largest that trains no more than plain LoRA does."""
     shapes = model.shapes()
     sensitivity = dict.fromkeys(shapes, 1.0) if stats is None else stats.sensitivity
-    if cell.equal == "parameters":
+    if cell.equal == "parameters" and variant.trained != "all":
         return variant.largest(sensitivity, shapes, cell.rank)
     return variant.allocate(sensitivity, shapes, cell.rank)
+
+
+def _trained(variant: Variant, plan: Plan, model: Model, head: Sequence[str]) -> int:
+    """How many numbers are trained, a fresh head's among them."""
+    if variant.trained == "all":
+        return sum(int(tensor.size) for tensor in model.tensors.values())
+    return variant.parameters(plan) + sum(int(model.tensors[name].size) for name in head)
 
 
 def _loss(model: Model, samples: Sequence[Mapping[str, Any]]) -> float:
@@ -104,26 +140,20 @@ def _gradient_norms(result: TrainResult) -> dict[str, float]:
     return {"first": norms[0], "largest": max(norms)}
 
 
-def phi(model: Model, stats: CalibrationStats, adapter: Adapter) -> float | None:
-    """Eq. 17, the mean over the modules: the top directions of W C against those of W C^1/2.
+#: Where a task's rows become a model's samples: the model's folder, the rows, the dtype, the seed of a fresh head.
+Place = tuple[Path, Rows, str, int]
 
-    None where a C has no square root: from few tokens, rounding makes eigenvalues negative.
-    """
-    found = []
-    for module, A in adapter.A.items():
-        W, C = np.asarray(model.weight(module), dtype=float), np.asarray(stats.covariance[module], dtype=float)
-        r = min(len(A), *W.shape)
-        try:
-            found.append(subspace_similarity(wc_svd(W, C, r)[0].T, optimal_directions(W, C, r).T))
-        except NumericsError:
-            return None
-    return math.fsum(found) / len(found)
+
+def place_of(study: Study, cell: Cell) -> Place:
+    """The cell's; a model that has its own head is the same for all seeds."""
+    rows = study.tasks[cell.task]
+    return study.models[cell.model], rows, study.dtype, cell.seed if rows.labels else 0
 
 
 @lru_cache(maxsize=2)
-def prepared(folder: Path, rows: Rows, dtype: str) -> tuple[Model, Samples]:
+def prepared(folder: Path, rows: Rows, dtype: str, seed: int) -> tuple[Model, Samples]:
     """A model and the samples of the three splits, read once by a process; DataError where a split is empty."""
-    model, source = load_model(folder, dtype=dtype), rows.source()
+    model, source = load_model(folder, dtype=dtype, labels=rows.labels or None, seed=seed), rows.source()
     read = {split: source.rows(split) for split in SPLITS}
     tokenizer = load_tokenizer_for(folder, [row for split in read.values() for row in split])
     samples = {split: source.encoded(read[split], model, tokenizer)[0] for split in SPLITS}
@@ -133,12 +163,18 @@ def prepared(folder: Path, rows: Rows, dtype: str) -> tuple[Model, Samples]:
     return model, samples
 
 
-@lru_cache(maxsize=1)
-def calibration(
-    folder: Path, rows: Rows, dtype: str, samples: int, seed: int, profile: str
+def calibration(study: Study, cell: Cell, profile: str) -> tuple[CalibrationStats, float]:
+    """Alg. 1, lines 4 to 11, on samples of the task that the cell is calibrated on, and the seconds that it took."""
+    task = cell.task if cell.calibrated_on == OWN else cell.calibrated_on
+    return _calibrated(*place_of(study, replace(cell, task=task)), cell.samples, cell.seed, profile)
+
+
+@lru_cache(maxsize=2)
+def _calibrated(
+    folder: Path, rows: Rows, dtype: str, head_seed: int, samples: int, seed: int, profile: str
 ) -> tuple[CalibrationStats, float]:
-    """Alg. 1, lines 4 to 11, and the seconds that it took: once for all the cells in a row that share it."""
-    model, split = prepared(folder, rows, dtype)
+    """`calibration`, once for all the cells in a row that share it."""
+    model, split = prepared(folder, rows, dtype, head_seed)
     began = time.perf_counter()
     drawn, _ = choose_samples(split["train"], samples, seed)
     return calibrate(model, drawn, profile=profile), time.perf_counter() - began
@@ -168,7 +204,7 @@ def key_of(study: Study, cell: Cell, digests: Mapping[str, str]) -> str:
 
     digests : of the files of every model and task, by `digest_of`
     """
-    variant = study.variants[cell.variant]
+    variant, rows = study.variants[cell.variant], study.tasks[cell.task]
     grows_with_rank_alone = variant.trained == "AB" and not variant.adapt_rank  # so it has LoRA's parameters
     depends = {
         "variant": variant.to_dict(),
@@ -179,8 +215,14 @@ def key_of(study: Study, cell: Cell, digests: Mapping[str, str]) -> str:
         "dtype": study.dtype,
         "model": digests[cell.model],
         "task": digests[cell.task],
-        "rows": [study.tasks[cell.task].template, study.tasks[cell.task].max_length, study.tasks[cell.task].fields],
+        "rows": [rows.template, rows.max_length, rows.fields],
     }
+    if rows.labels:
+        depends["labels"] = rows.labels
+    if variant.calibrated and study.calibrated_on != (OWN,):
+        depends["calibrated_on"] = digests[cell.task if cell.calibrated_on == OWN else cell.calibrated_on]
+    if study.per_module:
+        depends["per_module"] = True
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -18,6 +18,10 @@ from tlora_ref.study.variants import EQUAL, Variant, variant_of
 from tlora_ref.training import TrainSettings
 
 SHIPPED = "shipped"
+#: The shipped model's tasks, by what a study calls them.
+SHIPPED_TASKS = {SHIPPED: "task", "shipped-words": "task-words"}
+#: Calibrated on samples of the task that is trained on.
+OWN = "own"
 #: What others call the keys.
 ELSEWHERE = {
     **dict.fromkeys(("lr", "lrs", "learning_rate", "rates"), "learning_rates"),
@@ -27,17 +31,22 @@ ELSEWHERE = {
     **dict.fromkeys(("task", "data", "datasets"), "tasks"),
     **dict.fromkeys(("batch", "bs"), "batch_size"),
     **dict.fromkeys(("methods", "variant"), "variants"),
+    **dict.fromkeys(("calibrate_on", "calibration", "calibration_task"), "calibrated_on"),
 }
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Where a task's rows are (a folder of train, valid and test), and how they are read (see `data/README.md`)."""
+    """Where a task's rows are (a folder of train, valid and test), and how they are read (see `data/README.md`).
+
+    `labels` are the classes for which a bare encoder gets a fresh head, drawn from a run's seed and trained with it.
+    """
 
     data: Path
     template: str = "plain"
     max_length: int | None = None
     fields: tuple[tuple[str, str], ...] = ()
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_length is not None and (_count(self.max_length) or 0) < 2:
@@ -63,6 +72,7 @@ class Cell:
     samples: int
     lr: float
     seed: int
+    calibrated_on: str = OWN
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -70,7 +80,8 @@ class Cell:
 
     def __str__(self) -> str:
         grid = f"{self.model}/{self.task} {self.variant}, equal {self.equal}, rank {self.rank}"
-        return f"{grid}, {self.samples} samples, lr {self.lr:g}, seed {self.seed}"
+        of = "" if self.calibrated_on == OWN else f" of {self.calibrated_on}"
+        return f"{grid}, {self.samples} samples{of}, lr {self.lr:g}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,8 @@ class Study:
     variants, ranks, samples, learning_rates, seeds, models, tasks, equal : the grid. A seed is that of the choice of
         calibration samples, of the data's order and of a random A. `equal` "rank" gives every variant the same r_init,
         "parameters" the largest one that trains no more than plain LoRA does at that rank
+    calibrated_on : the tasks whose samples the variants are calibrated on; "own" is the task that is trained on
+    per_module : keep the sensitivity and the rank of every module with a run
     baseline : the variant that the others are compared with
     steps, batch_size, schedule, dtype : of every run
     paper : the paper's own figures: `table`, `measure`, and `values`, {variant: figure}
@@ -97,12 +110,14 @@ class Study:
     equal: tuple[str, ...] = ("rank",)
     ranks: tuple[int, ...] = (8,)
     samples: tuple[int, ...] = (32,)
+    calibrated_on: tuple[str, ...] = (OWN,)
     learning_rates: tuple[float, ...] = (1e-3,)
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     steps: int = 100
     batch_size: int = 16
     schedule: str = "cosine"
     dtype: str = "float32"
+    per_module: bool = False
     paper: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -113,6 +128,10 @@ class Study:
             raise ConfigError(f'baseline "{self.baseline}" is none of the variants {", ".join(self.variants)}{hint}')
         if self.dtype not in ("float32", "float64"):
             raise ConfigError(f"dtype is {self.dtype!r}, expected float32 or float64")
+        for task in self.calibrated_on:
+            if task not in (OWN, *self.tasks):
+                known = ", ".join((OWN, *self.tasks))
+                raise ConfigError(f'calibrated_on: "{task}" is no task here: expected some of {known}')
         for lr in self.learning_rates:
             self.training(lr, 0)
 
@@ -123,10 +142,10 @@ class Study:
     def cells(self) -> list[Cell]:
         """Every run, whole seeds one after the other: a study that is stopped has whole comparisons."""
         grid = itertools.product(
-            self.seeds, self.models, self.tasks, self.equal, self.ranks, self.samples, self.variants,
-            self.learning_rates,
+            self.seeds, self.models, self.tasks, self.calibrated_on, self.equal, self.ranks, self.samples,
+            self.variants, self.learning_rates,
         )  # fmt: skip
-        return [Cell(m, t, v, equal, rank, n, lr, seed) for seed, m, t, equal, rank, n, v, lr in grid]
+        return [Cell(m, t, v, equal, rank, n, lr, seed, on) for seed, m, t, on, equal, rank, n, v, lr in grid]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values, without this machine's paths."""
@@ -173,10 +192,9 @@ def study_of(values: Mapping[str, Any], folder: Path = Path()) -> Study:
     chosen["models"] = {name: _model(given or name, folder) for name, given in models.items()}
     tasks = _named("tasks", values.get("tasks", {"calculator": SHIPPED}))
     chosen["tasks"] = {name: _rows(name, given, folder) for name, given in tasks.items()}
-    readers: dict[str, Callable[[Any], Any]] = {"learning_rates": _positive, "equal": _equal, "seeds": _whole}
-    for key in ("learning_rates", "equal", "seeds", "ranks", "samples"):
+    for key, read in AXES.items():
         if key in values:
-            chosen[key] = _axis(key, values[key], readers.get(key, _count))
+            chosen[key] = _axis(key, values[key], read)
     for key in ("steps", "batch_size"):
         if key in values and _count(values[key]) is None:
             raise ConfigError(f"{key} is {values[key]!r}: expected a positive whole number")
@@ -186,6 +204,8 @@ def study_of(values: Mapping[str, Any], folder: Path = Path()) -> Study:
     figures = chosen.get("paper", {}).get("values", {})
     if not isinstance(figures, dict) or not all(_is_figure(x) for x in figures.values()):
         raise ConfigError(f"paper's values are {figures!r:.60}: expected a number a variant")
+    if not isinstance(values.get("per_module", False), bool):
+        raise ConfigError(f"per_module is {values['per_module']!r:.60}: expected true or false")
     return Study(**chosen)
 
 
@@ -225,11 +245,11 @@ def _model(given: Any, folder: Path) -> Path:
 
 def _rows(name: str, given: Any, folder: Path) -> Rows:
     """A task's rows: the shipped ones, a folder, or a mapping that says how they are read."""
-    if given == SHIPPED:
-        return Rows(shipped_model() / "task")
     values = {"data": given} if isinstance(given, str) else given
     if not isinstance(values, dict) or not isinstance(values.get("data"), str):
-        raise ConfigError(f'task "{name}" is {given!r:.60}: expected a folder, {SHIPPED}, or a mapping with `data`')
+        raise ConfigError(
+            f'task "{name}" is {given!r:.60}: expected a folder, {", ".join(SHIPPED_TASKS)}, or a mapping with `data`'
+        )
     known = [f.name for f in fields(Rows)]
     for key in values:
         if key not in known:
@@ -238,8 +258,12 @@ def _rows(name: str, given: Any, folder: Path) -> Rows:
     named = values.get("fields", {})
     if not isinstance(named, dict) or not all(isinstance(text, str) for pair in named.items() for text in pair):
         raise ConfigError(f'task "{name}": fields is {named!r:.60}, expected names, e.g. {{prompt: question}}')
-    data = shipped_model() / "task" if values["data"] == SHIPPED else (folder / values["data"]).resolve()
-    return Rows(**{**values, "data": data, "fields": tuple(sorted(named.items()))})
+    shipped = SHIPPED_TASKS.get(values["data"])
+    data = shipped_model() / shipped if shipped else (folder / values["data"]).resolve()
+    labels = values.get("labels", [])
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ConfigError(f'task "{name}": labels is {labels!r:.60}, expected names, e.g. [negative, positive]')
+    return Rows(**{**values, "data": data, "fields": tuple(sorted(named.items())), "labels": tuple(labels)})
 
 
 def _axis(key: str, values: Any, read: Callable[[Any], Any]) -> tuple[Any, ...]:
@@ -258,6 +282,7 @@ EXPECTED = {
     "seeds": "whole numbers, e.g. [1, 2, 3, 4, 5]",
     "ranks": "positive whole numbers, e.g. [4, 8]",
     "samples": "positive whole numbers, e.g. [16, 32]",
+    "calibrated_on": f"names of tasks, or {OWN}",
 }
 
 
@@ -278,5 +303,20 @@ def _positive(value: Any) -> float | None:
     return number if 0 < number < float("inf") else None
 
 
+def _name(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
 def _equal(value: Any) -> str | None:
     return value if value in EQUAL else None
+
+
+#: The axes of plain values, and what reads one.
+AXES: dict[str, Callable[[Any], Any]] = {
+    "learning_rates": _positive,
+    "equal": _equal,
+    "seeds": _whole,
+    "ranks": _count,
+    "samples": _count,
+    "calibrated_on": _name,
+}

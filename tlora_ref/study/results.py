@@ -46,7 +46,7 @@ HEAD: dict[str, Kind] = {
     "study/paper/values": _or_nothing(lambda value: isinstance(value, dict) and _numbers(value)),
 }
 PLACE: dict[str, Kind] = {
-    **dict.fromkeys(("key", "model", "task", "variant", "equal"), _text),
+    **dict.fromkeys(("key", "model", "task", "calibrated_on", "variant", "equal"), _text),
     **dict.fromkeys(("rank", "samples", "seed", "r_init", "trained"), _count),
     **{"lr": _number, "phi": _or_nothing(_number)},
 }

@@ -10,8 +10,8 @@ from tlora_ref.adapter import INITS, Plan, allocate
 from tlora_ref.errors import ConfigError, did_you_mean
 from tlora_ref.method.switches import PROFILES
 
-#: What is trained: B of a frozen A, or both.
-TRAINED = ("B", "AB")
+#: What is trained: B of a frozen A, both, or every weight of the model and no adapter.
+TRAINED = ("B", "AB", "all")
 #: How many parameters plain LoRA trains is the budget of a comparison at equal parameters.
 EQUAL = ("rank", "parameters")
 
@@ -23,7 +23,8 @@ class Variant:
     Attributes
     ----------
     init : how A is made, one of `INITS`
-    trained : "B" (A frozen), or "AB"
+    trained : "B" (A frozen), "AB", or "all" (the model's own weights; the other settings say what the update is
+        compared with)
     adapt_rank, adapt_scale : ranks by Eq. 6, scales by Eq. 7; else r_init and plain LoRA's scale everywhere
     uniform_scale : what plain LoRA's scale is where ranks differ (see `tlora_ref.allocate`)
     profile : "paper" or "released"; what is trained is said by `trained` alone
@@ -44,6 +45,8 @@ class Variant:
         for name in ("adapt_rank", "adapt_scale"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}, expected true or false")
+        if self.trained == "all" and (self.adapt_rank or self.adapt_scale):
+            raise ConfigError('trained is "all": there is no adapter whose ranks or scales could be adapted')
         self.allocate({"one": 1.0}, {"one": (1, 1)}, 1)
 
     @property
@@ -96,6 +99,7 @@ VARIANTS: dict[str, Variant] = {
     "WC-SVD, A trained": Variant("wc-svd", "AB"),
     "theory": Variant("theory"),
     "theory, A trained": Variant("theory", "AB"),
+    "all weights": Variant("wc-svd", "all"),
     "released": Variant("wc-svd", "AB", adapt_rank=True, adapt_scale=True, profile="released"),
 }
 
