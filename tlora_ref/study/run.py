@@ -12,7 +12,7 @@ from tlora_ref.errors import DeviceError, TLoRAError
 from tlora_ref.files import claimed
 from tlora_ref.planning import plan_memory
 from tlora_ref.planning.time import EFFICIENCY, operations, product_rate
-from tlora_ref.study.cell import digests_of, key_of, prepared, run_cell
+from tlora_ref.study.cell import digests_of, key_of, place_of, prepared, run_cell
 from tlora_ref.study.declaration import Cell, Study
 from tlora_ref.study.results import Results, measured, read_results, write_results
 
@@ -105,7 +105,7 @@ def _estimated(study: Study, todo: dict[str, Cell]) -> float:
         place = (cell.model, cell.task, cell.samples)
         if place not in each:
             memory = plan_memory(study.models[cell.model], cell.rank)
-            _, samples = prepared(study.models[cell.model], study.tasks[cell.task], study.dtype)
+            _, samples = prepared(*place_of(study, cell))
             lengths = [len(sample["input_ids"]) for sample in samples["train"]]
             held_out = (len(samples["valid"]) + len(samples["test"])) // 3  # a third: forwards alone
             passes = study.steps * study.batch_size + cell.samples + held_out
