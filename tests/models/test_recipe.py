@@ -16,10 +16,11 @@ RECIPE = Path(__file__).resolve().parents[2] / "models" / "recipe"
 def recipe(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.syspath_prepend(str(RECIPE))
     import make_task
+    import make_words_task
     import prepare_corpus
     import pretrain
 
-    return SimpleNamespace(corpus=prepare_corpus, task=make_task, pretrain=pretrain)
+    return SimpleNamespace(corpus=prepare_corpus, task=make_task, words=make_words_task, pretrain=pretrain)
 
 
 @pytest.fixture
@@ -87,6 +88,11 @@ def test_which_sentences_make_a_row(recipe: SimpleNamespace, prompt: str, call: 
 
 def test_a_row_is_the_sentence_and_its_annotation(recipe: SimpleNamespace, gsm8k: Path) -> None:
     assert recipe.task.calculator_rows(gsm8k) == [{"prompt": "Ann sold 48/2 = 24 clips.\n", "completion": "48/2=24"}]
+
+
+def test_a_row_of_words_is_a_sentence_and_its_opening(recipe: SimpleNamespace, tmp_path: Path) -> None:
+    path = openbookqa(tmp_path, ("The sky by day is", "answer2"), ("Of the sun", "answer1"), ("x " * 60, "answer1"))
+    assert recipe.words.words_rows(path) == [{"prompt": "The sky by day is blue.\n", "completion": "The sky by"}]
 
 
 def test_samples_are_whole_pieces(recipe: SimpleNamespace) -> None:

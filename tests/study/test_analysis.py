@@ -83,4 +83,4 @@ def test_tables_hold_every_setting_beside_the_papers_figure() -> None:
     assert columns[0] == "variant" and columns[-1] == "paper" and all(len(row) == len(columns) for row in rows)
     assert [row[-1] for row in rows] == ["51.78", ""] and "-1.8500" in rows[0] and "undecided" in rows[0]
     columns, rows = cost(Results(study, runs, 4))
-    assert rows[0] == ["a", "8.0", "2", "3.0", "1", "1", ""] and len(columns) == 7
+    assert rows[0] == ["a", "8.0", "2", "3.0", "1", "1", "2", "", ""] and len(columns) == 9

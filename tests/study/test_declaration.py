@@ -65,6 +65,12 @@ def test_variants_may_be_settings(place: Path) -> None:
         ({"tasks": {"words": {"data": "data", "template": "plane"}}}, "plane"),
         ({"tasks": {"words": {"data": "data", "max_length": "long"}}}, "max_length is 'long'"),
         ({"tasks": {"words": {}}}, "with `data`"),
+        ({"tasks": {"words": {"data": "data", "labels": "a,b"}}}, "labels is 'a,b'"),
+        ({"calibrated_on": ["word"]}, 'calibrated_on: "word" is no task here: expected some of own, words'),
+        ({"calibrated_on": [1]}, "names of tasks, or own"),
+        ({"calibrate_on": ["own"]}, "did you mean calibrated_on?"),
+        ({"per_module": "yes"}, "expected true or false"),
+        ({"variants": {"mine": {"trained": "all", "adapt_rank": True}}}, "there is no adapter"),
     ],
 )
 def test_what_is_wrong_is_said(place: Path, changes: dict[str, Any], said: str) -> None:

@@ -21,9 +21,14 @@ from tlora_ref.calibration import processes
 from tlora_ref.errors import DataError, TLoRAError
 from tlora_ref.study import VARIANTS, holds_results, read_results, run, work_of
 from tlora_ref.study.cell import digests_of, key_of
+from tlora_ref.study.results import RUN
 
 #: What is the same whenever and wherever a cell is run.
 SAME = ("key", "variant", "r_init", "trained", "valid_loss", "test_loss", "gradient_norm", "phi")
+
+
+#: A run whose losses are there, and what it took is not.
+FINITE_ALONE = json.dumps(dict.fromkeys(RUN, 1))
 
 
 def bits(results: tr.study.Results) -> list[dict[str, Any]]:
@@ -80,6 +85,22 @@ def test_workers_give_the_same_bits(place: Path) -> None:
         assert bits(tr.run_study(study, place / "two", executor=executor)) == alone
 
 
+def test_threads_of_one_process_wait_for_each_other(place: Path) -> None:
+    study = tr.load_study(declare(place, learning_rates=["1e-2", "2e-2"], steps=6))
+    alone = bits(tr.run_study(study, place / "alone"))
+    with ThreadPoolExecutor(4) as executor:
+        assert bits(tr.run_study(study, place / "four", executor=executor)) == alone
+
+
+def test_a_dask_cluster_gives_the_same_bits(place: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    study = tr.load_study(declare(place, learning_rates=["1e-2", "2e-2"]))
+    alone = bits(tr.run_study(study, place / "alone"))
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+        assert bits(tr.run_study(study, place / "dask", executor=client.get_executor())) == alone
+
+
 def test_equal_parameters_is_the_largest_rank_within_loras(place: Path) -> None:
     shapes = tr.load_model(place / "model").shapes()
     budget = 2 * sum(d_out + d_in for d_out, d_in in shapes.values())
@@ -117,7 +138,7 @@ def test_an_error_names_the_cell(place: Path) -> None:
     assert len(read_results(place / "out")[0].runs) == 1  # LoRA needs no samples
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"key": "a"}'])
+@pytest.mark.parametrize("line", ["{", "[]", '{"key": "a"}', FINITE_ALONE])
 def test_damaged_results_are_named(place: Path, line: str) -> None:
     study = tr.load_study(place / "study.yaml")
     tr.run_study(study, place / "out")

@@ -25,6 +25,9 @@ LEAST_SEEDS = 5
 #: What a place of the grid is beside the learning rate and the seed.
 SETTING = ("model", "task", "calibrated_on", "equal", "rank", "samples", "variant")
 
+#: What of a run is told beside its losses: numbers, and mappings to numbers.
+MEASURED = ("gradient_norm", "phi", "phi_draw", "phi_update")
+
 BETTER, WORSE, UNDECIDED = "better", "worse", "undecided"
 
 
@@ -40,7 +43,8 @@ class Outcome:
     test : {seed: test loss}, nats a scored token
     r_init, trained : the rank and the trained parameters, means over the seeds
     seconds, peak_bytes : means over the seeds: of the whole run; of resident memory
-    gradient_norm, phi : means over the seeds of the first step's gradient norm, and of Eq. 17; None if not measured
+    measures : {name: mean over the seeds} of what else each run has (see `run_cell`): "gradient_norm.first", "phi",
+        "phi_draw", "phi_update.q_proj"
     diverged : learning rates with a run that was not finite, which are out of the choice
     """
 
@@ -52,8 +56,7 @@ class Outcome:
     trained: float
     seconds: float
     peak_bytes: float
-    gradient_norm: float
-    phi: float | None
+    measures: dict[str, float]
     diverged: tuple[float, ...]
 
     @property
@@ -113,7 +116,6 @@ def _outcome(setting: dict[str, Any], runs: Sequence[Mapping[str, Any]]) -> Outc
         return None
     lr = min(sorted(finite), key=lambda lr: math.fsum(finite[lr][seed]["valid_loss"] for seed in seeds))
     chosen = [finite[lr][seed] for seed in seeds]
-    phis = [run["phi"] for run in chosen]
     return Outcome(
         setting=setting,
         lr=lr,
@@ -123,10 +125,21 @@ def _outcome(setting: dict[str, Any], runs: Sequence[Mapping[str, Any]]) -> Outc
         trained=_mean([run["trained"] for run in chosen]),
         seconds=_mean([sum(run["seconds"].values()) for run in chosen]),
         peak_bytes=_mean([run["peak_bytes"] for run in chosen]),
-        gradient_norm=_mean([run["gradient_norm"]["first"] for run in chosen]),
-        phi=None if None in phis else _mean(phis),
+        measures=_measures(chosen),
         diverged=diverged,
     )
+
+
+def _measures(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means of what every one of the runs has a number for."""
+    flat: list[dict[str, float]] = []
+    for run in runs:
+        groups = {name: run.get(name) for name in MEASURED}
+        its = {name: value for name, value in groups.items() if isinstance(value, float)}
+        for name, value in groups.items():
+            its |= {f"{name}.{part}": number for part, number in value.items()} if isinstance(value, dict) else {}
+        flat.append(its)
+    return {name: _mean([its[name] for its in flat]) for name in flat[0] if all(name in its for its in flat)}
 
 
 def _mean(values: Sequence[float]) -> float:

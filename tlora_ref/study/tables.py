@@ -12,6 +12,14 @@ from tlora_ref.study.results import Results
 #: Columns, and rows of as many cells.
 Table = tuple[list[str], list[list[str]]]
 
+#: Of `Outcome.measures`, with their columns' names.
+MEASURES = {
+    "gradient_norm.first": "first gradient norm",
+    "gradient_norm.largest": "largest",
+    "phi": "phi",
+    "phi_draw": "phi of another draw",
+}
+
 #: What the columns are, for under a table.
 LEGEND = (
     "test loss: nats a scored token, mean over the seeds +- standard deviation, at the learning rate of least mean "
@@ -55,12 +63,33 @@ def cost(results: Results) -> Table:
             f"{len(outcome.test)}",
             f"{outcome.seconds:.1f}",
             f"{outcome.peak_bytes / 1e6:.0f}",
-            f"{outcome.gradient_norm:.3g}",
-            "" if outcome.phi is None else f"{outcome.phi:.3f}",
+            *(_measure(outcome, name) for name in MEASURES),
         ]
         for outcome in found
     ]
-    return [*varying, "r_init", "seeds", "seconds a run", "peak MB", "first gradient norm", "phi"], rows
+    return [*varying, "r_init", "seeds", "seconds a run", "peak MB", *MEASURES.values()], rows
+
+
+def measures(results: Results) -> Table | None:
+    """A row a setting: whatever else was measured, means over the seeds; None where nothing was."""
+    found = outcomes(results.runs)
+    names = list(dict.fromkeys(name for outcome in found for name in outcome.measures))
+    if not names:
+        return None
+    varying = _varying(found)
+    rows = [
+        [
+            *(str(outcome.setting[name]) for name in varying),
+            *(f"{outcome.measures[name]:.3g}" if name in outcome.measures else "" for name in names),
+        ]
+        for outcome in found
+    ]
+    return [*varying, *names], rows
+
+
+def _measure(outcome: Outcome, name: str) -> str:
+    value = outcome.measures.get(name)
+    return "" if value is None else f"{value:.3g}"
 
 
 def loss_said(outcome: Outcome) -> str:
@@ -109,7 +138,7 @@ def to_dict(results: Results) -> dict[str, Any]:
         gap = None if against is None or against is outcome else difference(outcome, against)
         facts = {"lr": outcome.lr, "at_edge": outcome.at_edge, "trained": outcome.trained, "r_init": outcome.r_init}
         losses = {"test_loss": outcome.mean, "by_seed": {str(seed): loss for seed, loss in outcome.test.items()}}
-        costs = {"seconds": outcome.seconds, "peak_bytes": outcome.peak_bytes, "phi": outcome.phi}
+        costs = {"seconds": outcome.seconds, "peak_bytes": outcome.peak_bytes, **outcome.measures}
         rows.append(
             {**outcome.setting, **facts, **losses, **costs, "difference": None if gap is None else gap.to_dict()}
         )

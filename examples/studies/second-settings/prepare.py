@@ -3,8 +3,8 @@
     python examples/studies/second-settings/prepare.py --sst2-train sst2_train.tsv --sst2-dev sst2_dev.tsv \
         --gsm8k-train gsm8k_train.jsonl --gsm8k-test gsm8k_test.jsonl
 
-Rows are drawn by a fixed seed, the same for everyone who has the same files. Of GSM8K the short ones are taken, so that a
-CPU can train on them. Nothing of it is shipped: SST-2 states no licence.
+Rows are drawn by a fixed seed, the same for everyone who has the same files. Of GSM8K the short ones are taken, so
+that a CPU can train on them. Nothing of it is shipped: SST-2 states no licence.
 """
 
 from __future__ import annotations
