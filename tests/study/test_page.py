@@ -11,6 +11,7 @@ from tlora_ref.study.analysis import baseline_of, difference, outcomes
 from tlora_ref.study.page import html_page, intervals
 
 RESULTS = read_results(Path(__file__).resolve().parents[2] / "examples" / "studies" / "results")
+COMPARED = [found for found in RESULTS if len(found.study["variants"]) > 1]
 
 
 @pytest.mark.parametrize(
