@@ -79,7 +79,7 @@ _ADVICE: dict[str, str] = {
     "mask-prompt train-on-inputs train-on-prompt completion-only-loss assistant-only-loss": (
         "the response alone is scored, always: leave it out"
     ),
-    "packing neat-packing group-by-length": "rows are not packed: leave it out",
+    "packing neat-packing": "rows are not packed; --group-by-length puts those of like length together",
     "grad-checkpoint gradient-checkpointing flash-attn attn-implementation": "there is no such setting: leave it out",
     "load-in-4bit load-in-8bit quantize quantization quantization-bit q-bits": (
         "weights are not quantised here: --dtype float32 takes least memory"

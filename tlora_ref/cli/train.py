@@ -68,6 +68,7 @@ def run(
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; overrides --epochs.")] = None,
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 1.0,
     batch_size: o.BatchSize = 8,
+    group_by_length: o.GroupByLength = False,
     grad_accumulation: Annotated[int, typer.Option(help="Forward passes of one step.")] = 1,
     lr: o.LearningRate = 1e-3,
     schedule: o.Schedule = "cosine",

@@ -13,6 +13,8 @@ from tlora_ref.errors import DataError
 
 T = TypeVar("T")
 
+#: Batches among whose samples those of like length are put together.
+TOGETHER = 50
 #: Tokens (padding counted) from which two halves side by side are faster than the whole.
 HALVED_TOKENS = 512
 
@@ -25,10 +27,22 @@ def choose_samples(samples: Sequence[T], n: int, seed: int = 42) -> tuple[list[T
     return [samples[i] for i in indices], indices
 
 
-def batches(samples: Sequence[T], batch_size: int, *, seed: int, epoch: int = 0) -> Iterator[list[T]]:
-    """The batches of an epoch, shuffled by (seed, epoch) alone: any epoch can be had without those before it."""
-    order = np.random.default_rng([seed, epoch]).permutation(len(samples))
-    for start in range(0, len(samples), batch_size):
+def batches(
+    samples: Sequence[T], batch_size: int, *, seed: int, epoch: int = 0, lengths: Sequence[int] | None = None
+) -> Iterator[list[T]]:
+    """The batches of an epoch, shuffled by (seed, epoch) alone: any epoch can be had without those before it.
+
+    lengths : of each sample; then samples of like length come together, for less padding: the shuffled samples are
+        sorted within stretches of TOGETHER batches, and the batches shuffled
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(samples))
+    if lengths is not None:
+        stretch = TOGETHER * batch_size
+        parts = (order[start : start + stretch] for start in range(0, len(order), stretch))
+        order = np.concatenate([part[np.argsort(-np.asarray(lengths)[part], kind="stable")] for part in parts])
+    starts = np.arange(0, len(samples), batch_size)
+    for start in starts if lengths is None else rng.permutation(starts):
         yield [samples[i] for i in order[start : start + batch_size]]
 
 

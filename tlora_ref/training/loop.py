@@ -197,10 +197,11 @@ def _identity(plan: TrainSettings, data: Sequence[Sample]) -> dict[str, Any]:
 def step_batches(data: Sequence[Sample], plan: TrainSettings, done: int, total: int, pad: int) -> Iterator[list[Batch]]:
     """The micro-batches of every optimizer step after the first `done`, in an order that follows from the seed."""
     per_epoch = plan.steps_per_epoch(len(data))
+    lengths = [len(sample["input_ids"]) for sample in data] if plan.group_by_length else None
     step = done
     while step < total:
         epoch, first = divmod(step, per_epoch)
-        order = list(batches(data, plan.batch_size, seed=plan.seed, epoch=epoch))
+        order = list(batches(data, plan.batch_size, seed=plan.seed, epoch=epoch, lengths=lengths))
         for position in range(first, per_epoch):
             if step == total:
                 return

@@ -41,6 +41,7 @@ class TrainSettings:
     lr, schedule, warmup_ratio : peak learning rate, its decay, and the share of the steps in which it rises from 0
     warmup_steps : how many steps it rises, in place of their share
     min_lr, cycles : where the cosine ends; how many cosines "cosine_with_restarts" makes
+    group_by_length : samples of like length share batches: less padding, another order (see `data.batches`)
     max_grad_norm : clip the norm of the whole gradient to this; None for no clipping
     """
 
@@ -60,6 +61,7 @@ class TrainSettings:
     eps: float = 1e-8
     weight_decay: float = 0.01
     max_grad_norm: float | None = None
+    group_by_length: bool = False
     seed: int = 42
 
     def __post_init__(self) -> None:
