@@ -1,0 +1,113 @@
+"""A disk that takes no more, a folder that cannot be written, a file replaced while it is read, a clock set back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tlora_ref as tr
+from tests.faults.kill import COMMANDS, Bench, contents
+from tests.tiny import tiny_llama
+from tlora_ref.cli.main import main
+from tlora_ref.files import claimed
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits on files are Linux's")
+FULL = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64)); "
+FULL += "from tlora_ref.__main__ import main; sys.argv[0] = 'tlora-ref'; main()"
+#: Those that write a folder: each twice, in a folder of its own.
+FOLDERS = ("init", "train", "trace", "merge", "export")
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """What every command reads."""
+    return Bench.set_up(tmp_path_factory.mktemp("bench"), [])
+
+
+def filled(bench: Bench, name: str, out: Path) -> list[str]:
+    """The arguments of a command, and by which it writes over what is there."""
+    return bench.command(name, out)[3:]
+
+
+@LINUX
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_a_full_disk(name: str, bench: Bench, tmp_path: Path) -> None:
+    """No file may have more than 64 bytes: one line says so, the status is 2, and nothing half-written is left."""
+    (tmp_path / "out").mkdir()
+    command = [sys.executable, "-c", FULL, *filled(bench, name, tmp_path / "out")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr and "File too large" in ended.stderr.splitlines()[-1], ended.stderr
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size >= 64]
+    hidden = list(tmp_path.rglob(".*"))
+    assert left == [] and hidden == []
+
+
+@LINUX
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_a_folder_that_cannot_be_written(name: str, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """/proc takes no files, not even the superuser's."""
+    with pytest.raises(SystemExit) as ended:
+        main(filled(bench, name, Path("/proc/self/fdinfo")))
+    said = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and "/proc/self" in said[-1] and said[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_same_command_writes_the_same_bytes(name: str, bench: Bench, tmp_path: Path) -> None:
+    """Every file, byte for byte; the seconds that it took are in manifest.json, and there alone."""
+    out, found = tmp_path / "out", []
+    for _ in range(2):
+        with pytest.raises(SystemExit) as ended:
+            main(filled(bench, name, out))
+        assert not ended.value.code
+        found.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()})
+    assert found[0].keys() == found[1].keys()
+    assert [str(path) for path in found[0] if found[0][path] != found[1][path]] in ([], ["manifest.json"])
+    assert len(found[0]) >= 2
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_weights_that_go_while_they_are_read(change: str, tmp_path: Path) -> None:
+    """What was loaded stays what it was, to the last bit: a mapping holds on to the file, not to its name."""
+    tr.save_model(tiny_llama(0), tmp_path / "model")
+    tr.save_model(tiny_llama(1), tmp_path / "other")
+    right = tr.load_model(tmp_path / "model")([[3, 4, 5]]).logits
+    model = tr.load_model(tmp_path / "model")
+    if change == "replaced":
+        os.replace(tmp_path / "other" / "model.safetensors", tmp_path / "model" / "model.safetensors")
+    else:
+        (tmp_path / "model" / "model.safetensors").unlink()
+    np.testing.assert_array_equal(model([[3, 4, 5]]).logits, right)
+
+
+def test_a_clock_that_is_set_back(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wall clock runs backwards: the run is the same."""
+    with pytest.raises(SystemExit):
+        main(filled(bench, "train", tmp_path / "right"))
+    now = iter(range(2_000_000_000, 0, -1000))
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    with pytest.raises(SystemExit) as ended:
+        main(filled(bench, "train", tmp_path / "back"))
+    assert not ended.value.code
+    right, back = contents(tmp_path / "right"), contents(tmp_path / "back")
+    kept = {name for name in right if name.endswith((".safetensors", "history.jsonl"))}
+    assert kept and {name: right[name] for name in kept} == {name: back[name] for name in kept}
+
+
+@pytest.mark.parametrize("name", ["train", "study"])
+def test_two_runs_into_one_folder(name: str, bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second is refused, by the name of the folder, and the first one's files stand."""
+    out = tmp_path / "out"
+    with claimed(out):
+        with pytest.raises(SystemExit) as ended:
+            main(filled(bench, name, out))
+        assert ended.value.code == 2
+        assert f"{out}: another run is writing into this folder now" in capsys.readouterr().err
+        assert [path.name for path in out.iterdir()] == [".lock"]
