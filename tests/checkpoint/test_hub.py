@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from tests.tiny import tiny_llama
-from tlora_ref.checkpoint import find_model, load_model, save_model
+from tlora_ref.adapter import allocate, initialize
+from tlora_ref.calibration import calibrate
+from tlora_ref.checkpoint import find_model, load_model, save_model, save_peft
 from tlora_ref.checkpoint.hub import repository_of
 from tlora_ref.errors import CheckpointError, ConfigError
 
@@ -80,11 +82,16 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 
 
 def plan(tmp_path: Path, endpoint: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`tlora-ref plan` in a process of its own: huggingface_hub reads its environment when it is imported."""
+    """`tlora-ref plan` in a process of its own."""
+    return command(tmp_path, endpoint, "plan", *arguments)
+
+
+def command(tmp_path: Path, endpoint: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own: huggingface_hub reads its environment when it is imported."""
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_ETAG_TIMEOUT": "3"}
     environment.pop("HF_HUB_CACHE", None)
-    command = [sys.executable, "-m", "tlora_ref", "plan", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    line = [sys.executable, "-m", "tlora_ref", *arguments]
+    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_a_repository_is_fetched_once_and_found_afterwards(hub: Hub, tmp_path: Path) -> None:
@@ -101,6 +108,23 @@ def test_a_repository_is_fetched_once_and_found_afterwards(hub: Hub, tmp_path: P
     hub.shutdown()
     done = plan(tmp_path, "http://127.0.0.1:9", "me/tiny", "--download")  # it is there: no network is needed
     assert done.returncode == 0 and "llama: 4,912 weights" in done.stdout
+
+
+def test_an_adapter_is_found_by_its_name_too(hub: Hub, tmp_path: Path) -> None:
+    model = tiny_llama()
+    save_model(model, tmp_path / "model", "float64")
+    stats = calibrate(model, [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}])
+    save_peft(initialize(model, stats, allocate(stats.sensitivity, model.shapes(), 2, 2)), tmp_path / "a")
+    hub.repositories["me/lora"] = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    (tmp_path / "rows.jsonl").write_text('{"input_ids": [1, 2], "labels": [1, 2]}', encoding="utf-8")
+    endpoint = f"http://127.0.0.1:{hub.server_port}"
+    arguments = [str(tmp_path / "model"), "--data", str(tmp_path / "rows.jsonl"), "--adapter", "me/lora"]
+    done = command(tmp_path, endpoint, "eval", *arguments)
+    assert done.returncode == 2 and "no such repository in the Hugging Face cache" in done.stderr
+    done = command(tmp_path, endpoint, "eval", *arguments, "--download")
+    assert done.returncode == 0, done.stderr
+    assert "adapter_config.json" in hub.sent and "tlora.json" in hub.sent
+    assert command(tmp_path, "http://127.0.0.1:9", "eval", *arguments).returncode == 0
 
 
 def test_what_cannot_be_fetched_says_why_in_one_line(hub: Hub, tmp_path: Path) -> None:

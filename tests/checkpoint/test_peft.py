@@ -584,3 +584,26 @@ def test_a_damaged_plan_is_refused(folder: Path, field: str, value: Any) -> None
     change(folder, "tlora.json", plan={**plan, field: value})
     with pytest.raises(CheckpointError, match=rf"tlora\.json: not what this library writes .*{field}.*delete it"):
         load_peft(folder)
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ("_orig_mod.base_model.model.", "by a model that torch.compile wraps: save the model inside"),
+        ("base_model.model._orig_mod.", "by a model that torch.compile wraps"),
+        ("module.base_model.model.", "by a model that is trained in parallel"),
+        ("", "save the adapter with save_pretrained"),
+    ],
+)
+def test_names_that_peft_would_leave_out_are_refused(folder: Path, before: str, said: str) -> None:
+    tensors = load_file(folder / "adapter_model.safetensors")
+    renamed = {before + name.removeprefix("base_model.model."): tensor for name, tensor in tensors.items()}
+    save_file(renamed, folder / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=said):
+        load_peft(folder)
+
+
+def test_keys_that_a_newer_peft_may_have_written_are_said(folder: Path) -> None:
+    change(folder, use_flux=True, kappa={"a": 1}, off=False, nothing=None)
+    with pytest.warns(UserWarning, match='"kappa", "use_flux": unknown to PEFT 0.21'):
+        assert load_peft(folder).modules

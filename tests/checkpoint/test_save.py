@@ -309,3 +309,12 @@ def test_a_companion_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match="leads out"):
         save_model(tiny_llama(), tmp_path / "m", source=tmp_path / "source")
     assert not (tmp_path / "m").exists()
+
+
+def test_further_chat_templates_go_along(tmp_path: Path) -> None:
+    save_model(tiny_llama(), tmp_path / "a")
+    (tmp_path / "a" / "additional_chat_templates").mkdir()
+    (tmp_path / "a" / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}", encoding="utf-8")
+    save_model(load_model(tmp_path / "a"), tmp_path / "b", source=tmp_path / "a")
+    copied = tmp_path / "b" / "additional_chat_templates" / "tool_use.jinja"
+    assert copied.read_text(encoding="utf-8") == "{{ tools }}"

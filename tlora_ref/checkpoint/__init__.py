@@ -3,7 +3,7 @@
 from tlora_ref.checkpoint.export import FORMATS, export_adapter
 from tlora_ref.checkpoint.folders import adapter_facts, adapter_folder, check_model_folder, holds_adapter
 from tlora_ref.checkpoint.generation_config import choices_of
-from tlora_ref.checkpoint.hub import find_model
+from tlora_ref.checkpoint.hub import find_adapter, find_model
 from tlora_ref.checkpoint.load import load_model, read_config, working_dtype
 from tlora_ref.checkpoint.peft_load import load_peft
 from tlora_ref.checkpoint.peft_save import save_peft, save_universal
@@ -19,6 +19,7 @@ __all__ = [
     "choices_of",
     "export_adapter",
     "file_dtype",
+    "find_adapter",
     "find_model",
     "holds_adapter",
     "load_model",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tlora_ref.checkpoint.hub import find_adapter
 from tlora_ref.checkpoint.peft_claims import CONFIG
 from tlora_ref.checkpoint.peft_config import FACTS, WEIGHTS
 from tlora_ref.checkpoint.reader import read_json
@@ -15,14 +16,15 @@ TRAINED, INITIAL = "adapter", "initial_adapter"
 
 
 def adapter_folder(path: str | Path) -> Path:
-    """The adapter's folder: `path` itself, or that of the run in `path` (OUT for OUT/adapter), or of a file in it.
+    """The adapter's folder: `path` itself, or that of the run in `path` (OUT for OUT/adapter), or of a file in it, or a
+    repository's in the Hugging Face cache (NAME/REPO).
 
     Raises
     ------
     CheckpointError
         if there is nothing, no adapter, or a choice of several; the message says what is there.
     """
-    path = Path(path)
+    path = find_adapter(path)
     if path.is_file() and path.name in (CONFIG, WEIGHTS):
         return path.parent
     if not path.is_dir():

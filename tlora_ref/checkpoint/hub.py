@@ -1,4 +1,4 @@
-"""A model by its name on the Hugging Face Hub: found in the local cache, or fetched into it when that is asked for."""
+"""A model or adapter by its name on the Hugging Face Hub: found in the local cache, or fetched into it on request."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|adapter_model\.safetenso
 WANTED = re.compile(
     r"model\.safetensors\.index\.json|(config|generation_config|adapter_config|tlora)\.json|tokenizer.*\.(json|model)"
     r"|(special_tokens_map|added_tokens|vocab|chat_template)\.json|vocab\.txt|merges\.txt|(spiece|sentencepiece\.bpe)\.model"
-    r"|chat_template\.jinja"
+    r"|chat_template\.jinja|additional_chat_templates/[\w.-]+\.jinja"
 )
+TEMPLATE = re.compile(r"additional_chat_templates/[\w.-]+")
 #: Weights of other kinds, by how their files end, and the way out.
 OTHERS = {
     ".gguf": "GGUF weights, which llama.cpp reads: take the repository that they were made from, whose weights are "
@@ -55,14 +56,24 @@ def find_model(name: str | Path, *, download: bool = False) -> Path:
         if there is no such folder and no such repository in the cache; or if it cannot be fetched, or has no
         safetensors. The message says how to get the folder.
     """
+    if Path(name).suffix == ".gguf":
+        raise CheckpointError(f"{name}: {OTHERS['.gguf']}")
+    return _found(name, "config.json", download)
+
+
+def find_adapter(name: str | Path, *, download: bool = False) -> Path:
+    """The folder of a PEFT adapter, as `find_model` finds a model's."""
+    return _found(name, "adapter_config.json", download)
+
+
+def _found(name: str | Path, config: str, download: bool) -> Path:
+    """`name`, or the folder of a repository that has the file `config`."""
     path, text = Path(name), str(name)
-    if path.suffix == ".gguf":
-        raise CheckpointError(f"{path}: {OTHERS['.gguf']}")
     if path.exists() or not REPOSITORY.fullmatch(text):
         return path
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(text, "config.json")
+    found = try_to_load_from_cache(text, config)
     if isinstance(found, str):
         return Path(found).parent
     if not download:
@@ -79,12 +90,12 @@ def _fetched(repository: str) -> Path:
 
     try:
         siblings = HfApi().model_info(repository).siblings or []
-        names = [file.rfilename for file in siblings if "/" not in file.rfilename]
+        names = [file.rfilename for file in siblings if "/" not in file.rfilename or TEMPLATE.fullmatch(file.rfilename)]
         chosen = [name for name in names if WEIGHTS.fullmatch(name) or WANTED.fullmatch(name)]
         if not any(WEIGHTS.fullmatch(name) for name in names):
             raise CheckpointError(
-                f"{repository} on the Hugging Face Hub has no model.safetensors: "
-                f"{other_weights(names) or 'is it a model?'}"
+                f"{repository} on the Hugging Face Hub has no model.safetensors and no "
+                f"adapter_model.safetensors: {other_weights(names) or 'is it a model?'}"
             )
         folders = {Path(hf_hub_download(repository, name)).parent for name in sorted(chosen)}
     except CheckpointError:
@@ -95,7 +106,7 @@ def _fetched(repository: str) -> Path:
             f"{repository}: cannot be fetched ({type(error).__name__}: {line[:200]}). Is the name right, and is there "
             f"a network? Elsewhere, `hf download {repository} --local-dir FOLDER`, and give that folder"
         ) from error
-    return folders.pop()
+    return min(folders, key=lambda folder: len(folder.parts))
 
 
 def repository_of(folder: str) -> str:

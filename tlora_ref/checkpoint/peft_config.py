@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tlora_ref.adapter import Adapter
 from tlora_ref.checkpoint.peft_claims import CONFIG, matches
-from tlora_ref.checkpoint.reader import inside, read_json
+from tlora_ref.checkpoint.reader import inside, read_json, shown
 from tlora_ref.errors import CheckpointError, ConfigError
 
 WEIGHTS, FACTS = "adapter_model.safetensors", "tlora.json"
@@ -36,6 +37,18 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     # Any other initialisation changes the base model's weights when PEFT loads the adapter.
     "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
 }
+
+
+#: What else PEFT 0.21 writes: understood here, or without effect on what a saved adapter computes.
+KNOWN = frozenset(
+    (
+        *("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
+        *("inference_mode", "r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out"),
+        *("use_rslora", "modules_to_save", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern"),
+        *("megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size"),
+        *("runtime_config", "ensure_weight_tying"),
+    )
+)
 
 
 def peft_config(adapter: Adapter, base_model: str | None) -> dict[str, Any]:
@@ -95,6 +108,13 @@ def read_peft_config(folder: Path) -> dict[str, Any]:
                 f'{path}: "{key}" is {value!r:.60}: that PEFT feature is not implemented. Merge the adapter into its '
                 "model with PEFT, and load the merged model"
             )
+    unknown = sorted(key for key, value in config.items() if key not in (*KNOWN, *UNSUPPORTED) and value)
+    if unknown:
+        warnings.warn(
+            f"{path}: {', '.join(map(shown, unknown))}: unknown to PEFT 0.21, which leaves them out, as is done here. "
+            "If a newer PEFT wrote them, they may change what the adapter computes: merge it with that PEFT",
+            stacklevel=3,
+        )
     for key in ("rank_pattern", "alpha_pattern"):
         if not isinstance(config.get(key) or {}, dict):
             raise CheckpointError(f'{path}: "{key}" is {config[key]!r:.60}, expected an object')

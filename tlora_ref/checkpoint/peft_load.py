@@ -105,13 +105,14 @@ def _sorted_out(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, A
     claims, found = Claims.of(config), Found()
     tying = bool(config.get("ensure_weight_tying"))
     for name, tensor in tensors.items():
+        _check_name(folder, name)
         path = renamed(name.removeprefix(PREFIX))
         if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
             raise CheckpointError(f"{folder}: tensor {shown(name)} is {tensor.dtype}, expected floating point")
         low_rank = re.fullmatch(r"(.+)\.lora_(?:(embedding_[AB])|([AB])\.weight)", path)
         if low_rank is not None and (tying or claims.adapts(low_rank[1])) and found.takes(low_rank[1], low_rank[2]):
             found.pairs.setdefault(low_rank[1], {})[(low_rank[2] or low_rank[3])[-1]] = tensor
-        elif ".lora_" in path or not name.startswith(PREFIX) or not _whole(claims, path, tying):
+        elif ".lora_" in path or not _whole(claims, path, tying):
             raise CheckpointError(
                 f"{folder}: tensor {shown(name)} belongs to nothing that {CONFIG} names in target_modules or "
                 f"modules_to_save; expected {PREFIX}<module>.lora_A.weight and .lora_B.weight"
@@ -125,6 +126,20 @@ def _sorted_out(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, A
     for module, pair in found.pairs.items():
         _check_pair(folder, module, {letter: tensor.shape for letter, tensor in pair.items()})
     return found
+
+
+def _check_name(folder: Path, name: str) -> None:
+    """CheckpointError for a tensor under a name that PEFT does not know, and would leave out with a warning."""
+    wrapped = re.search(r"(?:^|\.)(_orig_mod|module)\.", name.partition(".lora_")[0])
+    if wrapped is None and name.startswith(PREFIX):
+        return
+    cause = {"_orig_mod": "by a model that torch.compile wraps", "module": "by a model that is trained in parallel"}
+    how = (
+        f"it was saved {cause[wrapped[1]]}: save the model inside"
+        if wrapped
+        else "save the adapter with save_pretrained"
+    )
+    raise CheckpointError(f"{folder}: tensor {shown(name)}: PEFT's names begin with {PREFIX}<module>; {how}")
 
 
 def renamed(path: str) -> str:

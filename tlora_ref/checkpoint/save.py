@@ -30,6 +30,8 @@ FILE_DTYPES_ELSEWHERE = {
     **dict.fromkeys(("fp16", "f16", "half"), "float16"),
     "bf16": "bfloat16",
 }
+#: The folder of further chat templates.
+TEMPLATES = "additional_chat_templates"
 #: Files that go along from the folder a model came from.
 COMPANIONS = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -79,6 +81,17 @@ def save_model(
             companion = inside(Path(str(source)), name)
             if companion.is_file():
                 shutil.copyfile(companion, beside / name)
+        _copy_templates(source, beside)
+
+
+def _copy_templates(source: str | Path | None, folder: Path) -> None:
+    """The chat templates beside the default one go along."""
+    templates = None if source is None else Path(source) / TEMPLATES
+    if templates is None or not templates.is_dir():
+        return
+    (folder / TEMPLATES).mkdir()
+    for file in sorted(inside(Path(str(source)), TEMPLATES).glob("*.jinja")):
+        shutil.copyfile(inside(templates, file.name), folder / TEMPLATES / file.name)
 
 
 def _config(model: Model, dtype: str, source: str | Path | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import tlora_ref as tr
-from tlora_ref.checkpoint import check_model_folder
+from tlora_ref.checkpoint import check_model_folder, find_adapter
 from tlora_ref.cli.config_file import read_config
 from tlora_ref.errors import ConfigError
 
@@ -22,6 +22,11 @@ Config = Annotated[
 def _found(context: typer.Context, folder: Path) -> Path:
     """The folder that MODEL names: a local one, or a repository's in the Hugging Face cache."""
     return check_model_folder(tr.find_model(folder, download=bool(context.params.get("download"))))
+
+
+def _found_adapter(context: typer.Context, folder: Path | None) -> Path | None:
+    """The folder that --adapter names."""
+    return None if folder is None else find_adapter(folder, download=bool(context.params.get("download")))
 
 
 ModelFolder = Annotated[
@@ -39,7 +44,12 @@ BaseModelId = Annotated[
     str | None,
     typer.Option("--base-model-id", help="The model's name in adapter_config.json (NAME/REPO); by default MODEL."),
 ]
-AdapterFolder = Annotated[Path | None, typer.Option("--adapter", help="PEFT adapter folder to attach.")]
+AdapterFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapter", help="PEFT adapter to attach: its folder, a run's, or NAME/REPO.", callback=_found_adapter
+    ),
+]
 Dtype = Annotated[str, typer.Option(help="float32 (for work) or float64 (the oracle's).")]
 Hold = Annotated[
     str | None,
