@@ -104,7 +104,7 @@ LIBRARIES: dict[str, set[str]] = {
     "tasks": {"yaml"},
     "pages": {"jinja2"},
     "pipeline": set(),
-    "cli": {"typer", "rich", "yaml"},
+    "cli": {"typer", "rich", "yaml", "plotext"},
 }
 #: Signs of arithmetic, and the one file of `cli/` that puts numbers into words.
 ARITHMETIC = (ast.Mult, ast.FloorDiv, ast.Pow, ast.MatMult, ast.Mod)

@@ -9,6 +9,7 @@ import typer
 
 import tlora_ref as tr
 from tlora_ref.cli import options as o
+from tlora_ref.cli.curves import show_losses
 from tlora_ref.cli.screen import Screen
 from tlora_ref.cli.studies import show_results
 from tlora_ref.pages import check_page, write_page
@@ -39,6 +40,7 @@ def run(
     screen.table("By kind of module", *by_kind(summary.modules))
     for line in losses_said(summary):
         screen.say(line)
+    show_losses(screen, summary.losses)
     if page is not None:
         written(screen, page, html_page(summary, named(folder)))
     screen.finish(summary.to_dict())

@@ -13,6 +13,7 @@ import typer
 import tlora_ref as tr
 from tlora_ref.calibration import CALIBRATION_FILE
 from tlora_ref.cli import options as o
+from tlora_ref.cli.curves import show_losses
 from tlora_ref.cli.output import UNUSED, read_beside
 from tlora_ref.cli.prompting import noted
 from tlora_ref.cli.run_folder import (
@@ -144,6 +145,7 @@ def run(
     except KeyboardInterrupt as stop:
         raise typer.Exit(say_stopped(out, context, stop, begun=facts is not None)) from None
     write(out / END)
+    show_losses(screen, result.history)
     screen.say(f"trained in {seconds(result.seconds)}")
     screen.say(f"wrote {out / END}: {trained.trainable_parameters():,} trained parameters")
     screen.finish(for_a_machine(out, trained, result, before))
