@@ -47,7 +47,8 @@ def check_run_folder(out: Path, *, overwrite: bool, resume: bool, replace: bool 
     try:
         check_folder(out, overwrite=overwrite or resume, replace=replace, **inputs)
     except OutputError as error:
-        if any(out.joinpath(name).is_file() for name in RESUMABLE) and not (overwrite or resume):
+        resumable = (CALIBRATION_FILE,) if replace else RESUMABLE  # init goes on with a calibration alone
+        if any(out.joinpath(name).is_file() for name in resumable) and not (overwrite or resume):
             raise OutputError(f"{error}, or go on with what is there: --resume") from None
         raise
 
