@@ -34,7 +34,8 @@ def explaining(fits: Sequence[Mapping[str, float]]) -> list[tuple[str, int]]:
         if best is None or (named and len(votes[best]) < FURTHER * len(fits)):
             break
         alike = [text for text in rank if rank[text] == rank[best]][:ALIKE]
-        named.append((" (or, here the same: ".join(alike) + ")" * (len(alike) - 1), sum(best in fit for fit in fits)))
+        others = f" (or, here the same: {'; '.join(alike[1:])})" if alike[1:] else ""
+        named.append((alike[0] + others, sum(best in fit for fit in fits)))
         left = [i for i in left if best not in fits[i]]
     return named if len(fits) - len(left) >= ENOUGH * len(fits) else []
 

@@ -109,7 +109,9 @@ def test_a_learning_rate_that_comes_a_step_late_is_named(tmp_path: Path) -> None
     assert len(set(rates)) == 4
     late = last_updates(tmp_path / "paper", tmp_path / "late", lambda g, norm: g, late=1)
     report = tr.compare(tmp_path / "paper", late, checkpoint=MODEL)
-    assert report.first_failing == "adamw" and report.cause == "the learning rate is that of the step before"
+    assert report.first_failing == "adamw" and str(report.cause).startswith(
+        "the learning rate is that of the step before"
+    )
 
 
 def test_clipped_gradients_are_told_from_whole_ones(golden: Path, tmp_path: Path) -> None:
@@ -170,7 +172,9 @@ def test_a_rate_that_is_not_recorded_is_that_of_the_schedule(tmp_path: Path) -> 
         last_updates(tmp_path / "g", tmp_path / "l", lambda g, norm: g, late=1), tmp_path / "b", without("train/lr")
     )
     report = tr.compare(tmp_path / "g", late, checkpoint=MODEL)
-    assert report.first_failing == "adamw" and report.cause == "the learning rate is that of the step before"
+    assert report.first_failing == "adamw" and str(report.cause).startswith(
+        "the learning rate is that of the step before"
+    )
 
 
 def test_a_trace_takes_the_settings_of_training_by_keyword(tmp_path: Path) -> None:

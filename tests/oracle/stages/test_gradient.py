@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tlora_ref as tr
-from tests.oracle.altered import MODEL, SAMPLES, Array, changed, noted, replaced, skipped, without
+from tests.oracle.altered import MODEL, SAMPLES, Array, Change, changed, noted, replaced, skipped, without
 from tlora_ref.oracle.traces import Trace
 
 
@@ -85,6 +85,39 @@ def test_a_step_on_other_samples_is_said_to_be(golden: Path, tmp_path: Path) -> 
 
     other = changed(golden, tmp_path / "d", replaced("train/2/labels", padded))
     assert "made on other samples" not in noted(tr.compare(golden, other), "gradient")
+
+
+def test_the_first_step_is_judged_without_the_weights(golden: Path, tmp_path: Path) -> None:
+    """B is 0 there: with A's rows in another order and of other signs, dL/dB has its columns so."""
+
+    def turned(tensors: dict[str, Array], name: str) -> Array:
+        return -tensors[name][::-1] if name.startswith("A/") else -tensors[name][:, ::-1]
+
+    right = changed(golden, tmp_path / "c", replaced("A/.*|train/1/grad_B/.*", turned))
+    findings = [f for f in tr.compare(golden, right).findings if f.stage == "gradient" and f.verdict]
+    judged = {f.verdict.what for f in findings if f.verdict}
+    assert {"dL/dB of step 1", "training loss of step 1"} <= judged
+    assert all(f.status == "pass" for f in findings if f.module or "loss" in str(f.verdict))
+    doubled = changed(golden, tmp_path / "d", replaced("train/1/grad_B/.*", lambda t, k: 2.0 * t[k]))
+    wrong = tr.compare(golden, doubled)
+    assert wrong.first_failing == "gradient" and wrong.cause == "the gradient is doubled"
+    assert wrong.coverage["gradient"] == "part"
+    off = changed(golden, tmp_path / "l", replaced("train/loss", lambda t, k: t[k] + np.array([0.1, 0.0])))
+    assert tr.compare(golden, off).first_failing == "gradient"
+    assert tr.compare(golden, golden).passed
+
+
+def test_a_gradient_after_a_wrong_update_follows_from_it(golden: Path, tmp_path: Path) -> None:
+    """An update comes before the next step's gradient; a gradient that is wrong before it is a mistake of its own."""
+
+    def spoiled(*patterns: str) -> Change:
+        return lambda t: {k: 2.0 * v if any(re.fullmatch(p, k) for p in patterns) else v for k, v in t.items()}
+
+    after = changed(golden, tmp_path / "a", spoiled("train/1/exp_avg/.*", "train/2/grad_B/.*"))
+    report = tr.compare(golden, after, checkpoint=MODEL)
+    assert {f.stage for f in report.of("fail")} == {"adamw"} and "gradient" in {f.stage for f in report.of("cascade")}
+    before = changed(golden, tmp_path / "b", spoiled("train/1/grad_B/.*", "train/2/exp_avg/.*"))
+    assert tr.compare(golden, before, checkpoint=MODEL).first_failing == "gradient"
 
 
 @pytest.mark.parity

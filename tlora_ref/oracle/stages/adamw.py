@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import Finding
 from tlora_ref.oracle.stages.bounds import Slip, as_array, entries, malformed
 from tlora_ref.oracle.stages.clipping import Clip, clip_of, other_updates, rates, scheduled
+from tlora_ref.oracle.stages.estimates import of_moment, of_weight, or_fitted
 from tlora_ref.oracle.stages.moments import Moments, corrections, step_with_errors, update_with_errors
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.traces.manifest import completed
@@ -128,26 +130,42 @@ def judge_adamw_step(
         for name in NAMES:
             slips[name].insert(0, (text, lambda made=made, name=name: made[name]))  # type: ignore[misc]
     # the moments first: a wrong one makes B wrong
-    verdicts = [
-        entries("adamw_step", NAMES[i], got[i], after.values[i], after.errors[i], slips[NAMES[i]]) for i in (1, 2)
-    ]
-    return [*verdicts, _judged_by_moments(got, after, weight, settings, precision, slips["B"])]
+    verdicts = []
+    for i, old, new in ((1, m, g), (2, v, g * g)):
+        right, allowed = after.values[i], after.errors[i]
+        verdict = entries("adamw_step", NAMES[i], got[i], right, allowed, slips[NAMES[i]])
+        fitted = partial(of_moment, NAMES[i], old=old, new=new, beta=betas[i - 1])
+        verdicts.append(or_fitted(verdict, got[i], right, allowed, fitted))
+    rates = [(text, change["lr"]) for text, change in others if "lr" in change]
+    return [*verdicts, _judged_by_moments(got, after, weight, g, settings, precision, slips["B"], rates)]
 
 
 def _judged_by_moments(
-    got: Sequence[Any], after: Moments, B: Array, settings: Mapping[str, Any], precision: Precision, slips: list[Slip]
+    got: Sequence[Any],
+    after: Moments,
+    B: Array,
+    g: Array,
+    settings: Mapping[str, Any],
+    precision: Precision,
+    slips: list[Slip],
+    rates: Sequence[tuple[str, float]],
 ) -> Verdict:
     """B by the candidate's own new moments, so that nothing but this step's rounding is between them.
 
-    By the right moments, with their errors carried on, where it has none that could be used.
+    By the right moments, with their errors carried on (and `slips`), where it has none that could be used.
+    rates : slips with the learning rate
     """
     m, v = (as_array(x, B.shape) for x in got[1:])
     if isinstance(m, str) or isinstance(v, str) or v.min(initial=0.0) < 0.0:
         return entries("adamw_step", "B", got[0], after.values[0], after.errors[0], slips)
+    own: list[Slip] = [(text, partial(update, B, m, v, {**settings, "lr": lr})) for text, lr in rates]
+    own += weight_slips(B, g, m, v, settings)
+    fitted = partial(of_weight, B=B, m=m, v=v, settings=settings)
     verdicts = []
     for correction in corrections(settings["betas"][1], settings["step"], precision):
         expected, allowed = update_with_errors(B, m, v, settings, correction, precision)
-        verdicts.append(entries("adamw_step", "B", got[0], expected, allowed, slips))
+        verdict = entries("adamw_step", "B", got[0], expected, allowed, own)
+        verdicts.append(or_fitted(verdict, got[0], expected, allowed, fitted))
     return next((verdict for verdict in verdicts if verdict.passed), verdicts[0])
 
 
@@ -184,17 +202,32 @@ def adamw_slips(
             ("exp_avg_sq takes the whole square, without 1 - beta2", lambda: b2 * v + g * g),
             (L2, lambda: b2 * v + (1 - b2) * folded**2),
             ("exp_avg_sq keeps its largest value (AMSGrad)", lambda: np.maximum(v, v1)),
+            ("exp_avg_sq is the largest square (Adamax)", lambda: np.maximum(b2 * v, g * g)),
+            ("exp_avg_sq is one mean square a row", lambda: b2 * v + (1 - b2) * _mean_square(g, 1)),
+            ("exp_avg_sq is one mean square of the whole matrix", lambda: b2 * v + (1 - b2) * _mean_square(g, None)),
             ("exp_avg_sq is not updated", lambda: v),
             ("exp_avg_sq is stored after bias correction", lambda: v1 / c2),
         ],
-        "B": _weight_slips(B, g, m1, v1, betas, step, lr, eps, weight_decay),
+        "B": weight_slips(
+            B, g, m1, v1, {"step": step, "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        ),
     }
 
 
-def _weight_slips(
-    B: Array, g: Array, m: Array, v: Array, betas: Any, step: int, lr: float, eps: float, weight_decay: float
-) -> list[Slip]:
-    """What B would be after each known slip; m and v are the right moments after the step."""
+def _mean_square(g: Array, axis: int | None) -> Array:
+    return np.broadcast_to(np.mean(g * g, axis=axis, keepdims=True), g.shape)
+
+
+def update(B: Array, m: Array, v: Array, settings: Mapping[str, Any]) -> Array:
+    """B after a step, by its new moments."""
+    c1, c2 = (1.0 - beta ** settings["step"] for beta in settings["betas"])
+    lr = settings["lr"]
+    return B * (1.0 - lr * settings["weight_decay"]) - lr * m / c1 / (np.sqrt(v / c2) + settings["eps"])
+
+
+def weight_slips(B: Array, g: Array, m: Array, v: Array, settings: Mapping[str, Any]) -> list[Slip]:
+    """What B would be after each known slip; m and v are the moments after the step."""
+    step, lr, betas, eps, weight_decay = (settings[k] for k in ("step", "lr", "betas", "eps", "weight_decay"))
     kept = B * (1 - lr * weight_decay)
     c1, c2 = 1 - betas[0] ** step, 1 - betas[1] ** step
 
@@ -208,6 +241,16 @@ def _weight_slips(
         ("there is no bias correction", lambda: moved(m, v)),
         ("exp_avg is not bias-corrected", lambda: moved(m, v / c2)),
         ("exp_avg_sq is not bias-corrected", lambda: moved(m / c1, v)),
+        (
+            "the bias corrections of exp_avg and exp_avg_sq are exchanged",
+            lambda: moved(m / c2, v / c1),
+        ),
+        ("the update is the sign of exp_avg (Lion)", lambda: kept - lr * np.sign(m)),
+        (
+            "the update looks ahead (Nesterov)",
+            lambda: moved(betas[0] * m / (1 - betas[0] ** (step + 1)) + (1 - betas[0]) * g / c1, v / c2),
+        ),
+        ("B is the average of the old and the new one", lambda: (B + moved(m / c1, v / c2)) / 2.0),
         ("eps stands inside the root", lambda: kept - lr * m / c1 / np.sqrt(v / c2 + eps)),
         ("eps is added before the bias correction", lambda: moved(m / c1 * np.sqrt(c2), v)),
         ("the weight is not decayed", lambda: moved(m / c1, v / c2, of=B)),

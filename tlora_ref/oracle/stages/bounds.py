@@ -74,8 +74,8 @@ def entries(stage: str, what: str, got: object, expected: Any, allowed: Any, sli
         return Verdict(stage, what, True)
     index = tuple(int(i) for i in np.unravel_index(int(np.argmax(excess)), excess.shape))
     passed = bool(excess[index] <= 1.0)
-    numbers = (float(x[index]) for x in (error, allowed))
-    verdict = Verdict(stage, what, passed, *numbers, index, float(array[index]), float(expected[index]))
+    off, bound, here, right = (float(x[index]) for x in (error, allowed, array, expected))
+    verdict = Verdict(stage, what, passed, off, bound, index, here, right)
     return verdict if passed else verdict.blamed(fitting(array, expected, allowed, slips))
 
 

@@ -69,9 +69,11 @@ def other_updates(sides: Sides, step: int, grad: Array, norm: float) -> list[tup
             ),
             ("the gradient is clipped entry by entry", {"grad": np.clip(grad, -most, most)}),
             ("the gradient is clipped to norm 1, not to max_grad_norm", {"grad": clip_factor(norm, 1.0) * grad}),
+            ("the gradient is clipped to twice max_grad_norm", {"grad": clip_factor(norm, 2.0 * most) * grad}),
+            ("the gradient is clipped by the squared norm", {"grad": clip_factor(norm * norm, most) * grad}),
         ]
     rates = c.get("train/lr") if c.has("train/lr") else scheduled(sides, int(sides.train["steps"] or step))
-    for text, t in (("before", step - 2), ("after", step)):
-        if 0 <= t < len(rates):
-            found.append((f"the learning rate is that of the step {text}", {"lr": float(rates[t])}))
+    for text, t in (("step before", step - 2), ("step after", step), ("first step", 0)):
+        if 0 <= t < len(rates) and t != step - 1:
+            found.append((f"the learning rate is that of the {text}", {"lr": float(rates[t])}))
     return found

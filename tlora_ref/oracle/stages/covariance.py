@@ -131,12 +131,19 @@ def covariance_slips(X: list[Array], switches: Switches) -> list[Slip]:
         ("C leaves out the last token of each sample", lambda: _moments([x[:-1] for x in used])),
         ("C leaves out the first token of each sample", lambda: _moments([x[1:] for x in used])),
         ("C is made of the samples' mean inputs", lambda: _moments([x.mean(axis=0, keepdims=True) for x in X])),
+        ("C is divided by its trace", lambda: _moments(used) / (np.trace(_moments(used)) or 1.0)),
+        ("C is that of the correlations", lambda: _correlations(_moments(used))),
         ("C holds its diagonal alone", lambda: np.diag(np.diag(_moments(used)))),
         ("C holds its upper triangle alone", lambda: np.triu(_moments(used))),
         ("C holds its lower triangle alone", lambda: np.tril(_moments(used))),
         ("C is made of |X|", lambda: _moments([np.abs(x) for x in used])),
         ("the inputs are normalised to unit length first", lambda: _moments([_unit(x) for x in used])),
     ]
+
+
+def _correlations(C: Array) -> Array:
+    d = np.sqrt(np.maximum(np.diag(C), 1e-300))
+    return np.asarray(C / np.outer(d, d))
 
 
 def _unit(x: Array) -> Array:

@@ -15,7 +15,7 @@ from tlora_ref.method import low_rank
 from tlora_ref.method.adamw import clip_factor
 from tlora_ref.method.switches import Switches
 from tlora_ref.oracle.precision import Precision
-from tlora_ref.oracle.reports.finding import Finding
+from tlora_ref.oracle.reports.finding import GOLDEN, OWN_INPUTS, Finding
 from tlora_ref.oracle.stages.bounds import Slip, entries, malformed, stored, sum_error
 from tlora_ref.oracle.stages.loss import mean_error
 from tlora_ref.oracle.stages.sides import Sides
@@ -27,6 +27,10 @@ from tlora_ref.oracle.verdict import Verdict
 #: A, B and the scale of every adapted module.
 Matrices = tuple[dict[str, Array], dict[str, Array], dict[str, float]]
 
+#: How far A may lie outside the rows of golden's A (Frobenius norm) for golden's gradient to tell of its own, and how
+#: many times as large as inside dL/dW' may be there.
+BEYOND, UNKNOWN_G = 0.1, 8.0
+
 
 def findings(sides: Sides) -> list[Finding]:
     """The gradients of every step from the candidate's own A, B and batch (the model is needed); a frozen A stays."""
@@ -37,9 +41,42 @@ def findings(sides: Sides) -> list[Finding]:
     if not steps:
         return [*found, sides.skipped("gradient", None, "no grad_B recorded")]
     if sides.replay is None:
-        return [*found, sides.skipped("gradient", None, "needs the weights: give --checkpoint")]
+        why = "without the weights step 1 alone can be judged, where B is 0: give --checkpoint"
+        return [*found, *_first_step(sides), sides.skipped("gradient", None, why)]
     for step in steps:
         found += [replace(f, step=step) for f in _of_step(sides, sides.replay, step)]
+    return found
+
+
+def _first_step(sides: Sides) -> list[Finding]:
+    """Step 1 without the weights: B is 0, so the loss is golden's, and dL/dB is golden's, turned as A is.
+
+    If A = R A_golden, dL/dB = s dL/dW' A^T = (s / s_golden) dL/dB_golden R^T.
+    """
+    g, c, found = sides.golden, sides.candidate, []
+    if _batch(sides, 1) or not g.has("train/1/labels"):
+        return []  # made on other samples
+    tokens = int((g.get("train/1/labels") != -100).sum())
+    for m in g.modules("train/1/grad_B"):
+        names = f"train/1/grad_B/{m}", f"A/{m}", f"scale/{m}"
+        if not all(map(sides.both, names)) or not float(g.get(names[2])):
+            continue
+        A, A_golden, scale = c.get(names[1]), g.get(names[1]), float(c.get(names[2]))
+        R, golden = A @ A_golden.T, g.get(names[0]) / float(g.get(names[2]))  # (r, r_golden); without its scale
+        beyond = float(np.linalg.norm(A - R @ A_golden))
+        if beyond > BEYOND:
+            why = "A is another than golden's: without the weights nothing is known of its gradient"
+            found.append(sides.skipped("gradient", m, why))
+            continue
+        right = scale * golden @ R.T
+        # of dL/dW' on directions outside golden's A nothing is known but that it is hardly larger there
+        more = UNKNOWN_G * beyond * abs(scale) * float(np.linalg.norm(golden, axis=1).max(initial=0.0))
+        slips = gradient_slips(right, scale, tokens, len(A))
+        got, what = c.get(names[0]), "dL/dB of step 1"
+        verdict = sides.network.array("gradient", what, "grad_B", f"1/{m}", got, right, slips, more)
+        found.append(replace(sides.finding("gradient", GOLDEN, m, verdict), step=1))
+    if sides.both("train/loss"):
+        found += _training_loss(sides, 1, g.get("train/loss")[0], GOLDEN)
     return found
 
 
@@ -113,12 +150,13 @@ def _batch(sides: Sides, step: int) -> list[Finding]:
     return [sides.noted("gradient", why)]
 
 
-def _training_loss(sides: Sides, step: int, loss: Array) -> list[Finding]:
+def _training_loss(sides: Sides, step: int, loss: Array, against: str = OWN_INPUTS) -> list[Finding]:
     if not sides.candidate.has("train/loss"):
         return []
     got = sides.candidate.get("train/loss")[step - 1]
     allowed = sides.network("train_loss", str(step), loss, got) + mean_error(sides, f"train/{step}/labels", loss)
-    return [sides.own("gradient", None, entries("gradient", f"training loss of step {step}", got, loss, allowed))]
+    verdict = entries("gradient", f"training loss of step {step}", got, loss, allowed)
+    return [sides.finding("gradient", against, None, verdict)]
 
 
 def _frozen(sides: Sides) -> list[Finding]:

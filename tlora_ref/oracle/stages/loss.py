@@ -7,6 +7,7 @@ told from logits: the candidate's own, or those of the model run again.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -62,7 +63,10 @@ def _slips_of(sides: Sides, n: int) -> list[Slip]:
     """What the loss of sample n would be after each known slip, from the model run again (a causal one)."""
     if sides.replay is None or sides.replay.model.task_type != "CAUSAL_LM":
         return []
-    return loss_slips(sides.replay.logits(n), np.asarray(sides.golden.get(f"sample/{n}/labels")))
+    logits, labels = sides.replay.logits(n), np.asarray(sides.golden.get(f"sample/{n}/labels")).ravel()
+    slips, ids = loss_slips(logits.reshape(len(labels), -1), labels), sides.golden.get(f"sample/{n}/input_ids").ravel()
+    scores = logits.reshape(len(labels), -1)[:-1]
+    return [*slips, ("the prompt is scored too", lambda: _cross_entropy(scores, np.asarray(ids, np.int64)[1:]))]
 
 
 def _is_shifted(sides: Sides, n: int) -> bool:
@@ -101,9 +105,27 @@ def _cross_entropy(scores: Array, targets: Array, *, divisor: int | None = None)
     return float(total / max(1, len(targets) if divisor is None else divisor))
 
 
+def _of_some(logits: Array, labels: Array, choose: Callable[[Array], Array]) -> float:
+    """The loss of the labels at chosen ones of their positions."""
+    at = choose(np.flatnonzero(labels[1:] != -100))
+    return _cross_entropy(logits[:-1][at], labels[1:][at]) if len(at) else math.nan
+
+
+def _by_token(logits: Array, labels: Array) -> Array:
+    at = np.flatnonzero(labels[1:] != -100)
+    return np.array([_cross_entropy(logits[i : i + 1], labels[i + 1 : i + 2]) for i in at])
+
+
+def _spread(logits: Array, labels: Array) -> float:
+    """The mean over the scored tokens and the vocabulary of -log p."""
+    scores = logits[:-1][labels[1:] != -100]
+    return float((np.logaddexp.reduce(scores, axis=1) - scores.mean(axis=1)).mean())
+
+
 def loss_slips(logits: Array, labels: Array) -> list[Slip]:
     """What the loss would be after each known slip."""
     tokens, expected = len(labels), Reference().loss(logits, labels)
+    scored = int((labels[1:] != -100).sum())
     backwards = np.append(-100, labels[:-1])
     return [
         ("labels are not shifted: logits at t score labels at t", lambda: _cross_entropy(logits, labels)),
@@ -121,6 +143,14 @@ def loss_slips(logits: Array, labels: Array) -> list[Slip]:
             lambda: _cross_entropy(logits[:-1], labels[1:], divisor=tokens - 1),
         ),
         ("divided by the length of the sample", lambda: _cross_entropy(logits[:-1], labels[1:], divisor=tokens)),
+        ("the last label is lost", lambda: _of_some(logits, labels, lambda at: at[:-1])),
+        ("the first label is lost", lambda: _of_some(logits, labels, lambda at: at[1:])),
+        ("the last token alone is scored", lambda: _of_some(logits, labels, lambda at: at[-1:])),
+        ("every second label is lost", lambda: _of_some(logits, labels, lambda at: at[at % 2 == 1])),
+        ("labels are smoothed by 0.1", lambda: 0.9 * expected + 0.1 * _spread(logits, labels)),
+        ("the largest loss of a token, not the mean", lambda: _by_token(logits, labels).max()),
+        ("the median loss of a token, not the mean", lambda: np.median(_by_token(logits, labels))),
+        ("divided by the root of the tokens", lambda: _by_token(logits, labels).sum() / math.sqrt(scored)),
         ("logarithm to base 2", lambda: np.float64(expected / math.log(2.0))),
         ("the sign is flipped", lambda: np.float64(-expected)),
     ]

@@ -99,16 +99,27 @@ class Network:
         return max(LEAST, rms(np.array(list(self._relative(quantity).values()))))
 
     def array(
-        self, stage: str, what: str, quantity: str, key: str, got: Array, golden: Array, slips: Sequence[Slip] = ()
+        self,
+        stage: str,
+        what: str,
+        quantity: str,
+        key: str,
+        got: Array,
+        golden: Array,
+        slips: Sequence[Slip] = (),
+        more: float = 0.0,
     ) -> Verdict:
-        """An array held against the golden one: every entry, and in a low precision the root mean square of all."""
-        verdict = entries(stage, what, got, golden, self(quantity, key, golden, got), slips)
+        """An array held against the golden one: every entry, and in a low precision the root mean square of all.
+
+        more : what every entry may be off by for other reasons
+        """
+        verdict = entries(stage, what, got, golden, self(quantity, key, golden, got) + more, slips)
         relative = self._relative(quantity)
         if not verdict.passed or not self.low or np.size(golden) < FEW or key not in relative:
             return verdict
         # an array has entries enough to be measured by itself; where it was right by luck, half of what is usual
         noise = ARRAY * max(relative[key], 0.5 * self._usual(quantity)) * self.unit / UNIT16
-        allowed = (noise + self.kept(got)) * rms(golden) + self.precision.tiny
+        allowed = (noise + self.kept(got)) * rms(golden) + self.precision.tiny + more
         together = root_mean_square(stage, what, got, golden, allowed, slips)
         return verdict if together.passed else together
 

@@ -156,6 +156,12 @@ def rank_slips(S: Array, shapes: list[tuple[int, int]], r_init: int, switches: S
         ),
         ("the remainder is given to the last module", lambda: _last_takes(finished(eq6), R_total)),
         ("every module has at least rank 1", lambda: np.maximum(finished(eq6), 1)),
+        ("every module has at least rank 2", lambda: np.maximum(finished(eq6), 2)),
+        ("ranks are one higher", lambda: finished(eq6 + 1)),
+        ("ranks are even", lambda: finished(2 * np.rint(exact / 2))),
+        ("ranks are a power of two", lambda: finished(2 ** np.rint(np.log2(np.maximum(exact, 1))))),
+        ("ranks are cut to twice r_init", lambda: np.minimum(finished(eq6), 2 * r_init)),
+        ("half the budget is given", lambda: finished(np.rint(exact / 2))),
         ("ranks are not cut to min(d_out, d_in)", lambda: eq6),
         ("ranks are cut to d_out alone", lambda: np.minimum(eq6, [s[0] for s in shapes])),
         ("ranks are cut to d_in alone", lambda: np.minimum(eq6, [s[1] for s in shapes])),
@@ -185,6 +191,9 @@ def _share_slips(
         ("shares of the inverse sensitivities", lambda: by(1.0 / np.maximum(S, 1e-300))),
         ("shares of the largest sensitivity, not of the sum", lambda: finished(np.rint(r_init * S / S.max()))),
         ("ranks are those of the modules in reverse order", lambda: by(S[::-1])),
+        ("ranks are those of the module before, in order", lambda: by(np.roll(S, 1))),
+        ("ranks are those of the module after, in order", lambda: by(np.roll(S, -1))),
+        ("ranks are sorted, not in the order of the modules", lambda: by(np.sort(S))),
         ("shares of S times the module's size", lambda: by(S * sizes)),
     ]
 

@@ -60,7 +60,10 @@ def alphas(sides: Sides) -> list[Finding]:
         if all(map(sides.candidate.has, quantities)):
             alpha, rank, scale = map(sides.candidate.get, quantities)
             allowed = 8.0 * sides.rounding * np.abs(rank * scale)
-            found.append(sides.own("scales", name, entries("scales", "alpha = r scale", alpha, rank * scale, allowed)))
+            by_r_init = scale * sides.golden.manifest.r_init
+            slips: list[Slip] = [("alpha is r_init * scale, not r_i * scale", lambda a=by_r_init: a)]  # type: ignore[misc]
+            verdict = entries("scales", "alpha = r scale", alpha, rank * scale, allowed, slips)
+            found.append(sides.own("scales", name, verdict))
     return found
 
 
@@ -117,6 +120,11 @@ def scale_slips(S: Array, r_init: int, alpha: float, ranks: Array | None, switch
         ("the share of the squared sensitivities", lambda: normalised(S * S) * L * alpha / r_init),
         ("the share of the root of the sensitivities", lambda: normalised(np.sqrt(S)) * L * alpha / r_init),
         ("S over the largest S, not over the mean", lambda: alpha / r_init * S / S.max()),
+        ("S over the median S, not over the mean", lambda: alpha / r_init * S / (np.median(S) or 1.0)),
+        ("the inverse of the share", lambda: (alpha / r_init) ** 2 / np.maximum(paper, 1e-300)),
+        ("the scale is squared", lambda: paper * paper),
+        ("the scale is cut at 2 alpha / r_init", lambda: np.minimum(paper, 2 * alpha / r_init)),
+        ("the scale follows the rank used, not S", lambda: alpha / r_init * r / (r.mean() or 1.0)),
         ("alpha over the root of the rank (rsLoRA)", lambda: paper * np.sqrt(held)),
         ("insensitive modules get the larger scale: shares are inverted", lambda: paper[::-1]),
         ("modules of rank 0 have no scale", lambda: np.where(r > 0, paper, 0.0)),

@@ -112,8 +112,13 @@ def sensitivity_slips(W: Array, gradients: list[Array]) -> list[Slip]:
     """What S would be after each known slip."""
     n, products = len(gradients), [W * g for g in gradients]
     S = float(np.mean([sample_sensitivity(W, g) for g in gradients]))
-    mean = sum(gradients[1:], start=gradients[0]) / n
+    mean, values = sum(gradients[1:], start=gradients[0]) / n, [float(np.abs(p).mean()) for p in products]
     return [
+        ("S is the median over the samples", lambda: np.median(values)),
+        ("S is the median (the lower of two) over the samples", lambda: sorted(values)[(n - 1) // 2]),
+        ("S is the largest of the samples'", lambda: max(values)),
+        ("S is divided by N - 1", lambda: S * n / max(1, n - 1)),
+        ("S is the root of the mean", lambda: math.sqrt(S)),
         ("S is |W * mean gradient|: gradients of different samples cancel", lambda: np.abs(W * mean).mean()),
         ("S is |W * summed gradient|", lambda: np.abs(W * mean).mean() * n),
         ("S is summed over the samples, not divided by N", lambda: np.float64(S * n)),
