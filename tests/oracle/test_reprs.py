@@ -50,11 +50,11 @@ def test_a_trace_says_what_run_it_is_of_and_what_it_holds(golden: Path) -> None:
 def test_a_report_says_its_verdict_and_every_stage(golden: Path) -> None:
     report = tr.compare(golden, golden)
     lines = short(report).splitlines()
-    assert lines[0] == "Report: right in 7 of 9 stages; 1 in part (A); 1 not judged (gradient)"
+    assert lines[0] == "Report: right in 7 of 9 stages; 2 in part (A, gradient)"
     assert [line.split(":")[0].strip() for line in lines[1:]] == [
         *("loss", "covariance", "sensitivity", "ranks", "scales", "A", "gradient", "adamw", "merge")
     ]
-    assert "gradient: skip, needs the weights" in repr(report)
+    assert "gradient: pass" in repr(report) and "step 1 alone" in str(report)
     loss = short(report.findings[0])
     assert loss.startswith("Finding (pass: loss (Alg. 1, line 8") and "value" not in loss
     assert short(report.findings[0].verdict).startswith("Verdict (right): loss, loss of sample 0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,7 +103,8 @@ def test_a_failure_shrinks_and_its_lines_repeat_it(capsys: pytest.CaptureFixture
     result = next(r for r in report.of(FAILED) if r.id == "covariance/one-sample")
     assert result.inputs is not None and result.inputs["inputs"][0].size == 1  # one token of one input
     exec(result.reproduce, {"implementation": CENTRED.implementation()})
-    assert result.verdict is not None and result.verdict.line() in capsys.readouterr().out
+    # its cause is what explains all failing cases, where the lines know this one alone
+    assert result.verdict is not None and replace(result.verdict, cause=None).line() in capsys.readouterr().out
 
 
 def test_expected_failures_are_named_reasoned_and_kept_up_to_date() -> None:
@@ -168,7 +170,7 @@ def test_rounding_half_up_is_told_from_rounding_up() -> None:
         return np.minimum(np.floor(exact + 0.5), [min(s) for s in shapes]), scales
 
     report = tr.check_implementation(SimpleNamespace(allocate=allocate))
-    assert report.first_failing == "allocate" and report.cause == "ties go away from zero, not to even"
+    assert report.first_failing == "allocate" and str(report.cause).startswith("ties go away from zero, not to even")
 
 
 def test_a_candidate_that_answers_differently_each_time_is_wrong() -> None:
