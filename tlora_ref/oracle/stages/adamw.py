@@ -123,12 +123,7 @@ def judge_adamw_step(
     settings: dict[str, Any] = {"step": step, "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
     g = np.asarray(grad, np.float64)
     after = step_with_errors(before, g, grad_error * np.abs(g), settings, precision)
-    slips = adamw_slips(weight, m, v, g, **settings)
-    for text, change in reversed(others):
-        arrays = {"grad": g, **settings, **change}
-        made = dict(zip(NAMES, adamw_step(weight, arrays.pop("grad"), m, v, **arrays), strict=True))
-        for name in NAMES:
-            slips[name].insert(0, (text, lambda made=made, name=name: made[name]))  # type: ignore[misc]
+    slips = _all_slips(weight, m, v, g, settings, others)
     # the moments first: a wrong one makes B wrong
     verdicts = []
     for i, old, new in ((1, m, g), (2, v, g * g)):
@@ -138,6 +133,19 @@ def judge_adamw_step(
         verdicts.append(or_fitted(verdict, got[i], right, allowed, fitted))
     rates = [(text, change["lr"]) for text, change in others if "lr" in change]
     return [*verdicts, _judged_by_moments(got, after, weight, g, settings, precision, slips["B"], rates)]
+
+
+def _all_slips(
+    B: Array, m: Array, v: Array, g: Array, settings: dict[str, Any], others: Sequence[tuple[str, dict[str, Any]]]
+) -> dict[str, list[Slip]]:
+    """What each of the three would be after each known slip: those with the gradient or the learning rate first."""
+    slips = adamw_slips(B, m, v, g, **settings)
+    for text, change in reversed(others):
+        arrays = {"grad": g, **settings, **change}
+        made = dict(zip(NAMES, adamw_step(B, arrays.pop("grad"), m, v, **arrays), strict=True))
+        for name in NAMES:
+            slips[name].insert(0, (text, lambda made=made, name=name: made[name]))  # type: ignore[misc]
+    return slips
 
 
 def _judged_by_moments(
@@ -169,20 +177,10 @@ def _judged_by_moments(
     return next((verdict for verdict in verdicts if verdict.passed), verdicts[0])
 
 
-def adamw_slips(
-    B: Array,
-    m: Array,
-    v: Array,
-    g: Array,
-    *,
-    step: int,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-) -> dict[str, list[Slip]]:
-    """What each of the three would be after each known slip."""
-    b1, b2 = betas
+def adamw_slips(B: Array, m: Array, v: Array, g: Array, **settings: Any) -> dict[str, list[Slip]]:
+    """What each of the three would be after each known slip; `settings` are those of `adamw_step`."""
+    b1, b2 = settings["betas"]
+    step, weight_decay = settings["step"], settings["weight_decay"]
     m1, v1 = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
     c1, c2 = 1 - b1**step, 1 - b2**step
     folded = g + weight_decay * B
@@ -208,9 +206,7 @@ def adamw_slips(
             ("exp_avg_sq is not updated", lambda: v),
             ("exp_avg_sq is stored after bias correction", lambda: v1 / c2),
         ],
-        "B": weight_slips(
-            B, g, m1, v1, {"step": step, "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        ),
+        "B": weight_slips(B, g, m1, v1, settings),
     }
 
 
@@ -241,10 +237,7 @@ def weight_slips(B: Array, g: Array, m: Array, v: Array, settings: Mapping[str, 
         ("there is no bias correction", lambda: moved(m, v)),
         ("exp_avg is not bias-corrected", lambda: moved(m, v / c2)),
         ("exp_avg_sq is not bias-corrected", lambda: moved(m / c1, v)),
-        (
-            "the bias corrections of exp_avg and exp_avg_sq are exchanged",
-            lambda: moved(m / c2, v / c1),
-        ),
+        ("the bias corrections of exp_avg and exp_avg_sq are exchanged", lambda: moved(m / c2, v / c1)),
         ("the update is the sign of exp_avg (Lion)", lambda: kept - lr * np.sign(m)),
         (
             "the update looks ahead (Nesterov)",

@@ -155,6 +155,17 @@ def rank_slips(S: Array, shapes: list[tuple[int, int]], r_init: int, switches: S
             lambda: _capped(allocation.settle_remainder(eq6.astype(np.int64), R_total), shapes),
         ),
         ("the remainder is given to the last module", lambda: _last_takes(finished(eq6), R_total)),
+        *_changed_ranks(eq6, exact, shapes, r_init, finished),
+        ("what the cap cuts off is redistributed", lambda: _redistributed(eq6, share, shapes)),
+        *_share_slips(S, shapes, r_init, finished),
+    ]
+
+
+def _changed_ranks(
+    eq6: Array, exact: Array, shapes: list[tuple[int, int]], r_init: int, finished: Callable[[Array], Array]
+) -> list[Slip]:
+    """What the ranks would be if they were moved, raised or cut otherwise."""
+    return [
         ("every module has at least rank 1", lambda: np.maximum(finished(eq6), 1)),
         ("every module has at least rank 2", lambda: np.maximum(finished(eq6), 2)),
         ("ranks are one higher", lambda: finished(eq6 + 1)),
@@ -166,8 +177,6 @@ def rank_slips(S: Array, shapes: list[tuple[int, int]], r_init: int, switches: S
         ("ranks are cut to d_out alone", lambda: np.minimum(eq6, [s[0] for s in shapes])),
         ("ranks are cut to d_in alone", lambda: np.minimum(eq6, [s[1] for s in shapes])),
         ("ranks are cut to r_init", lambda: np.minimum(finished(eq6), r_init)),
-        ("what the cap cuts off is redistributed", lambda: _redistributed(eq6, share, shapes)),
-        *_share_slips(S, shapes, r_init, finished),
     ]
 
 
