@@ -67,8 +67,8 @@ class Claim:
     def __post_init__(self) -> None:
         for f in fields(self):
             value, setting = getattr(self, f.name), f.name in ("less", "than", "of", "beside")
-            if not isinstance(value, dict | None if setting else str):
-                expected = "a setting, e.g. {variant: TLoRA}" if setting else "text"
+            if not isinstance(value, dict | None if is_setting else str):
+                expected = "a setting, e.g. {variant: TLoRA}" if is_setting else "text"
                 raise ConfigError(f'claim "{self.claim!r:.60}": {f.name} is {value!r:.60}, expected {expected}')
         kinds = [bool(self.less and self.than), bool(self.measure and self.of), bool(self.larger)]
         if sum(kinds) != 1 or bool(self.less) != bool(self.than) or bool(self.study) == bool(self.larger):
