@@ -66,7 +66,7 @@ class Claim:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value, setting = getattr(self, f.name), f.name in ("less", "than", "of", "beside")
+            value, is_setting = getattr(self, f.name), f.name in ("less", "than", "of", "beside")
             if not isinstance(value, dict | None if is_setting else str):
                 expected = "a setting, e.g. {variant: TLoRA}" if is_setting else "text"
                 raise ConfigError(f'claim "{self.claim!r:.60}": {f.name} is {value!r:.60}, expected {expected}')
