@@ -124,7 +124,8 @@ class HarnessModel(TemplateLM):
         rows = [(context + continuation)[-(self.max_length + 1) :] for _, context, continuation in requests]
         samples = [{"input_ids": np.array(row[:-1]), "labels": np.array(row[:-1])} for row in rows]
         batch = pad_batch(samples, self.model.config.pad_token_id or 0)
-        logits = to_numpy(self.model(**{k: v for k, v in batch.items() if k != "labels"}).logits)  # (rows, tokens, V)
+        found = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        logits = to_numpy(found.logits)  # (rows, tokens, V)
         return [
             self._answer(own[: len(row) - 1], row, len(continuation))
             for own, row, (_, _, continuation) in zip(logits, rows, requests, strict=True)
