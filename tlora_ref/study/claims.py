@@ -51,6 +51,7 @@ class Claim:
         another to set beside it
     paper : the paper's own figure of it
     larger : what testing it would take, where no small model can
+    note : what a reader must know to weigh the verdict
     """
 
     claim: str
@@ -63,6 +64,7 @@ class Claim:
     beside: dict[str, Any] | None = None
     paper: str = ""
     larger: str = ""
+    note: str = ""
 
     def __post_init__(self) -> None:
         for f in fields(self):

@@ -19,12 +19,13 @@ The model is the shipped one, of 857,216 weights, unless a study says otherwise;
 orders are compared, not values. Figures are test losses (nats a scored token, less is better), each at the learning
 rate of least validation loss. How: [the room of studies](../../tlora_ref/study/README.md). Each study is
 run, or goes on, by `tlora-ref study examples/studies/NAME.yaml --out examples/studies/results`.
+A row without a place in the paper is a comparison of our own.
 """
 STUDIES = """
 ## The studies
 
-Intervals are scipy's BCa bootstrap over paired differences. With five seeds they are somewhat too short. An
-outcome at the edge of the learning rates may have a better rate beyond it.
+Intervals are scipy's BCa bootstrap over paired differences. With five seeds they are somewhat too short, and
+they are not corrected for the number of comparisons: of twenty, one may be decided by chance. An outcome at the edge of the learning rates may have a better rate beyond it.
 
 | study | runs | seeds | steps x batch | learning rates | at the edge of those | seconds of all runs |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -66,7 +67,8 @@ def _counts(findings: Sequence[Finding]) -> Iterator[str]:
 def _row(finding: Finding) -> str:
     study = finding.claim.study
     link = f"[{study}](#{study})" if study else ""
-    return _cells(finding.claim.claim, finding.claim.where, f"**{finding.verdict}**", finding.figures, link)
+    figures = "; ".join(said for said in (finding.figures, finding.claim.note) if said)
+    return _cells(finding.claim.claim, finding.claim.where, f"**{finding.verdict}**", figures, link)
 
 
 def _study(result: Results) -> str:
