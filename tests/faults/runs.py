@@ -83,7 +83,7 @@ def use_study(folder: Path) -> None:
 
 def results(folder: Path) -> None:
     """The results of a study of two variants, two rates and three seeds; and claims about them."""
-    place = {"model": "tiny", "task": "words", "equal": "rank", "rank": 2, "samples": 1}
+    place = {"model": "tiny", "task": "words", "calibrated_on": "words", "equal": "rank", "rank": 2, "samples": 1}
     head = {
         "name": "s",
         "title": "t",
@@ -105,7 +105,14 @@ def results(folder: Path) -> None:
     pair = {"less": {"variant": "TLoRA"}, "than": {"variant": "LoRA"}}
     claims = [
         {"claim": "better", "where": "Table 1", "study": "s", **pair},
-        {"claim": "phi", "where": "Table 2", "study": "s", "phi": {"variant": "TLoRA"}, "paper": "0.5"},
+        {
+            "claim": "phi",
+            "where": "Table 2",
+            "study": "s",
+            "measure": "phi",
+            "of": {"variant": "TLoRA"},
+            "paper": "0.5",
+        },
         {"claim": "at scale", "where": "Table 3", "larger": "a 7B model"},
     ]
     (folder / "claims.yaml").write_text(yaml.safe_dump(claims))

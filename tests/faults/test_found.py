@@ -140,7 +140,9 @@ def test_studies_that_are_none(changes: dict[str, Any], said: str, tmp_path: Pat
         tr.load_study(tmp_path / "study.yaml")
 
 
-@pytest.mark.parametrize("values", [{"less": 5}, {"phi": [1]}, {"study": 1}, {"claim": None}, {"larger": {}}])
+@pytest.mark.parametrize(
+    "values", [{"less": 5}, {"of": [1]}, {"beside": "a"}, {"measure": 5}, {"study": 1}, {"claim": None}, {"larger": {}}]
+)
 def test_claims_that_are_none(values: dict[str, Any], tmp_path: Path) -> None:
     sound = {"claim": "c", "where": "w", "study": "s", "less": {"variant": "a"}, "than": {"variant": "b"}}
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump([{**sound, **values}]))
