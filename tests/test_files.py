@@ -35,6 +35,29 @@ def test_what_a_dead_process_left_is_cleared_and_nothing_else(tmp_path: Path) ->
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*kept, dead.replace(".", "", 1)])
 
 
+def test_a_kill_between_the_two_renames_loses_no_folder(tmp_path: Path) -> None:
+    target = tmp_path / "adapter"
+    target.mkdir()
+    (target / "a").write_text("old")
+    program = f"""
+import os
+from pathlib import Path
+from tlora_ref.checkpoint.write import new_folder
+rename = Path.rename
+def once(self, to):
+    rename(self, to)
+    os._exit(9)
+with new_folder({str(target)!r}, overwrite=True) as new:
+    (new / "a").write_text("new")
+    Path.rename = once
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9
+    assert not target.exists() and len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(OutputError, match="already exists"):
+        check_output(target, overwrite=False, replace=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["adapter"] and (target / "a").read_text() == "old"
+
+
 def test_text_is_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
     files.write_text(path, "old é")

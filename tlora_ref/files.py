@@ -2,7 +2,8 @@
 
 What is being written has a temporary name beside its own, `.NAME.HOST-PID.RANDOM`, and is renamed when it is whole. A
 process that is killed leaves its temporary behind; the next one that writes the same name sees that the process is gone
-and clears it.
+and clears it. A folder that is being replaced has such a name too, ending in `.old`, for the moment between two
+renames: after a kill in that moment it comes back.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from tlora_ref.errors import ConfigError, OutputError
 
 #: In a folder that a process is writing into.
 LOCK_FILE = ".lock"
+#: Ends the name of a folder between two renames: it was whole.
+SET_ASIDE = ".old"
 #: More digits than this no number in a JSON file has.
 MAX_DIGITS = 100
 
@@ -39,12 +42,17 @@ def temporary(target: Path) -> Path:
 
 
 def clear_leftovers(target: Path) -> None:
-    """Remove temporaries of `target` whose process is gone; another machine's stay, its processes are not seen."""
-    ours = re.compile(rf"\.{re.escape(target.name)}\.{re.escape(_host())}-(\d+)\.[0-9a-f]+")
+    """Remove temporaries of `target` whose process is gone; another machine's stay, its processes are not seen.
+
+    What that process had only set aside comes back, if nothing took its place.
+    """
+    ours = re.compile(rf"\.{re.escape(target.name)}\.{re.escape(_host())}-(\d+)\.[0-9a-f]+(\{SET_ASIDE})?")
     for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
         found = ours.fullmatch(path.name)
         if found is not None and not psutil.pid_exists(int(found[1])):
-            if path.is_dir() and not path.is_symlink():
+            if found[2] and not target.exists():
+                path.rename(target)
+            elif path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)

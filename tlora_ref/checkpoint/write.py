@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from tlora_ref.backend import Array
 from tlora_ref.errors import OutputError
-from tlora_ref.files import LOCK_FILE, temporary
+from tlora_ref.files import LOCK_FILE, SET_ASIDE, clear_leftovers, temporary
 
 
 def check_output(folder: str | Path, *, overwrite: bool = False, replace: bool = False) -> Path:
@@ -33,6 +33,7 @@ def check_output(folder: str | Path, *, overwrite: bool = False, replace: bool =
     """
     folder = Path(folder)
     try:
+        clear_leftovers(folder)
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder}: there is a file of that name in the way. Choose another folder")
         if folder.is_dir() and any(path.name != LOCK_FILE for path in folder.iterdir()) and not overwrite:
@@ -76,6 +77,7 @@ def _swap(beside: Path, target: Path) -> None:
         beside.rename(target)
         return
     old = temporary(target)
+    old = old.with_name(old.name + SET_ASIDE)
     target.rename(old)
     try:
         beside.rename(target)

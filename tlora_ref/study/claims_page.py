@@ -25,7 +25,8 @@ STUDIES = """
 ## The studies
 
 Intervals are scipy's BCa bootstrap over paired differences. With five seeds they are somewhat too short, and
-they are not corrected for the number of comparisons: of twenty, one may be decided by chance. An outcome at the edge of the learning rates may have a better rate beyond it.
+they are not corrected for the number of comparisons: of twenty, one may be decided by chance. An outcome at the edge of
+the learning rates may have a better rate beyond it.
 
 | study | runs | seeds | steps x batch | learning rates | at the edge of those | seconds of all runs |
 | --- | --- | --- | --- | --- | --- | --- |
