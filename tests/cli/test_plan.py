@@ -149,5 +149,14 @@ def test_the_rows_of_data_are_reckoned_with(folder: Path, run: Run) -> None:
     assert found["seconds"] == 3 * found["step_seconds"] > 0
     status, said, _ = run(*words, "--steps", 5)
     assert status == 0 and "5 steps, without held-out evaluation" in said and "memory at peak, all in all" in said
-    status, said, error = run("plan", folder / "model", "--epochs", 2)
-    assert status == 0 and "--epochs does nothing here" in error and "a step, 8 rows" in said
+    status, said, error = run("plan", folder / "model", "--epochs", 2, "--group-by-length")
+    assert status == 0 and "a step, 8 rows" in said
+    assert "--epochs does nothing here" in error and "--group-by-length does nothing here" in error
+
+
+def test_rows_of_like_length_have_less_padding(folder: Path, run: Run) -> None:
+    rows = [{"input_ids": [3] * n, "labels": [3] * n} for n in (2, 2, 2, 2, 20, 20, 20, 20)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ("plan", folder / "model", "--data", folder / "rows.jsonl", "--batch-size", 4, "--json")
+    plain, grouped = (json.loads(run(*words, *more)[1])["training"]["tokens"] for more in ((), ("--group-by-length",)))
+    assert plain == 20 and grouped == 11  # a batch of 2 and one of 20

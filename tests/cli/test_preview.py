@@ -53,14 +53,23 @@ def test_a_row_without_an_end_token(folder: Path, run: Run) -> None:
     assert "a response has no end token" in said and "does not learn to stop" in error
 
 
-def test_the_first_batch_is_that_of_training(folder: Path, run: Run) -> None:
-    common = (folder / "model", "--data", folder / "data", "--batch-size", 3, "--seed", 7, "--json")
+@pytest.mark.parametrize("more", [(), ("--group-by-length",)], ids=["shuffled", "grouped"])
+def test_the_first_batch_is_that_of_training(folder: Path, run: Run, more: tuple[str, ...]) -> None:
+    common = (folder / "model", "--data", folder / "data", "--batch-size", 3, "--seed", 7, "--json", *more)
     found = json.loads(run("preview", *common, "--forward")[1])["forward"]
     out = ("--out", folder / "run", "--steps", 2, "--samples", 2, "--rank", 2)
     assert run("train", *common, *out)[0] == 0
     first = json.loads((folder / "run" / "history.jsonl").read_text().splitlines()[0])
     assert found["loss"] == pytest.approx(first["loss"], rel=1e-6) and found["tokens"] == first["tokens"]
     assert found["uniform"] == pytest.approx(math.log(31))
+
+
+def test_rows_of_like_length_make_another_first_batch(folder: Path, run: Run) -> None:
+    words = ("preview", folder / "model", "--data", folder / "data", "--batch-size", 3, "--seed", 7)
+    plain, grouped = (run(*words, "--forward", *more)[1] for more in ((), ("--group-by-length",)))
+    assert plain.splitlines()[-1] != grouped.splitlines()[-1]
+    status, _, error = run(*words, "--group-by-length")
+    assert status == 0 and "--group-by-length" in error and "no batch is computed without --forward" in error
 
 
 def test_what_is_said_to_be_scored_is_what_training_scores(folder: Path) -> None:

@@ -13,7 +13,7 @@ import tlora_ref as tr
 from tlora_ref import machine
 from tlora_ref.cli import options as o
 from tlora_ref.cli.screen import Screen, duration, seconds, size, warn
-from tlora_ref.cli.settings import data_source, say_unused
+from tlora_ref.cli.settings import data_source, say_unused, train_settings
 from tlora_ref.cli.settings import labels as classes
 from tlora_ref.errors import ConfigError
 from tlora_ref.planning.memory import HOLDERS, KEPT
@@ -39,6 +39,7 @@ def run(
     max_length: o.MaxLength = None,
     too_long: o.TooLong = "skip",
     batch_size: o.BatchSize = 8,
+    group_by_length: o.GroupByLength = False,
     grad_accumulation: Annotated[int, typer.Option(min=1, help="Forward passes of one step.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps; overrides --epochs.")] = None,
     epochs: Annotated[float, typer.Option(help="Passes over --data.")] = 1.0,
@@ -55,7 +56,7 @@ def run(
         raise ConfigError(f"--alpha {alpha}: expected a positive, finite number")
     memory = tr.plan_memory(model, rank, target)
     show_memory(screen, memory, alpha)
-    settings = tr.TrainSettings(steps=steps, epochs=epochs, batch_size=batch_size, grad_accumulation=grad_accumulation)
+    settings = train_settings(context)
     lengths = row_lengths(context, model)
     mean = tokens if lengths is None else tr.mean_tokens(lengths)
     time = tr.plan_time(memory, samples=samples, tokens=mean, workers=workers)
@@ -69,7 +70,7 @@ def row_lengths(context: typer.Context, model: Path) -> list[int] | None:
     """Tokens of each sample of --data; None without."""
     if context.params["data"] is None:
         say_unused(context, "it says how --data are read", "split", "field", "template", "task", "labels", "max_length")
-        say_unused(context, "without --data there are no rows to pass over", "epochs", "too_long")
+        say_unused(context, "without --data there are no rows to pass over", "epochs", "too_long", "group_by_length")
         return None
     source = data_source(context)
     rows = source.rows(context.params["split"])
@@ -85,7 +86,9 @@ def show_training(
     """About what training takes; None for a model that has no loss."""
     steps = settings.steps if lengths is None else settings.total_steps(len(lengths))
     rows = settings.batch_size
-    padded = tokens if lengths is None else tr.padded_tokens(lengths, rows, settings.seed)
+    padded = tokens
+    if lengths is not None:
+        padded = tr.padded_tokens(lengths, rows, settings.seed, group_by_length=settings.group_by_length)
     try:
         found = tr.plan_training(
             memory, tokens=padded, batch_size=rows, grad_accumulation=settings.grad_accumulation, steps=steps

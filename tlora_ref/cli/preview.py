@@ -36,6 +36,7 @@ def run(
     full: Annotated[bool, typer.Option("--full", help="Show rows whole, however long.")] = False,
     forward: Annotated[bool, typer.Option("--forward", help="Also the loss of the first batch.")] = False,
     batch_size: o.BatchSize = 4,
+    group_by_length: o.GroupByLength = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the order in which training takes rows.")] = 42,
     dtype: o.Dtype = "float32",
     device: o.DeviceName = "cpu",
@@ -45,7 +46,8 @@ def run(
     """Rows as rendered and tokenised; what is scored (in colour, elsewhere in [[ ]]); what is left out, and why."""
     screen, source = Screen(json), data_source(context)
     if not forward:
-        say_unused(context, "no batch is computed without --forward", "batch_size", "seed", "dtype", "device")
+        unused = ("batch_size", "group_by_length", "seed", "dtype", "device")
+        say_unused(context, "no batch is computed without --forward", *unused)
     found = source.rows(split)
     classes = settings.labels(context, source)
     ready = tr.weightless_model(model, classes)
@@ -58,7 +60,8 @@ def run(
     values["lengths"] = None if seen.lengths is None else asdict(seen.lengths)
     if forward:
         weighted, _ = tr.load_adapted(model, None, dtype, device, labels=classes, seed=seed)
-        values["forward"] = _first_batch(screen, tr.first_batch_loss(weighted, seen.samples, batch_size, seed))
+        loss = tr.first_batch_loss(weighted, seen.samples, batch_size, seed, group_by_length=group_by_length)
+        values["forward"] = _first_batch(screen, loss)
     screen.finish(values)
 
 

@@ -177,14 +177,17 @@ def preview(
     return Preview(shown, report, len(rows), _lengths(samples, options["form"]), samples)
 
 
-def first_batch_loss(model: Model, samples: Sequence[Mapping[str, Any]], batch_size: int, seed: int) -> BatchLoss:
-    """The loss of the batch that training with this seed begins with; DataError without samples.
+def first_batch_loss(
+    model: Model, samples: Sequence[Mapping[str, Any]], batch_size: int, seed: int, *, group_by_length: bool = False
+) -> BatchLoss:
+    """The loss of the batch that training with these settings begins with; DataError without samples.
 
     An adapter's B is 0 at first, so it is the first loss of `train` too.
     """
     if not samples:
         raise DataError("no row can be used, so there is no batch")
-    batch = next(batches(samples, batch_size, seed=seed))
+    lengths = [len(sample["input_ids"]) for sample in samples] if group_by_length else None
+    batch = next(batches(samples, batch_size, seed=seed, lengths=lengths))
     found = evaluate(model, batch, batch_size=batch_size)
     return BatchLoss(found.loss, found.tokens, math.log(len(model.labels) or model.config.vocab_size))
 

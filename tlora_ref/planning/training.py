@@ -54,9 +54,10 @@ class TrainingPlan:
         return asdict(self)
 
 
-def padded_tokens(lengths: Sequence[int], batch_size: int, seed: int) -> int:
+def padded_tokens(lengths: Sequence[int], batch_size: int, seed: int, *, group_by_length: bool = False) -> int:
     """Tokens of a row with its padding, on average over the batches of the first epoch."""
-    longest = [max(batch) * len(batch) for batch in batches(lengths, batch_size, seed=seed)]
+    together = lengths if group_by_length else None
+    longest = [max(batch) * len(batch) for batch in batches(lengths, batch_size, seed=seed, lengths=together)]
     return max(1, round(sum(longest) / len(lengths)))
 
 
