@@ -2,7 +2,8 @@
 
     python examples/walkthrough/pages.py --out PAGES
 
-PAGES/index.html leads to nine pages that need no network; beside each stands the same chapter as an executed notebook.
+PAGES/index.html leads to nine pages that need no network, and to one of a notebook that fine-tunes and plots
+(`--notebook` makes this one alone); beside each stands the same chapter as an executed notebook.
 jupytext reads the scripts (percent format), nbclient runs them, nbconvert turns cells into HTML. Equations become
 MathML, which browsers typeset by themselves: nothing is fetched and no script runs, where MathJax would need either a
 network or two megabytes a page. Needs the extra `pages`.
@@ -22,6 +23,8 @@ from markupsafe import Markup
 
 FOLDER = Path(__file__).resolve().parent
 CHAPTERS = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+#: No chapter of the walkthrough: what a user would do first, with figures.
+NOTEBOOK = FOLDER.parent / "07_finetune_and_plot.py"
 #: What is not prose, and equations; in an HTML body.
 VERBATIM = re.compile(r"(<pre.*?</pre>|<code.*?</code>)", flags=re.DOTALL)
 EQUATION = re.compile(r"\$\$(?P<display>[^$]+)\$\$|\$(?P<inline>[^$]+)\$")
@@ -36,9 +39,13 @@ def executed(chapter: Path) -> Any:
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     for number, cell in enumerate(notebook.cells):  # jupytext draws names at random: a page is the same every time
         cell["id"] = f"cell-{number}"
-    folder = {"metadata": {"path": str(FOLDER)}}
+    folder = {"metadata": {"path": str(FOLDER)}}  # where chapters find `walk`
     quiet = ["--log-level=ERROR"]
     NotebookClient(notebook, timeout=600, resources=folder, record_timing=False, extra_arguments=quiet).execute()
+    for cell in notebook.cells:  # what a figure shows, for who does not see it: `alt` of the script's cell
+        for output in cell.get("outputs", ()):
+            if "image/png" in output.get("data", ()):
+                output["metadata"]["image/png"] = {"alt": cell["metadata"]["alt"]}
     return notebook
 
 
@@ -72,8 +79,9 @@ def write_page(chapter: Path, out: Path) -> Path:
     body = typeset(exporter.from_notebook_node(notebook)[0])
     colours = {style: HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "monokai")}
     page = out / f"{chapter.stem}.html"
-    number = CHAPTERS.index(chapter)
-    neighbours = CHAPTERS[max(0, number - 1) : number], CHAPTERS[number + 1 : number + 2]
+    order = [*CHAPTERS, NOTEBOOK]
+    number = order.index(chapter)
+    neighbours = order[max(0, number - 1) : number], order[number + 1 : number + 2]
     text = template().render(
         title=title(chapter),
         body=Markup(body),
@@ -93,27 +101,34 @@ def template() -> Any:
     return Environment(loader=FileSystemLoader(FOLDER), autoescape=True).get_template("page.html")
 
 
+def link(chapter: Path) -> str:
+    """A link to its page."""
+    return f'<a href="{chapter.stem}.html">{html.escape(title(chapter))}</a>'
+
+
 def write_index(out: Path) -> None:
     """The page that leads to the others."""
-    entries = "".join(f'<li><a href="{c.stem}.html">{html.escape(title(c))}</a></li>' for c in CHAPTERS)
+    entries = "".join(f"<li>{link(chapter)}</li>" for chapter in CHAPTERS)
     page = {"title": "TLoRA, a walkthrough", "light": "", "dark": "", "notebook": "", "before": [], "after": []}
-    body = Markup(f'<h1>TLoRA, a walkthrough</h1><ol class="chapters">{entries}</ol>')
+    body = Markup(f'<h1>TLoRA, a walkthrough</h1><ol class="chapters">{entries}</ol><p>Apart: {link(NOTEBOOK)}</p>')
     (out / "index.html").write_text(template().render(**page, body=body), encoding="utf-8")
 
 
 def main() -> None:
-    """Build all chapters, or those that are named by number."""
+    """Build all chapters and the notebook, or those that are named."""
     parser = argparse.ArgumentParser(description="Run the chapters and write them as pages and notebooks.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--chapter", type=int, action="append", help="only this one; may be repeated")
+    parser.add_argument("--notebook", action="store_true", help="only the notebook that fine-tunes and plots")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    numbers = arguments.chapter or range(1, len(CHAPTERS) + 1)
+    numbers = arguments.chapter or ([] if arguments.notebook else range(1, len(CHAPTERS) + 1))
     if wrong := [number for number in numbers if not 1 <= number <= len(CHAPTERS)]:
         sys.exit(f"error: there is no chapter {wrong[0]}: they go from 1 to {len(CHAPTERS)}")
+    wanted = [CHAPTERS[number - 1] for number in numbers]
     try:
-        for number in numbers:
-            print(f"wrote {write_page(CHAPTERS[number - 1], arguments.out)}", flush=True)
+        for chapter in [*wanted, NOTEBOOK] if arguments.notebook or not arguments.chapter else wanted:
+            print(f"wrote {write_page(chapter, arguments.out)}", flush=True)
     except ModuleNotFoundError as error:
         sys.exit(f"error: {error.name} is not installed: pip install -e '.[pages]'")
     write_index(arguments.out)

@@ -50,13 +50,12 @@ def run(
 
     With --data the lengths of its rows are reckoned with, and how many steps they make.
     """
-    screen = Screen(json)
+    screen, settings = Screen(json), train_settings(context)
     alpha = float(rank) if alpha is None else alpha
     if not 0 < alpha < math.inf:
         raise ConfigError(f"--alpha {alpha}: expected a positive, finite number")
     memory = tr.plan_memory(model, rank, target)
     show_memory(screen, memory, alpha)
-    settings = train_settings(context)
     lengths = row_lengths(context, model)
     mean = tokens if lengths is None else tr.mean_tokens(lengths)
     time = tr.plan_time(memory, samples=samples, tokens=mean, workers=workers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,9 +51,7 @@ def run(
         say_unused(context, "no batch is computed without --forward", *unused)
     found = source.rows(split)
     classes = settings.labels(context, source)
-    ready = tr.weightless_model(model, classes)
-    tokenizer = _tokenizer(model, found)
-    seen = tr.preview(source, found, ready, tokenizer, show=rows)
+    seen = tr.preview(source, found, tr.weightless_model(model, classes), _tokenizer(model, found), show=rows)
     for row in seen.rows:
         _show(screen, row, None if full else EXCERPT)
     _summary(screen, seen)
@@ -60,8 +59,7 @@ def run(
     values["lengths"] = None if seen.lengths is None else asdict(seen.lengths)
     if forward:
         weighted, _ = tr.load_adapted(model, None, dtype, device, labels=classes, seed=seed)
-        loss = tr.first_batch_loss(weighted, seen.samples, batch_size, seed, group_by_length=group_by_length)
-        values["forward"] = _first_batch(screen, loss)
+        values["forward"] = _first_batch(screen, context, weighted, seen.samples)
     screen.finish(values)
 
 
@@ -115,7 +113,11 @@ def _values(row: tr.RowPreview) -> dict[str, Any]:
     return {**asdict(row), "scored": row.scored}
 
 
-def _first_batch(screen: Screen, found: tr.BatchLoss) -> dict[str, Any]:
+def _first_batch(
+    screen: Screen, context: typer.Context, model: tr.Model, samples: list[Mapping[str, Any]]
+) -> dict[str, Any]:
+    options = {name: context.params[name] for name in ("batch_size", "seed", "group_by_length")}
+    found = tr.first_batch_loss(model, samples, **options)
     said = f"first batch: loss {found.loss:.4f} nats over {found.tokens:,} scored"
     screen.say(f"{said}; a model that knows nothing: {found.uniform:.4f}")
     return asdict(found)
