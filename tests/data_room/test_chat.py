@@ -179,7 +179,7 @@ def test_tool_calls_that_the_template_leaves_out_are_said() -> None:
     assert report.partial == ["a row"] and "that the chat template does not write" in report.lines()[-1]
 
 
-@pytest.mark.parametrize("name", ["weight", "train", "training"])
+@pytest.mark.parametrize("name", ["weight", "train", "training", "loss"])
 def test_a_turn_that_is_not_to_be_learnt_is_read_and_not_scored(name: str) -> None:
     first, answer, *more = talk("hello", "world", "how", "are you")
     tokenizer = tokenizer_of(CHATML)

@@ -64,6 +64,12 @@ def test_what_the_template_is_given_beside() -> None:
     assert found.extra == {"tools": [{"a": 1}], "documents": None, "template_options": {"x": True}}
 
 
+def test_what_says_nothing_of_what_is_learnt_is_the_templates() -> None:
+    said = {"reasoning_content": "r", "thinking": "t", "name": "n", "lossless": 1, "masked": None, "weighted_by": 3}
+    values = {"messages": [{**USER, "train": False}, {**ASSISTANT, **said}]}
+    assert row(**values).values["messages"][1] == {**ASSISTANT, **said}
+
+
 @pytest.mark.parametrize(
     ("values", "match"),
     [
@@ -94,6 +100,16 @@ def test_what_the_template_is_given_beside() -> None:
         ),
         ({"messages": [USER, {**ASSISTANT, "weight": 0.5}]}, "weight is '0.5': learnt is 1"),
         ({"messages": [USER, {**ASSISTANT, "train": "no"}]}, "train is 'no': learnt is 1"),
+        ({"messages": [USER, {**ASSISTANT, "loss": 0.5}]}, "loss is '0.5': learnt is 1"),
+        ({"messages": [USER, {**ASSISTANT, "loss_mask": 0}]}, r"messages\[1\] has 'loss_mask', which is not read"),
+        ({"messages": [USER, {**ASSISTANT, "mask": True}]}, "'mask', which is not read"),
+        ({"conversations": [{"from": "gpt", "value": "b", "train_detail": []}]}, "'train_detail', which is not read"),
+        ({"messages": [USER, {**ASSISTANT, "trainable": False}]}, "'trainable'.*by weight, train, training or loss"),
+        (
+            {"messages": [{"role": "assistant", "content": [{"type": "text", "text": "b", "weight": 0}]}]},
+            r"messages\[0\], in a part, has 'weight'",
+        ),
+        ({"messages": [{**USER, "train": True}, ASSISTANT]}, "asks to learn a message of the role user"),
         ({"messages": [USER, ASSISTANT], "images": ["a.png"]}, 'the row has "images"'),
         ({"prompt": "a", "completion": "b", "image": {"bytes": "x"}}, 'the row has "image"'),
         ({"instruction": "a", "output": "b", "history": [["c", "d"]]}, 'earlier turns in "history"'),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from tlora_ref.errors import DataError
 
 ROLES = ("system", "user", "assistant", "tool", "developer", "function", "ipython")
-#: Whether a message is learnt: OpenAI's and Mistral's `weight`, axolotl's `train` and `training`.
-LEARNT = ("weight", "train", "training")
+#: Whether a message is learnt: OpenAI's and Mistral's `weight`, axolotl's `train` and `training`, ms-swift's `loss`.
+LEARNT = ("weight", "train", "training", "loss")
+#: What else by its name says what is learnt of a message, in a way that is not known here.
+OTHERWISE = re.compile(r"(^|_)(loss|mask(ed)?|train(ed|able|ing)?|weights?|learn(t|ed)?|ignored?)(_|$)", re.IGNORECASE)
 #: Who speaks, under ShareGPT's names.
 SHAREGPT = {
     **{"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant"},
@@ -77,13 +80,34 @@ def _message(where: str, at: str, message: Any) -> Message:
             f"{where}: {at} has a function_call, the form before tool_calls, which templates do not know: write "
             '"tool_calls": [{"type": "function", "function": {"name": ..., "arguments": ...}}]'
         )
+    _check_learnt(where, at, said, known)
+    kept = {name: value for name, value in message.items() if name not in ("from", "value")}
+    return {**kept, "role": known, "content": _content(where, at, content, bool(calls))}
+
+
+def _check_learnt(where: str, at: str, said: Mapping[str, Any], role: str) -> None:
+    """DataError where a message says otherwise than by 0 or 1 whether it is learnt, or asks to learn another's words."""
     for name in LEARNT:
         if name in said and said[name] not in (0, 1):
             raise DataError(
                 f"{where}: {at}: {name} is {str(said[name])[:40]!a}: learnt is 1 or true, not learnt 0 or false"
             )
-    kept = {name: value for name, value in message.items() if name not in ("from", "value")}
-    return {**kept, "role": known, "content": _content(where, at, content, bool(calls))}
+        if said.get(name) == 1 and role != "assistant":
+            raise DataError(
+                f"{where}: {at}: {name} asks to learn a message of the role {role}: only the assistant's are learnt. "
+                f"Leave {name} out there"
+            )
+    _refuse_otherwise(where, at, said, LEARNT)
+
+
+def _refuse_otherwise(where: str, at: str, said: Mapping[str, Any], known: tuple[str, ...] = ()) -> None:
+    """DataError for a key that by its name says what is learnt, and is not one of those known."""
+    for name, value in said.items():
+        if value is not None and name not in known and OTHERWISE.search(str(name)):
+            raise DataError(
+                f"{where}: {at} has {str(name)[:40]!a}, which is not read: whether a whole message is learnt is told "
+                f"by {', '.join(LEARNT[:-1])} or {LEARNT[-1]}, 1 or 0. Say it so, or leave it out"
+            )
 
 
 def _content(where: str, at: str, content: Any, calls: bool) -> Any:
@@ -103,6 +127,7 @@ def _part(where: str, at: str, part: Any) -> dict[str, Any]:
         return {"type": "text", "text": part}
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
+        _refuse_otherwise(where, f"{at}, in a part,", part)
         return {**part, "type": "text"}
     said = str(kind or type(part).__name__)[:40]
     raise DataError(
