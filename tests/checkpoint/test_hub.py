@@ -163,12 +163,14 @@ def test_what_is_no_repository_s_name_is_a_path(name: str) -> None:
         ("tf_model.h5", "TensorFlow"),
         ("flax_model.msgpack", "Flax"),
         ("model.onnx", "ONNX"),
+        ("gptq_model-4bit-128g.safetensors", "a name that transformers does not read.*not quantised"),
+        ("consolidated.safetensors", "a name that transformers does not read"),
     ],
 )
 def test_other_kinds_of_weights_are_named_with_the_way_out(tmp_path: Path, file: str, said: str) -> None:
     save_model(tiny_llama(), tmp_path / "m")
     (tmp_path / "m" / "model.safetensors").rename(tmp_path / "m" / file)
-    with pytest.raises(CheckpointError, match=rf"It holds {file}: .*{said}.*(save|take)"):
+    with pytest.raises(CheckpointError, match=rf"It holds {file}: .*{said}.*(save|take|rename)"):
         load_model(tmp_path / "m")
 
 

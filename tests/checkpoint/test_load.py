@@ -134,11 +134,33 @@ def test_an_unsupported_family_lists_the_supported_ones(tmp_path: Path) -> None:
         ("quantization_config", {"quant_method": "gptq", "bits": 4}, "quantised.*gptq.*dequantised"),
         ("quantization_config", "what", "quantised"),
         ("compression_config", {"quant_method": "compressed-tensors"}, "compressed-tensors"),
+        ("quantization", {"bits": 4, "group_size": 64}, "MLX weights of 4 bits"),
+        ("quantization", {"mode": "mxfp4"}, "MLX weights quantised.*mxfp4"),
     ],
 )
 def test_quantised_checkpoints_are_refused_by_name(tmp_path: Path, key: str, value: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_model(folder_of(tmp_path, **{key: value}))
+
+
+#: What a linear module has beside its weight, or in its place, when it is quantised so.
+QUANTISED = {
+    "gptq": {"qweight": np.int32, "qzeros": np.int32, "scales": np.float16, "g_idx": np.int32},
+    "awq": {"qweight": np.int32, "qzeros": np.int32, "scales": np.float16},
+    "bitsandbytes 8": {"SCB": np.float32, "weight_format": np.uint8},
+    "bitsandbytes 4": {"weight.absmax": np.uint8, "weight.quant_map": np.float32},
+    "fp8": {"weight_scale_inv": np.float32},
+    "compressed": {"weight_packed": np.int32, "weight_scale": np.float16, "weight_shape": np.int64},
+    "mlx": {"scales": np.float16, "biases": np.float16},
+}
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_quantised_tensors_are_named_where_config_json_does_not(tmp_path: Path, kind: str) -> None:
+    module = Q0.removesuffix("weight")
+    beside = {f"{module}{name}": np.ones(2, dtype) for name, dtype in QUANTISED[kind].items()}
+    with pytest.raises(CheckpointError, match=r"is a part of quantised weights.*dequantised"):
+        load_model(folder_of(tmp_path, beside))
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "modernbert-biases": ("modernbert", {**BIASED, "classifier_activation": "tanh", "hidden_activation": "relu"}),
     "modernbert-bases": ("modernbert", {"global_rope_theta": 500.0, "local_rope_theta": 20.0, "norm_eps": 1e-3}),
     "modernbert-layer-types": ("modernbert", {"layer_types": ["sliding_attention"] * 2, "local_attention": 5}),
+    "modernbert-one-side": ("modernbert", {"local_attention": 4, "sliding_window": 2}),
     "modernbert-every-layer": ("modernbert", {"global_attn_every_n_layers": 1, "num_attention_heads": 2}),
     "deberta": ("deberta-v2", {}),
     "deberta-no-buckets": ("deberta-v2", {"position_buckets": -1, "max_relative_positions": 5}),

@@ -84,6 +84,15 @@ def test_spellings_of_the_rotary_settings(same: dict[str, Any]) -> None:
         ({"rotary_pct": 1.5}, "rotary_pct"),
         ({"partial_rotary_factor": 1.0}, "more than once, and differently"),
         ({"rotary_emb_base": 10000, "rope_theta": 500.0}, "rotary_emb_base"),
+        (
+            {"rope_theta": 500.0},
+            '"rope_theta" is 500.0, which transformers does not read.*10000. Call it "rotary_emb_base"',
+        ),
+        ({"rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 2.0}}, "which transformers does not read"),
+        (
+            {"rotary_pct": None, "partial_rotary_factor": 0.5},
+            '"partial_rotary_factor".*it takes 0.25. Call it "rotary_pct"',
+        ),
         ({"rope_scaling": {"type": "su", "factor": 2.0}}, '"su" is not implemented'),
         ({"hidden_size": 18}, "hidden_size"),
         ({"hidden_act": "mish"}, "mish"),

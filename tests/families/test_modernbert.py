@@ -28,6 +28,11 @@ def test_a_token_sees_half_the_window_on_either_side(local_attention: int, reach
         assert (differs == (np.abs(np.arange(12) - changed) <= 2 * reach)).all()  # two layers
 
 
+@pytest.mark.parametrize("same", [{"sliding_window": 2}, {"sliding_window": 2, "local_attention": 4}])
+def test_the_window_of_one_side(same: dict[str, Any]) -> None:
+    assert bare("modernbert", **{**LOCAL, "local_attention": None, **same}).config.local_attention == 4
+
+
 def test_each_kind_of_layer_has_its_base() -> None:
     model = bare("modernbert")
     assert (model.config.layer_types, model.config.rope.theta, model.config.local_rope.theta) == (
@@ -102,6 +107,7 @@ def test_both_spellings_of_the_configuration_agree() -> None:
         ({"layer_types": ["full_attention"]}, "layer_types"),
         ({"rope_parameters": {"rope_type": "default"}}, "rope_parameters"),
         ({"local_attention": 0}, "local_attention"),
+        ({"local_attention": 6, "sliding_window": 6}, '6 is a window of 3 tokens .* but "sliding_window" says 6'),
     ],
 )
 def test_refusals(changes: dict[str, Any], message: str) -> None:

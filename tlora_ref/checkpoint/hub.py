@@ -33,12 +33,18 @@ OTHERS = {
 }
 
 
-def other_weights(names: Sequence[str]) -> str | None:
-    """What a folder without safetensors holds instead, and the way out; None where nothing is known of it."""
+def other_weights(names: Sequence[str], stem: str = "model") -> str | None:
+    """What a folder without STEM.safetensors holds instead, and the way out; None where nothing is known of it."""
     for end, said in OTHERS.items():
         found = sorted(name for name in names if name.endswith(end) and not name.startswith("training_args"))
         if found:
             return f"it holds {found[0]}: {said}"
+    others = sorted(name for name in names if name.endswith(".safetensors"))
+    if others:
+        return (
+            f"it holds {others[0]}: safetensors under a name that transformers does not read. If they are the whole "
+            f"model, and not quantised, rename them {stem}.safetensors"
+        )
     return None
 
 

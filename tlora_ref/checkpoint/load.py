@@ -29,6 +29,11 @@ DTYPES_ELSEWHERE = {
 }
 #: How many tensors that do not fit an error names.
 MAX_NAMED = 40
+#: How tensors of quantised weights are called, or end: GPTQ, AWQ, bitsandbytes, FP8, compressed-tensors, MLX.
+QUANTISED = (
+    *(".qweight", ".qzeros", ".g_idx", ".scales", ".SCB", ".absmax", ".quant_map", "_scale", "_scale_inv"),
+    *(".weight_packed", ".weight_shape", ".weight_zero_point"),
+)
 #: Weights from which on a slow kernel is worth a warning.
 LARGE = 10_000_000
 #: Inputs or outputs of a linear module beyond which config.json is taken to be damaged.
@@ -59,9 +64,10 @@ def _config_values(path: Path) -> dict[str, Any]:
     check_model_folder(path)
     values = read_json(path if path.suffix == ".json" else inside(path, "config.json"))
     mlx = values.get("quantization")
-    if isinstance(mlx, dict) and "bits" in mlx:
+    if mlx:
+        bits = f"of {told(mlx['bits'])} bits" if isinstance(mlx, dict) and "bits" in mlx else f"quantised ({told(mlx)})"
         raise ConfigError(
-            f"{path}: MLX weights of {told(mlx['bits'])} bits, which are not read here. Take the repository that they "
+            f"{path}: MLX weights {bits}, which are not read here. Take the repository that they "
             "were made from, or `mlx_lm.convert --dequantize` them"
         )
     quantised = values.get("quantization_config") or values.get("compression_config")
@@ -243,9 +249,16 @@ def _check_tensors(folder: Path, tensors: dict[str, Array], shapes: dict[str, tu
         elif not np.issubdtype(tensor.dtype, np.floating) and tensor.dtype.name != "bfloat16":
             faults.append(f"not floating point: {name} is {tensor.dtype}")
     if faults:
+        quantised = sorted(name for name in tensors.keys() - shapes.keys() if name.endswith(QUANTISED))
+        hint = "Is it the right config.json, and a model of that family?"
+        if quantised:
+            hint = (
+                f"{shown(quantised[0])} is a part of quantised weights, which are not supported: take the repository "
+                "that they were made from, or save the model dequantised (float32, float16 or bfloat16)"
+            )
         more = f"\n  ... and {len(faults) - MAX_NAMED} more" if len(faults) > MAX_NAMED else ""
         raise CheckpointError(
             f"{folder}: {len(faults)} tensor(s) do not fit config.json:\n  "
             + "\n  ".join(faults[:MAX_NAMED])
-            + f"{more}\nIs it the right config.json, and a model of that family?"
+            + f"{more}\n{hint}"
         )

@@ -126,8 +126,10 @@ def _entry(path: Path, name: str, value: Any, data_start: int, size: int) -> Ent
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{where}: expected dtype, shape and data_offsets, found {value!r:.100}. {MEND}")
     if not isinstance(value["dtype"], str) or value["dtype"] not in DTYPES:
+        few = isinstance(value["dtype"], str) and value["dtype"].startswith(("F8_", "F4", "F6_"))
         raise CheckpointError(
-            f"{where} is of dtype {value['dtype']!r:.40}: supported are {', '.join(DTYPES)}. Convert the checkpoint"
+            f"{where} is of dtype {value['dtype']!r:.40}{', that of quantised weights' * few}: supported are "
+            f"{', '.join(DTYPES)}. Save the model {'dequantised' if few else 'in one of them'}"
         )
     dtype = DTYPES[value["dtype"]]
     for key in ("shape", "data_offsets"):
@@ -249,7 +251,7 @@ def read_folder(folder: Path, stem: str = "model") -> dict[str, Entry]:
         return read_header(inside(folder, single.name))[0]
     if index.is_file():
         return _read_shards(folder, inside(folder, index.name))
-    other = other_weights([path.name for path in folder.iterdir()])
+    other = other_weights([path.name for path in folder.iterdir()], stem)
     hint = "Is this the folder of a Hugging Face checkpoint?" if other is None else f"I{other[1:]}"
     raise CheckpointError(f"{folder}: there is no {single.name} and no {index.name}. {hint}")
 

@@ -86,7 +86,7 @@ def _message(where: str, at: str, message: Any) -> Message:
 
 
 def _check_learnt(where: str, at: str, said: Mapping[str, Any], role: str) -> None:
-    """DataError where a message says otherwise than by 0 or 1 whether it is learnt, or asks to learn another's words."""
+    """DataError where a message says, but not by 0 or 1, whether it is learnt, or asks to learn what others say."""
     for name in LEARNT:
         if name in said and said[name] not in (0, 1):
             raise DataError(

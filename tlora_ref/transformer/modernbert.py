@@ -55,7 +55,7 @@ DEFAULTS = {
 UNREAD = (
     *("initializer_cutoff_factor", "decoder_bias", "sparse_prediction", "sparse_pred_ignore_index"),
     *("deterministic_flash_attn", "reference_compile", "repad_logits_with_grad", "embedding_dropout", "cls_token_id"),
-    *("tie_word_embeddings", "position_embedding_type", "layer_norm_eps", "sliding_window"),
+    *("tie_word_embeddings", "position_embedding_type", "layer_norm_eps"),
 )
 
 
@@ -139,8 +139,19 @@ def _read_layers(settings: Settings) -> dict[str, Any]:
     """Which layers see all tokens, and how far the others see."""
     every = settings.count("global_attn_every_n_layers", 3)
     implied = [SLIDING if i % every else FULL for i in range(settings.count("num_hidden_layers", 22))]
-    window = settings.count("local_attention", 128)
+    window = _read_window(settings)
     return {"layer_types": read_layer_types(settings, implied, window), "local_attention": window}
+
+
+def _read_window(settings: Settings) -> int:
+    """`local_attention`, both sides together; transformers takes `sliding_window`, one side of it, in its place."""
+    both, side = settings.count_or_none("local_attention"), settings.count_or_none("sliding_window")
+    if both is not None and side is not None and both // 2 != side:
+        raise ConfigError(
+            f'config.json: "local_attention" {both} is a window of {both // 2} tokens on either side, but '
+            f'"sliding_window" says {side}: remove the one that the model was not trained with'
+        )
+    return both or 2 * (side or 64)
 
 
 class ModernBert(Encoder):

@@ -233,15 +233,13 @@ def read_partial_rope(
     """A rotation of the first channels of a head: (rope, rotary channels, their share of a head's `d_head`).
 
     part_name, base_name : the family's own names of `partial_rotary_factor` and `rope_theta`. All spellings, those in
-        transformers 5's `rope_parameters` too, must agree where several are given
+        transformers 5's `rope_parameters` too, must agree where several are given; the general name alone is refused
+        where it is not the family's own, for transformers does not read it
     usual : the share where none is given
     """
     new = dict(settings.take("rope_scaling", dict, None) or settings.take("rope_parameters", dict, None) or {})
-    part_names, base_names = {part_name, "partial_rotary_factor"}, {base_name, "rope_theta"}
-    parts = [settings.take(name, float, None) for name in sorted(part_names)]
-    bases = [settings.take(name, float, None) for name in sorted(base_names)]
-    part = _agreed(part_name, [*parts, new.pop("partial_rotary_factor", None)], usual)
-    base = _agreed(base_name, [*bases, new.get("rope_theta")], 10000.0)
+    part = _spelled(settings, part_name, "partial_rotary_factor", new.pop("partial_rotary_factor", None), usual)
+    base = _spelled(settings, base_name, "rope_theta", new.get("rope_theta"), 10000.0)
     d_rotary = int(d_head * part)
     if not 0 < d_rotary <= d_head or d_rotary % 2:
         raise ConfigError(
@@ -252,6 +250,18 @@ def read_partial_rope(
     rope = Rope.read(Settings({**settings.values, **apart}, settings.model_type), d_rotary)
     settings.seen.update(("rope_scaling", "rope_parameters", TRAINED))
     return rope, d_rotary, part
+
+
+def _spelled(settings: Settings, own: str, general: str, inner: Any, usual: float) -> float:
+    """What the family calls `own`, by that name, in the rope settings (`inner`), or `usual`; `general` must agree."""
+    named, beside = settings.take(own, float, None), settings.take(general, float, None)
+    value = _agreed(own, [named, beside, inner], usual)
+    if own != general and named is None and inner is None and value != usual:
+        raise ConfigError(
+            f'config.json: "{general}" is {told(beside)}, which transformers does not read in a {settings.model_type} '
+            f'model: it takes {usual:g}. Call it "{own}" if it is meant, or remove it'
+        )
+    return value
 
 
 def _agreed(name: str, values: list[Any], usual: float) -> float:

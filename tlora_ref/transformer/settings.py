@@ -137,10 +137,8 @@ class Settings:
         self.seen.add(key)
         value = self.values.get(key)
         if value is not None and value not in allowed:
-            raise ConfigError(
-                f'config.json: "{key}" is {told(value)}, but only {" or ".join(map(repr, allowed))} is implemented '
-                f"({why})"
-            )
+            expected = " or ".join(map(repr, allowed)) or "null"
+            raise ConfigError(f'config.json: "{key}" is {told(value)}, but only {expected} is implemented ({why})')
 
     def token_id(self, key: str) -> int | None:
         """A token id; the first one where a list is given."""
