@@ -16,9 +16,23 @@ SENTENCES = [
     "déjà vu, naïve café; ﬁne",
 ] * 3
 SPECIAL = ["<unk>", "<s>", "</s>"]
+FRAME = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+#: How Llama 3 and those after it divide a text before its bytes are merged.
+WORDS_AND_NUMBERS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"\s+(?!\S)|\s+"
+)
 LLAMA_DECODER = decoders.Sequence(
     [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
 )
+
+#: Words apart, for the trainer: it would merge whole sentences.
+APART = pre_tokenizers.Split(Regex("▁?[^▁]+|▁+"), "isolated")
+
+
+def without_pre_tokenizer(backend: Tokenizer) -> Tokenizer:
+    """The same, merging across words."""
+    return Tokenizer.from_str(json.dumps({**json.loads(backend.to_str()), "pre_tokenizer": None}))
 
 
 def _bpe(prepare: Callable[[Tokenizer], None], alphabet: list[str] | None = None) -> Tokenizer:
@@ -61,12 +75,11 @@ def prepend() -> Tokenizer:
 
     def prepare(backend: Tokenizer) -> None:
         backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-        # words apart, or the trainer would merge whole sentences
-        backend.pre_tokenizer = pre_tokenizers.Split(Regex("▁?[^▁]+|▁+"), "isolated")
+        backend.pre_tokenizer = APART
         backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
         backend.decoder = LLAMA_DECODER
 
-    return _bpe(prepare)
+    return without_pre_tokenizer(_bpe(prepare))
 
 
 def word_piece() -> Tokenizer:
@@ -98,10 +111,75 @@ def unigram() -> Tokenizer:
 
 
 def nfc() -> Tokenizer:
-    """Qwen's kind: byte-level after NFC, which joins an accent to the letter before it."""
+    """GPT-NeoX's kind: byte-level after NFC, which joins an accent to the letter before it."""
     backend = byte_level()
     backend.normalizer = normalizers.NFC()
     return backend
+
+
+def divided(first: pre_tokenizers.PreTokenizer, regex: bool) -> Tokenizer:
+    """A text divided by `first`, and then into bytes: by GPT-2's regular expression too, or not."""
+
+    def prepare(backend: Tokenizer) -> None:
+        bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([first, bytes_])
+        backend.post_processor = processors.ByteLevel(trim_offsets=False)
+        backend.decoder = decoders.ByteLevel()
+
+    return _bpe(prepare, pre_tokenizers.ByteLevel.alphabet())
+
+
+def digits() -> Tokenizer:
+    """StarCoder's kind: every digit apart."""
+    return divided(pre_tokenizers.Digits(individual_digits=True), regex=True)
+
+
+def words_and_numbers() -> Tokenizer:
+    """Llama 3's kind: its own regular expression, and a begin token after offsets without blanks."""
+    backend = divided(pre_tokenizers.Split(Regex(WORDS_AND_NUMBERS), "isolated"), regex=False)
+    begin = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    backend.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), begin])
+    return backend
+
+
+def qwen() -> Tokenizer:
+    """Qwen's kind: NFC, which joins an accent to the letter before it, and every digit apart."""
+    expression = WORDS_AND_NUMBERS.replace("{1,3}", "")
+    backend = divided(pre_tokenizers.Split(Regex(expression), "isolated"), regex=False)
+    backend.normalizer = normalizers.NFC()
+    return backend
+
+
+def with_post(backend: Tokenizer, post: processors.PostProcessor) -> Tokenizer:
+    """The same with another post-processor."""
+    backend.post_processor = post
+    return backend
+
+
+def replace() -> Tokenizer:
+    """Gemma's kind: a normalizer writes every blank as ▁, and nothing is put first or taken away."""
+
+    def prepare(backend: Tokenizer) -> None:
+        backend.normalizer = normalizers.Replace(" ", "▁")
+        backend.pre_tokenizer = APART
+        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+        backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+
+    backend = _bpe(prepare)
+    backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")  # of which the normalizer leaves none
+    return backend
+
+
+def bert() -> Tokenizer:
+    """BERT's kind: words of it between the tokens that begin and end a text, and joined again in decoding."""
+    backend = with_post(word_piece(), FRAME)
+    backend.decoder = decoders.WordPiece()
+    return backend
+
+
+def opt() -> Tokenizer:
+    """OPT's kind: one token begins and ends every text."""
+    return with_post(byte_level(), processors.TemplateProcessing(single="</s> $A", special_tokens=[("</s>", 2)]))
 
 
 KINDS: dict[str, Callable[[], Tokenizer]] = {
@@ -109,11 +187,20 @@ KINDS: dict[str, Callable[[], Tokenizer]] = {
     "byte-level, prefix": lambda: byte_level(prefix=True, trim=True),
     "byte-level, trimmed": lambda: byte_level(trim=True),
     "byte-level, NFC": nfc,
+    "byte-level, NFC, framed": lambda: with_post(nfc(), FRAME),
+    "byte-level, NFC, words and digits": qwen,
+    "byte-level, words and numbers": words_and_numbers,
+    "byte-level, digits": digits,
+    "byte-level, begun": opt,
+    "byte-level, framed": lambda: with_post(byte_level(), processors.RobertaProcessing(("</s>", 2), ("<s>", 1))),
     "Metaspace first": lambda: metaspace("first"),
     "Metaspace always": lambda: metaspace("always"),
     "Prepend and Replace": prepend,
+    "Replace": replace,
     "WordPiece": word_piece,
+    "WordPiece, framed": bert,
     "Unigram": unigram,
+    "Unigram, framed": lambda: with_post(unigram(), FRAME),
 }
 
 

@@ -102,7 +102,7 @@ def as_transformers_reads(kind: str) -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **NAMED)
 
 
-TRIMMED = ("byte-level, prefix", "byte-level, trimmed")
+TRIMMED = ("byte-level, prefix", "byte-level, trimmed", "byte-level, framed", "byte-level, words and numbers")
 
 
 def check_the_seam(ours: Tokenizer, theirs: Any, prompt: str, response: str) -> None:

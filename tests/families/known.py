@@ -97,7 +97,7 @@ def granite_4(width: int, layers: int, heads: int, groups: int, d_ff: int, scali
             "mamba_d_head": 64,
             "mamba_d_state": 256,
         },
-        **{"mamba_expand": 2, "mamba_n_groups": 1, "mamba_n_heads": 80, "mamba_proj_bias": False},
+        **{"mamba_expand": 2, "mamba_n_groups": 1, "mamba_n_heads": 2 * width // 64, "mamba_proj_bias": False},
         **{"normalization_function": "rmsnorm", "num_experts_per_tok": 0, "num_local_experts": 0},
         **{"output_router_logits": False, "position_embedding_type": "rope", "rope_scaling": None},
         **{"rope_theta": 10000000, "router_aux_loss_coef": 0.01, "shared_intermediate_size": d_ff},
