@@ -81,6 +81,8 @@ def test_init_goes_on_with_its_calibration(folder: Path, run: Run, monkeypatch: 
     status, _, error = run(*common, "--out", folder / "a")
     assert status == 2 and "--resume" in error
     assert run(*common, "--out", folder / "a", "--resume")[0] == 0
+    said = [(folder / name / "config.yaml").read_text().replace("/whole", "/a") for name in ("a", "whole")]
+    assert said[0] == said[1] and "resume" not in said[0]
     names = [sorted(path.name for path in (folder / name).iterdir()) for name in ("a", "whole")]
     assert names[0] == names[1]
     one, other = ((folder / name / "adapter_model.safetensors").read_bytes() for name in ("a", "whole"))

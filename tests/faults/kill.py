@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -24,8 +25,8 @@ from tests.faults.subject import words
 from tests.tiny import tiny_llama, tiny_samples
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Facts of a run that another run of the same command may not repeat.
-SECONDS = ("seconds", "tokens_per_second", "date", "time", "created", "peak_bytes")
+#: Facts of a run that another run of the same command may not repeat; with --resume its own words differ.
+SECONDS = ("seconds", "tokens_per_second", "date", "time", "created", "peak_bytes", "command")
 
 
 @dataclass(frozen=True)
@@ -33,21 +34,28 @@ class Command:
     """Its arguments with {m}, {d}, {a}, {p}, {s}, {g} and {out} for the model, the data, a sound adapter, prompts, a
     study, a trace and the folder it writes.
 
-    `again` is the flag by which it writes over what is there; where it was killed after its state was saved, it
-    resumes, by the flag `resume`.
+    `again` is the flag by which it writes over what is there; where it was killed after its `state` was saved, it
+    resumes, by the flag `resume`. `module` is what is run, with the arguments of the command line.
     """
 
     arguments: str
     again: str = "--overwrite"
     resume: str | None = None
+    state: str = "training_state.safetensors"
+    module: str = "tlora_ref"
 
 
+TRAIN = "train {m} --data {d} --out {out} --rank 4 --samples 4 --steps 12 --batch-size 2 --save-every 1"
 COMMANDS = {
     "init": Command("init {m} --data {d} --out {out} --rank 4 --samples 4"),
-    "train": Command(
-        "train {m} --data {d} --out {out} --rank 4 --samples 4 --steps 12 --batch-size 2 --save-every 1",
+    "init-resumed": Command(
+        "init {m} --data {d} --out {out} --rank 4 --samples 24",
         resume="--resume",
+        state="calibration.safetensors",
+        module="tests.faults.slow_calibration",
     ),
+    "train": Command(TRAIN, resume="--resume"),
+    "train-keep-last": Command(f"{TRAIN} --keep-last 2", resume="--resume"),
     "merge": Command("merge {m} --adapter {a} --out {out}"),
     "trace": Command("trace {m} --data {d} --out {out} --rank 2 --samples 2 --steps 1"),
     "export": Command("export {a} --to mlx --model {m} --out {out}"),
@@ -107,7 +115,7 @@ class Bench:
         names |= {"p": "prompts.jsonl", "s": "study.yaml", "g": "golden"}
         places = {letter: self.folder / file for letter, file in names.items()}
         words = [*COMMANDS[name].arguments.split(), *(COMMANDS[name].again if how is None else how).split()]
-        return [sys.executable, "-m", "tlora_ref", *(word.format(out=out, **places) for word in words)]
+        return [sys.executable, "-m", COMMANDS[name].module, *(word.format(out=out, **places) for word in words)]
 
     def run(self, name: str, out: Path, how: str | None = None) -> subprocess.Popen[bytes]:
         """It is started."""
@@ -124,6 +132,8 @@ def contents(folder: Path) -> dict[str, bytes]:
         if path.is_file():
             name, data = path.relative_to(folder).as_posix(), path.read_bytes()
             found[name] = timeless(data) if path.suffix in (".json", ".jsonl") else data
+            if path.name == "config.yaml":
+                found[name] = re.sub(rb"(?m)^overwrite: .*\n", b"", data)
     return found
 
 
@@ -173,8 +183,8 @@ def killed_once(bench: Bench, name: str, rng: random.Random) -> list[str]:
         process.send_signal(ending)
         process.wait()
         complaints += damaged(out)
-        if command.resume is not None and (out / "training_state.safetensors").exists():
-            how = command.resume
+        stopped = command.resume is not None and (out / command.state).exists()
+        how = command.resume if stopped else command.again
     if bench.run(name, out, how).wait() != 0:
         return [*complaints, f"the run after the kill fails ({how})"]
     found, expected = contents(out), bench.reference[name]

@@ -75,6 +75,45 @@ def test_no_step_is_ever_there_by_half(tmp_path: Path, monkeypatch: pytest.Monke
     assert names(tmp_path) == ["step-7"]
 
 
+@pytest.mark.parametrize("step", [6, 7])
+def test_a_state_that_a_killed_run_saved_and_did_not_keep(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_folder: Path, at: int, *_: Any) -> None:
+        if at == step:
+            raise SystemExit
+        steps.keep_step(_folder, at, *_)
+
+    model, adapter = prepared()
+    options: dict[str, Any] = {**RUN, "out": tmp_path, "save_every": 1, "keep_last": 2}
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr("tlora_ref.training.keeping.keep_step", killed)
+        tr.train(model, adapter, DATA, **options)
+    other, again = prepared()
+    tr.train(other, again, DATA, **options, resume=True, save_adapter=lambda folder: tr.save_peft(again, folder))
+    assert names(tmp_path) == ["step-6", "step-7"]
+    kept = tr.load_peft(tmp_path / "checkpoints" / "step-7")
+    assert bits(kept.B) == bits(again.B)
+
+
+def test_a_run_stopped_while_it_evaluates_ends_as_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {**RUN, "valid": DATA[:2], "eval_every": 2}
+    model, adapter = prepared()
+    whole = tr.train(model, adapter, DATA, **options)
+    other, again = prepared()
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("tlora_ref.training.loop.evaluate", stopped)
+        tr.train(other, again, DATA, **options, out=tmp_path)
+    third, once_more = prepared()
+    resumed = tr.train(third, once_more, DATA, **options, out=tmp_path, resume=True)
+    assert resumed.history == whole.history and resumed.kept == whole.kept
+    assert bits(once_more.B) == bits(adapter.B)
+
+
 def test_the_table_has_a_header_and_each_logged_step_once(tmp_path: Path) -> None:
     model, adapter = prepared()
 

@@ -44,9 +44,12 @@ def check_file(path: Path | None, flag: str) -> None:
 
 
 def resolved(context: typer.Context) -> dict[str, Any]:
-    """What config.yaml holds: every flag of this command that does something, spelled as on the command line."""
+    """What config.yaml holds: every flag of this command that does something, spelled as on the command line.
+
+    But for --resume: the results are those of a run that was never stopped, and so is the file that repeats it.
+    """
     flags: dict[str, Any] = {}
-    unused = {"config", "json", "full", *context.meta.get(UNUSED, ())}
+    unused = {"config", "json", "full", "resume", *context.meta.get(UNUSED, ())}
     for parameter in context.command.params:
         if parameter.name in context.params and parameter.name not in unused:
             flags[parameter.opts[0].lstrip("-")] = context.params[parameter.name]

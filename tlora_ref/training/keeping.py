@@ -58,9 +58,13 @@ class Saving:
     def __call__(self, state: TrainState) -> None:
         if self.folder is not None:
             save_state(state, self.identity, self.folder)
-            if self.keep_last is not None:
-                keep_step(self.folder, state.step, self.keep_last, self.save_adapter)
+            self.keep(state)
         self.last = time.perf_counter()
+
+    def keep(self, state: TrainState) -> None:
+        """The state that stands in `folder` as one of the last so many."""
+        if self.folder is not None and self.keep_last is not None:
+            keep_step(self.folder, state.step, self.keep_last, self.save_adapter)
 
 
 def evaluated(state: TrainState, loss: float) -> TrainState:

@@ -125,15 +125,18 @@ def train(
     save = Saving(folder, identity, save_every, save_seconds, started, keep_last, save_adapter)
     record = Record(folder, plan.steps_per_epoch(len(data)), total, log_every)
     record.begin(state.history)
+    if resume and from_step is None:
+        save.keep(state)  # a killed run may have saved this state and not come to keeping it
     pad = getattr(model.config, "pad_token_id", None) or 0
     try:
         for micro_batches in step_batches(data, plan, state.step, total, pad):
-            state = _step(model, state, micro_batches, plan, total)
-            install(state.arrays, model, adapter)
-            last = state.step == total
-            if valid and (last or (eval_every and state.step % eval_every == 0)):
-                state = evaluated(state, evaluate(model, valid, batch_size=plan.batch_size).loss)
-                last = last or out_of_patience(state.history, patience)
+            made = _step(model, state, micro_batches, plan, total)
+            install(made.arrays, model, adapter)
+            last = made.step == total
+            if valid and (last or (eval_every and made.step % eval_every == 0)):
+                made = evaluated(made, evaluate(model, valid, batch_size=plan.batch_size).loss)
+                last = last or out_of_patience(made.history, patience)
+            state = made  # not before: stopped while it is evaluated, a step is made again by the resumed run
             if last or save.due(state.step):
                 save(state)
             record.add(state.history[-1])
