@@ -156,6 +156,7 @@ def test_a_trace_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     for settings, said in (
         (TrainSettings(grad_accumulation=2), "grad_accumulation"),
         (TrainSettings(also=("lm_head.weight",)), "lm_head.weight"),
+        (TrainSettings(packing=64), "one row a sample"),
     ):
         with pytest.raises(ConfigError, match=said):
             tr.trace(MODEL, SAMPLES, tmp_path / "t", settings=settings)

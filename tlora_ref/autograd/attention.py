@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tlora_ref.autograd.basic import row_dot
 from tlora_ref.autograd.tape import Tensor, record
 from tlora_ref.backend import Array, array_module
@@ -23,18 +25,21 @@ class Visibility:
 
     Query t stands at position `S - T + t` among the keys (with a key cache, T < S). `keys` (B, S) is False at padding;
     `window` is the number of latest positions that a query sees, itself included; without `causal`, as many on its
-    other side too.
+    other side too. `first` (B, T), on the host, is the first key that each query may see: where its sample begins, if
+    several stand in one row.
     """
 
     causal: bool = False
     window: int | None = None
     keys: Array | None = None
+    first: Array | None = None
 
     def span(self, start: int, stop: int, offset: int, S: int) -> tuple[int, int]:
         """The keys [low, high) that any of the queries [start, stop) may see."""
         reach = S if self.window is None else self.window - 1  # how far a query sees
         high = min(S, max(0, offset + stop + (0 if self.causal else reach)))
-        return max(0, offset + start - reach), high
+        begins = 0 if self.first is None else int(self.first[:, start:stop].min())
+        return max(begins, offset + start - reach), high
 
     def allowed(self, xp: Any, queries: tuple[int, int], keys: tuple[int, int], offset: int) -> Array | None:
         """True where a query sees a key, broadcastable to (B, G, R, queries, keys); None where all do."""
@@ -49,6 +54,10 @@ class Visibility:
                 mask &= distance >= 0
             if self.window is not None:
                 mask &= (distance if self.causal else abs(distance)) < self.window
+        if self.first is not None:
+            begun = np.arange(low, high) >= self.first[:, start:stop, None]  # (B, queries, keys)
+            begun = xp.asarray(begun[:, None, None])
+            mask = begun if mask is None else begun & mask
         if self.keys is None:
             return mask
         visible = self.keys[:, None, None, None, low:high]  # (B, 1, 1, 1, keys)

@@ -92,6 +92,7 @@ TaskName = Annotated[
 MaxLength = Annotated[int | None, typer.Option(min=2, help="Longest sample in tokens; by default the model's context.")]
 TooLong = Annotated[str, typer.Option(help="What becomes of rows that are longer: skip, truncate, chunk.")]
 GroupByLength = Annotated[bool, typer.Option("--group-by-length", help="Rows of like length share batches.")]
+Packing = Annotated[bool, typer.Option("--packing", help="Rows of a batch side by side, up to --max-length.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples of one forward pass.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest generated response.")]
 

@@ -24,6 +24,7 @@ _FLAGS_ELSEWHERE: dict[str, str] = {
     "eps": "adam-epsilon adam-eps epsilon",
     "max-length": "max-seq-length max-seq-len cutoff-len block-size context-length sequence-len seq-len seq-length "
     "model-max-length max-len sequence-length",
+    "packing": "neat-packing sample-packing",
     "too-long": "truncation truncate truncation-mode overflow overflow-strategy sample-packing-overflow",
     "rank": "lora-r r lora-rank lora-dim r-init",
     "alpha": "lora-alpha alpha-init",
@@ -79,7 +80,6 @@ _ADVICE: dict[str, str] = {
     "mask-prompt train-on-inputs train-on-prompt completion-only-loss assistant-only-loss": (
         "the response alone is scored, always: leave it out"
     ),
-    "packing neat-packing": "rows are not packed; --group-by-length puts those of like length together",
     "grad-checkpoint gradient-checkpointing flash-attn attn-implementation": "there is no such setting: leave it out",
     "load-in-4bit load-in-8bit quantize quantization quantization-bit q-bits": (
         "weights are not quantised here: --dtype float32 takes least memory"

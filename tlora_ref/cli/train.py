@@ -35,7 +35,7 @@ from tlora_ref.cli.tables import say_memory, show_plan
 from tlora_ref.data import Row
 from tlora_ref.errors import ConfigError
 from tlora_ref.files import claimed
-from tlora_ref.training import STATE_FILE, TrainResult, whole_tensors
+from tlora_ref.training import STATE_FILE, TrainResult, check_packing, whole_tensors
 
 Samples = list[dict[str, Any]]
 
@@ -70,6 +70,7 @@ def run(
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 1.0,
     batch_size: o.BatchSize = 8,
     group_by_length: o.GroupByLength = False,
+    packing: o.Packing = False,
     grad_accumulation: Annotated[int, typer.Option(help="Forward passes of one step.")] = 1,
     lr: o.LearningRate = 1e-3,
     schedule: o.Schedule = "cosine",
@@ -125,6 +126,7 @@ def run(
     say_of_head(base, whole_tensors(base, settings.also))
     train_samples, valid_samples = encoded(source, base, model, rows, held)
     settings.check_rates(len(train_samples))
+    check_packing(base, train_samples, settings.packing)
     context.with_resource(claimed(out))
     try:
         indices = None
@@ -175,7 +177,11 @@ def checked_settings(context: typer.Context, **changes: Any) -> tr.TrainSettings
     asked = context.params["trainable"]
     if asked not in (None, "B", "AB"):
         raise ConfigError(f"--trainable {asked}: expected B or AB")
-    return train_settings(context, **{"trainable": asked or "B", **changes})
+    longest = context.params["max_length"]
+    if context.params["packing"] and longest is None:
+        raise ConfigError("--packing fills sequences of up to --max-length tokens: give that too, as --max-length 1024")
+    packing = longest if context.params["packing"] else None
+    return train_settings(context, **{"trainable": asked or "B", "packing": packing, **changes})
 
 
 def only_training(context: typer.Context) -> None:

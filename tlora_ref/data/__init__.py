@@ -1,6 +1,6 @@
 """Datasets, prompt templates, tokenisation, batches."""
 
-from tlora_ref.data.batches import batches, choose_samples, halves, pad_batch
+from tlora_ref.data.batches import batches, choose_samples, halves, pack_batch, pad_batch
 from tlora_ref.data.encode import EncodedRow, EncodingReport, encode_prompt, encode_row, encode_rows, response_text
 from tlora_ref.data.form import sample_form
 from tlora_ref.data.pieces import Pieces, token_texts
@@ -30,6 +30,7 @@ __all__ = [
     "load_dataset",
     "load_prompts",
     "load_tokenizer",
+    "pack_batch",
     "pad_batch",
     "response_text",
     "sample_form",

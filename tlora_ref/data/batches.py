@@ -68,6 +68,47 @@ def pad_batch(samples: Sequence[Mapping[str, Any]], pad_id: int = 0) -> dict[str
     return batch
 
 
+def pack_batch(samples: Sequence[Mapping[str, Any]], length: int, pad_id: int = 0) -> dict[str, Array]:
+    """Samples side by side in rows of up to `length` tokens, as the arguments of a causal language model's call.
+
+    The longest come first, each in the first row that has room. Nothing else is different from `pad_batch`: the same
+    tokens are scored.
+
+    Returns
+    -------
+    input_ids, segments, labels : (rows, longest row); `segments` are 1, 2, ... for the samples of a row, 0 at padding
+    """
+    if not samples:
+        raise DataError("an empty batch cannot be packed")
+    rows: list[list[Mapping[str, Any]]] = []
+    room: list[int] = []
+    for sample in sorted(samples, key=lambda sample: -len(sample["input_ids"])):
+        tokens = len(sample["input_ids"])
+        if np.shape(sample["labels"]) != (tokens,):
+            raise DataError(f"labels of shape {np.shape(sample['labels'])} for {tokens} tokens: one a token expected")
+        if tokens > length:
+            raise DataError(f"a sample of {tokens} tokens does not fit into a packed row of {length}")
+        row = next((i for i, free in enumerate(room) if tokens <= free), len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(length)
+        rows[row].append(sample)
+        room[row] -= tokens
+
+    def joined(parts: list[list[Any]]) -> Array:
+        return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+
+    batch = {
+        "input_ids": _padded([joined([s["input_ids"] for s in row]) for row in rows], pad_id),
+        "segments": _padded([joined([[i] * len(s["input_ids"]) for i, s in enumerate(row, 1)]) for row in rows], 0),
+        # A sample's first token is never scored, and here it has another sample before it.
+        "labels": _padded([joined([[IGNORED, *s["labels"][1:]] for s in row]) for row in rows], IGNORED),
+    }
+    if "token_type_ids" in samples[0]:
+        batch["token_type_ids"] = _padded([joined([s["token_type_ids"] for s in row]) for row in rows], 0)
+    return batch
+
+
 def halves(batch: dict[str, Array]) -> list[dict[str, Array]]:
     """The rows of a large padded batch in two halves, to be computed side by side; a batch not worth it, whole.
 

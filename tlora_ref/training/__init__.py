@@ -3,6 +3,7 @@
 from tlora_ref.training.evaluate import Evaluation, evaluate, likelihoods
 from tlora_ref.training.history import HISTORY_FILE, METRICS_FILE, read_history
 from tlora_ref.training.loop import TrainResult, train
+from tlora_ref.training.packing import check_packing
 from tlora_ref.training.parameters import whole_tensors
 from tlora_ref.training.settings import TrainSettings
 from tlora_ref.training.state import STATE_FILE
@@ -16,6 +17,7 @@ __all__ = [
     "Evaluation",
     "TrainResult",
     "TrainSettings",
+    "check_packing",
     "check_step",
     "evaluate",
     "likelihoods",

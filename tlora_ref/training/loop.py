@@ -17,12 +17,13 @@ import numpy as np
 from tlora_ref.adapter import Adapter
 from tlora_ref.autograd import grad
 from tlora_ref.backend import Array, array_module, to_numpy
-from tlora_ref.data import batches, halves, pad_batch
+from tlora_ref.data import batches, halves, pack_batch, pad_batch
 from tlora_ref.errors import ConfigError, DataError, NumericsError
 from tlora_ref.method.adamw import adamw_step, clip_factor
 from tlora_ref.training.evaluate import evaluate
 from tlora_ref.training.history import Record
 from tlora_ref.training.keeping import Saving, check_kept, check_kept_steps, evaluated, kept_arrays, out_of_patience
+from tlora_ref.training.packing import check_packing
 from tlora_ref.training.parameters import install, trained_arrays
 from tlora_ref.training.settings import TrainSettings
 from tlora_ref.training.state import TrainState, load_state
@@ -160,6 +161,7 @@ def _begin(
     if not data:
         raise DataError("there are no training samples")
     plan.check_rates(len(data))
+    check_packing(model, data, plan.packing)
     model.detach()
     arrays, identity = trained_arrays(model, adapter, plan), _identity(plan, data)
     state = TrainState.start(arrays) if stored is None else _resumed(stored, identity, arrays, plan)
@@ -209,7 +211,10 @@ def step_batches(data: Sequence[Sample], plan: TrainSettings, done: int, total: 
             if step == total:
                 return
             group = order[position * plan.grad_accumulation : (position + 1) * plan.grad_accumulation]
-            yield [pad_batch(samples, pad) for samples in group]
+            if plan.packing is None:
+                yield [pad_batch(samples, pad) for samples in group]
+            else:
+                yield [pack_batch(samples, plan.packing, pad) for samples in group]
             step += 1
 
 

@@ -24,6 +24,10 @@ def _count(value: object) -> bool:
     return isinstance(value, Integral) and int(value) >= 1
 
 
+def _length(value: object) -> bool:
+    return _count(value) and not isinstance(value, bool)
+
+
 def _number(value: object) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
 
@@ -42,6 +46,8 @@ class TrainSettings:
     warmup_steps : how many steps it rises, in place of their share
     min_lr, cycles : where the cosine ends; how many cosines "cosine_with_restarts" makes
     group_by_length : samples of like length share batches: less padding, another order (see `data.batches`)
+    packing : the samples of a forward pass share rows of up to so many tokens, apart from each other: less padding,
+        and the same losses and gradients to rounding; None for a row each. Causal language models alone
     max_grad_norm : clip the norm of the whole gradient to this; None for no clipping
     """
 
@@ -62,6 +68,7 @@ class TrainSettings:
     weight_decay: float = 0.01
     max_grad_norm: float | None = None
     group_by_length: bool = False
+    packing: int | None = None
     seed: int = 42
 
     def __post_init__(self) -> None:
@@ -83,6 +90,7 @@ class TrainSettings:
             ("betas", all(_number(beta) and 0 <= beta < 1 for beta in self.betas), "two numbers from 0 to below 1"),
             ("eps", _number(self.eps) and self.eps > 0, "a positive number"),
             ("weight_decay", _number(self.weight_decay) and self.weight_decay >= 0, "a number, not negative"),
+            ("packing", self.packing is None or _length(self.packing), "a length in tokens, or None"),
             ("max_grad_norm", clip is None or (_number(clip) and clip > 0), "a positive number"),
         )
         for name, good, expected in checks:

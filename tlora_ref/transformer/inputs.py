@@ -72,8 +72,41 @@ def token_labels(labels: Any, ids: Array, vocab_size: int) -> Array:
     return values.astype(np.int64)
 
 
+def packed_samples(values: Any, ids: Array) -> Array:
+    """The numbers of the samples of packed rows, host int64 (batch, tokens), 0 at padding; each sample in one piece."""
+    numbers = host_array(values, "segments")
+    if numbers.ndim == 1:
+        numbers = numbers[None]
+    if numbers.shape != ids.shape:
+        raise ShapeError(f"segments have shape {numbers.shape}, the token ids {ids.shape}: one number a token")
+    if numbers.dtype.kind not in "iu" or numbers.min() < 0:
+        raise DataError("segments: expected a positive integer for each sample of a row, and 0 at padding")
+    for row, begins in enumerate(sample_begins(numbers)):
+        found = numbers[row, begins]
+        if found.size == 0:
+            raise DataError(f"segments: row {row} is all padding; drop it from the batch")
+        if len(set(found.tolist())) < found.size:
+            raise DataError(f"segments: a sample of row {row} stands in two places: its tokens must be side by side")
+    return numbers.astype(np.int64)
+
+
+def sample_begins(numbers: Array) -> Array:
+    """True at the first token of every sample of packed rows: (batch, tokens)."""
+    before = np.concatenate([np.zeros_like(numbers[:, :1]), numbers[:, :-1]], axis=1)
+    return (numbers != 0) & (numbers != before)
+
+
+def first_of_sample(numbers: Array) -> Array:
+    """Where the sample of every token of packed rows begins (batch, tokens); padding belongs to the one before it."""
+    at = np.where(sample_begins(numbers), np.arange(numbers.shape[1]), 0)
+    return np.asarray(np.maximum.accumulate(at, axis=1))
+
+
 def positions_of(keep: Array | None, tokens: int) -> Array:
-    """Position of every token, counted from the first one that is not padding: (1 or batch, tokens)."""
+    """Position of every token, counted from its row's first one that is not padding, or from its packed sample's first:
+    (1 or batch, tokens), 0 at padding before a row and between samples."""
     if keep is None:
         return np.arange(tokens)[None]
+    if keep.dtype != bool:
+        return np.where(keep != 0, np.arange(tokens) - first_of_sample(keep), 0)
     return np.maximum(np.cumsum(keep, axis=1) - 1, 0)

@@ -185,3 +185,8 @@ class Lfm2Decoder(LlamaDecoder):
 
 class Lfm2(Lfm2Decoder, CausalLM):
     """Lfm2ForCausalLM. transformers has no classifier of this family."""
+
+    def not_packed(self, longest: int) -> str | None:
+        if CONV in self.config.layer_types:
+            return "its convolutions run along the row, from the end of one sample into the next"
+        return super().not_packed(longest)

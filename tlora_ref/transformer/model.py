@@ -131,6 +131,10 @@ class Model:
         several = own if isinstance(own, tuple | list) else (own,)
         return tuple(dict.fromkeys(token for token in (*several, *also) if token is not None))
 
+    def not_packed(self, longest: int) -> str | None:
+        """Why samples of up to `longest` tokens cannot share a row (see `CausalLM`'s `segments`); None if they can."""
+        return "only a language model that reads from left to right can tell them apart"
+
     @property
     def context(self) -> int | None:
         """The longest sequence, in tokens, that the model was made for; None where nothing limits it."""

@@ -29,6 +29,13 @@ class Rope:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     max_positions: int = 2048
 
+    @property
+    def steady_length(self) -> float | None:
+        """Up to so many tokens the frequencies are the same for any length; None where they always are."""
+        if self.kind == "longrope":
+            return self.number(TRAINED)
+        return self.max_positions if self.kind == "dynamic" else None
+
     @staticmethod
     def read(settings: Settings, d_rotary: int, theta: float | None = None) -> Rope:
         """From `rope_theta` and `rope_scaling` (to transformers 4), or from `rope_parameters` (transformers 5).

@@ -135,6 +135,8 @@ def _settings(given: TrainSettings | None, switches: Switches, seed: int, change
     base = replace(base, **{**changes, **tuples})
     if base.grad_accumulation != 1:
         raise ConfigError("a trace records one batch a step: leave grad_accumulation at 1")
+    if base.packing is not None:
+        raise ConfigError("a trace records one row a sample: leave packing out")
     if base.also:
         raise ConfigError(f"a trace records the adapter alone: leave {', '.join(base.also)} out of `also`")
     return replace(base, trainable="B" if switches.freeze_A else "AB")
