@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.families.known import KNOWN, ROUNDED
-from tlora_ref.transformer import family
+from tlora_ref.transformer import FAMILIES, family
 
 
 def weights(values: dict[str, Any]) -> int:
@@ -27,3 +27,16 @@ def test_published_size(name: str) -> None:
 def test_published_size_in_billions(name: str) -> None:
     billions, values = ROUNDED[name]
     assert round(weights(values) / 1e9, 1) == billions
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", [*KNOWN, *ROUNDED])
+def test_transformers_takes_the_config_and_has_as_many_weights(name: str) -> None:
+    """Without memory: on PyTorch's device that holds shapes alone."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    values = {**KNOWN, **ROUNDED}[name][1]
+    config = transformers.CONFIG_MAPPING[values["model_type"]].from_dict(dict(values))
+    architecture = (values.get("architectures") or list(FAMILIES[values["model_type"]][1]))[0]
+    with torch.device("meta"):
+        theirs = getattr(transformers, architecture)(config)
+    assert sum(parameter.numel() for parameter in theirs.parameters()) == weights(values)
