@@ -73,6 +73,7 @@ def test_text_is_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     [
         ("a: 2001-99-99", "month must be"),
         ("a: &x [1]\nb: *x", "aliases"),
+        ("a: 1\nb: {c: 2, d: 3, c: 4}", "the key 'c' is there twice"),
         ("a: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
         ("[" * 10_000, "not valid YAML"),
         ("a: [", "not valid YAML"),

@@ -63,12 +63,20 @@ def _host() -> str:
 
 
 class _Plain(yaml.SafeLoader):
-    """YAML without aliases: a few hundred bytes of them stand for gigabytes."""
+    """YAML without aliases, a few hundred bytes of which stand for gigabytes, and without one key twice."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases (*name) are not read: write the value out")
         return super().compose_node(parent, index)
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"the key {twice!r} is there twice{node.start_mark}: keep one")
+        return node
 
 
 def read_yaml(path: Path) -> Any:

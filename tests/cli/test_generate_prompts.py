@@ -60,6 +60,14 @@ def test_each_prompt_gets_the_models_own_answer(folder: Path, run: Run, size: in
     assert {row["finish"] for row in found} == {"length"} and list(folder.glob(".o*")) == []
 
 
+def test_a_file_that_is_there_is_replaced_only_when_asked(folder: Path, run: Run) -> None:
+    (out := folder / "precious").write_text("kept")
+    common = ("generate", folder / "model", "--prompts", rows_of(folder, "w3"), "--out", out, "--max-new-tokens", 1)
+    status, _, error = run(*common)
+    assert status == 2 and "already exists" in error and "--overwrite" in error and out.read_text() == "kept"
+    assert run(*common, "--overwrite")[0] == 0 and json.loads(out.read_text())["prompt"] == "w3"
+
+
 def test_draws_do_not_depend_on_the_batch(folder: Path, run: Run) -> None:
     file = rows_of(folder, *({"prompt": "w3 w4"} for _ in range(4)))
     common = ("generate", folder / "model", "--prompts", file, "--temperature", 2, "--top-k", 20, "--seed", 5)
@@ -78,7 +86,7 @@ def test_an_end_and_a_stop_in_a_file(folder: Path, run: Run, size: int) -> None:
     free = own(folder, [3, 4], 6)
     (folder / "model" / "tokenizer_config.json").write_text(json.dumps({"eos_token": f"w{free[3]}"}), encoding="utf-8")
     file = rows_of(folder, {"prompt": "w3 w4"}, {"prompt": "w5"})
-    flags = ("--prompts", file, "--out", folder / "o", "--max-new-tokens", 6, "--batch-size", size)
+    flags = ("--prompts", file, "--overwrite", "--out", folder / "o", "--max-new-tokens", 6, "--batch-size", size)
     assert run("generate", folder / "model", *flags)[0] == 0
     first = json.loads((folder / "o").read_text().splitlines()[0])
     n = free.index(free[3])

@@ -7,6 +7,8 @@ import inspect
 import subprocess
 import sys
 
+import pytest
+
 from tests.cli.conftest import Run
 from tlora_ref.cli.commands import COMMANDS, Commands, summary
 
@@ -37,6 +39,15 @@ def test_a_command_imports_no_other() -> None:
     found = imported(shown)
     assert "tlora_ref.cli.plan" in found
     assert not found & {"tlora_ref.cli.check", "tlora_ref.cli.explain", "tlora_ref.cli.study"}
+
+
+def test_ctrl_c_before_the_command_is_there_is_a_line(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tlora_ref.cli.main.check_words", pressed)
+    status, said, error = run("plan", "model")
+    assert (status, said, error) == (130, "", "stopped by Ctrl-C: nothing was written\n")
 
 
 def test_help_says_of_each_command_what_its_function_says(run: Run) -> None:

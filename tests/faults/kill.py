@@ -59,7 +59,7 @@ COMMANDS = {
     "merge": Command("merge {m} --adapter {a} --out {out}"),
     "trace": Command("trace {m} --data {d} --out {out} --rank 2 --samples 2 --steps 1"),
     "export": Command("export {a} --to mlx --model {m} --out {out}"),
-    "generate": Command("generate {m} --prompts {p} --out {out}/said.jsonl --max-new-tokens 4", again=""),
+    "generate": Command("generate {m} --prompts {p} --out {out}/said.jsonl --max-new-tokens 4"),
     "study": Command("study {s} --out {out}", again=""),
     "explain": Command("explain {m} --data {d} --out {out}/page.html --samples 2 --rank 2"),
     "verify": Command("verify {g} {g} --report {out}/report.json", again=""),

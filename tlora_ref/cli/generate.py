@@ -29,6 +29,7 @@ def run(
     prompt: Annotated[str | None, typer.Option(help="What to continue.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A file of prompts or messages, one JSON object a line.")] = None,
     out: Annotated[Path | None, typer.Option(help="With --prompts: the file to write, with the responses.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file of responses.")] = False,
     field: o.Fields = None,
     batch_size: Annotated[int, typer.Option(min=1, help="With --prompts: how many are computed together.")] = 1,
     config: o.Config = None,
@@ -88,7 +89,7 @@ def _asked(context: typer.Context, prompt: str | None, prompts: Path | None, out
     if (prompt is None) == (prompts is None):
         raise ConfigError("generate needs --prompt TEXT, or --prompts FILE with --out FILE: one of the two")
     if prompts is None:
-        say_unused(context, "it belongs to --prompts", "out", "field", "batch_size")
+        say_unused(context, "it belongs to --prompts", "out", "overwrite", "field", "batch_size")
         if not prompt:
             raise DataError("--prompt is empty: give at least one character")
         return []
@@ -97,6 +98,8 @@ def _asked(context: typer.Context, prompt: str | None, prompts: Path | None, out
     check_file(out, "--out")
     if out.resolve() == prompts.resolve():
         raise OutputError(f"--out {out}: is the file of the prompts. Choose another name")
+    if out.exists() and not context.params["overwrite"]:
+        raise OutputError(f"--out {out}: already exists. Choose another name, or replace it: --overwrite")
     found = tr.load_prompts(prompts, o.pairs("--field", context.params["field"]))
     taken = next(((row.where, name) for record, row in found for name in (RESPONSE, FINISH) if name in record), None)
     if taken is not None:

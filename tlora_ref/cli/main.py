@@ -13,7 +13,7 @@ import typer
 
 from tlora_ref.cli.commands import HELP_FLAGS, Commands, LazyGroup, markup
 from tlora_ref.cli.screen import linear_algebra_line, warn
-from tlora_ref.cli.stopping import heed_sigterm
+from tlora_ref.cli.stopping import heed_sigterm, told
 from tlora_ref.cli.words import check_words
 from tlora_ref.errors import TLoRAError
 from tlora_ref.provenance import provenance
@@ -61,6 +61,10 @@ def main(arguments: list[str] | None = None) -> None:
         message = f"{where}{error.strerror or error}. Mend that and run the command again"
     except MemoryError as error:
         message = f"not enough memory ({error}). Try --dtype float32, a smaller --batch-size or --max-length"
+    except KeyboardInterrupt as stop:  # before the command was there to answer
+        what, status = told(stop)
+        print(f"stopped by {what}: nothing was written", file=sys.stderr)
+        sys.exit(status)
     sys.stdout.flush()
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)

@@ -71,7 +71,11 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with what was stop
 
 Data = Annotated[
     Path,
-    typer.Option("--data", help="A .jsonl or .json file, or a directory of train, valid, test.", show_default=False),
+    typer.Option(
+        "--data",
+        help="A .jsonl, .json, .csv or .parquet file, or a directory of train, valid, test.",
+        show_default=False,
+    ),
 ]
 Split = Annotated[str, typer.Option(help="Which file of a data directory.")]
 Fields = Annotated[

@@ -184,7 +184,8 @@ class Tokenizer:
         if name not in self.templates:
             known = f" of the name default, only {', '.join(self.templates)}" if self.templates else ""
             raise DataError(
-                f"this tokenizer has no chat template{known}: use rows of prompt and completion, or a named template"
+                f"this tokenizer has no chat template{known}: use prompts and completions, or a named template; to "
+                "chat takes an instruction-tuned model's folder, with its chat template"
             )
         return self._compiled.setdefault(name, ChatTemplate(self.templates[name]))
 
