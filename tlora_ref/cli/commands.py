@@ -69,8 +69,11 @@ class LazyGroup(TyperGroup):
         self.commands = Commands()  # type: ignore[assignment]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        self.commands = {name: TyperCommand(name, help=summary(name)) for name in COMMANDS}
-        super().format_help(ctx, formatter)
+        commands, self.commands = self.commands, {name: TyperCommand(name, help=summary(name)) for name in COMMANDS}
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self.commands = commands
 
 
 @functools.cache
