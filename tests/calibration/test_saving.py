@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import tlora_ref as tr
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.calibration import CalibrationStats
 from tlora_ref.calibration.calibrate import add_samples
-from tlora_ref.calibration.saving import held_back
+from tlora_ref.calibration.saving import FORMAT, held_back
 from tlora_ref.errors import CheckpointError, ConfigError
 
 
@@ -93,6 +94,9 @@ def test_another_calibration_is_not_resumed(tmp_path: Path) -> None:
         file.write_bytes(damage)
         with pytest.raises(CheckpointError):
             tr.calibrate(model, data, kept=file, resume=True)
+    save_file({"x": np.zeros(1)}, file, metadata={FORMAT: "[" * 100_000})
+    with pytest.raises(CheckpointError, match="nested too deeply"):
+        tr.calibrate(model, data, kept=file, resume=True)
 
 
 def test_the_sums_are_never_left_half_changed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,11 @@ import subprocess
 import sys
 
 import pytest
+from typer.main import get_command
 
 from tests.cli.conftest import Run
 from tlora_ref.cli.commands import COMMANDS, Commands, summary
+from tlora_ref.cli.main import app
 
 
 def imported(code: str) -> set[str]:
@@ -39,6 +41,12 @@ def test_a_command_imports_no_other() -> None:
     found = imported(shown)
     assert "tlora_ref.cli.plan" in found
     assert not found & {"tlora_ref.cli.check", "tlora_ref.cli.explain", "tlora_ref.cli.study"}
+
+
+def test_the_list_leaves_the_commands_as_they_were() -> None:
+    group = get_command(app)
+    assert "Commands" in group.get_help(group.make_context("tlora-ref", [], resilient_parsing=True))
+    assert "--rank" in {flag for parameter in group.commands["plan"].params for flag in parameter.opts}
 
 
 def test_ctrl_c_before_the_command_is_there_is_a_line(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from tlora_ref.backend import Array, to_numpy
 from tlora_ref.calibration.statistics import CalibrationStats
 from tlora_ref.errors import CheckpointError, ConfigError, OutputError
-from tlora_ref.files import temporary
+from tlora_ref.files import beside, parse_json
 
 FORMAT = "tlora_ref.calibration.unfinished"
 VERSION = 1
@@ -81,12 +81,8 @@ class SavedSums:
                 tensors |= own
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            beside = temporary(self.file)
-            try:
-                save_file(tensors, beside, metadata={FORMAT: json.dumps(facts)})
-                beside.replace(self.file)
-            finally:
-                beside.unlink(missing_ok=True)
+            with beside(self.file) as new:
+                save_file(tensors, new, metadata={FORMAT: json.dumps(facts)})
         except (OSError, SafetensorError) as error:
             raise OutputError(f"{self.file}: the calibration so far cannot be written ({error})") from error
         self.written = True
@@ -107,7 +103,7 @@ class SavedSums:
             raise CheckpointError(f"{self.file}: no calibration to resume. Start without resuming")
         try:
             with safe_open(self.file, framework="numpy") as file:
-                facts = json.loads((file.metadata() or {}).get(FORMAT, "{}"))
+                facts = parse_json((file.metadata() or {}).get(FORMAT, "{}"))
                 if not isinstance(facts, dict) or facts.get("version") != VERSION:
                     raise CheckpointError(f"{self.file}: not an unfinished calibration of version {VERSION}")
                 self._compare(dict(facts["identity"]))
