@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,14 @@ from tlora_ref.calibration import CalibrationStats
 from tlora_ref.calibration.calibrate import add_samples
 from tlora_ref.calibration.saving import FORMAT, held_back
 from tlora_ref.errors import CheckpointError, ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _interruptible() -> Iterator[None]:
+    """A process that was started in the background ignores Ctrl-C, and its tests too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def same_bits(one: CalibrationStats, other: CalibrationStats) -> bool:
