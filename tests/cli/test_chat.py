@@ -93,9 +93,53 @@ def test_another_file_is_not_written_over(say, tmp_path: Path) -> None:
     assert status == 2 and "is there already" in error and (tmp_path / "mine").read_text() == "mine"
 
 
-def test_a_model_without_a_chat_template(folder: Path, run: Run) -> None:
-    status, said, error = run("chat", folder / "model")
-    assert status == 2 and "no chat template" in error and said == ""
+def test_without_a_chat_template_each_line_is_asked_by_itself(folder: Path, run: Run, say, tmp_path: Path) -> None:
+    (folder / "model" / "tokenizer_config.json").unlink()
+    status, said, error = say("w3 w4", "w5", f"/save {tmp_path / 'kept.jsonl'}")
+    answers = [[i for i in answer(folder / "model", ids)] for ids in ([3, 4], [5])]
+    assert status == 0 and "each line by itself" in error and "it has no chat template" in error
+    assert [line.split() for line in said.splitlines()[:2]] == [[f"w{i}" for i in made] for made in answers]
+    rows = [row.values for row in tr.DataSource(tmp_path / "kept.jsonl").rows()]
+    assert [(row["prompt"], row["completion"].split()) for row in rows] == [
+        ("w3 w4", [f"w{i}" for i in answers[0]]),
+        ("w5", [f"w{i}" for i in answers[1]]),
+    ]
+    status, _, error = say("w3", flags=("--system", "w6"))
+    assert status == 2 and "no chat template" in error
+
+
+def test_a_named_template_is_taken_where_it_is_asked_for(model: Path, say) -> None:
+    status, said, error = say("w3", "w5", flags=("--template", "plain"))
+    assert status == 0 and "each line by itself, without those before it (--template plain)" in error
+    assert [line.split() for line in said.splitlines()] == [[f"w{i}" for i in answer(model, ids)] for ids in ([3], [5])]
+    status, _, error = say("w3", flags=("--template", "plain", "--system", "w6"))
+    assert status == 2 and "--system is a part of a chat" in error
+
+
+def test_a_turn_computes_what_is_new(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys and values of the turns before are kept; the tokens are those of a conversation computed anew."""
+    ready, tokenizer = tr.load_model(model, "float32"), tr.load_tokenizer(model)
+    read: list[int] = []
+    hidden_states = type(ready).hidden_states
+
+    def counted(self, ids, *arguments):
+        read.append(ids.shape[1])
+        return hidden_states(self, ids, *arguments)
+
+    monkeypatch.setattr(type(ready), "hidden_states", counted)
+    chat = tr.Chat(tr.Responder(ready, tokenizer, max_new_tokens=3), "w6")
+    asked = [7, 6]
+    for text, word in (("w3 w4", [3, 4]), ("w5", [5]), ("w2 w1", [2, 1])):
+        kept = 0 if len(asked) == 2 else len(asked) - 1  # all but the end token and what comes after it
+        asked += [8, *word, 9]
+        read.clear()
+        response = chat.say(text)
+        assert response.text.split() == [f"w{i}" for i in answer(model, asked)]
+        assert chat.prompt_tokens == len(asked) and read[0] == len(asked) - chat.kept_tokens
+        assert chat.kept_tokens in (kept, kept - 1)  # an answer that was cut: its last token was never read
+        asked += [*(i for i in response.tokens if i != 10), 10]
+    chat.reset()
+    assert chat.say("w3 w4").text.split() == [f"w{i}" for i in answer(model, [7, 6, 8, 3, 4, 9])]
 
 
 def test_on_a_terminal_a_bad_line_is_said_and_the_talk_goes_on(

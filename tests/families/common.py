@@ -8,6 +8,7 @@ import numpy as np
 
 from tlora_ref.autograd import grad
 from tlora_ref.transformer import Model, family
+from tlora_ref.transformer.cache import KeyValueCache
 
 #: What a hand-written config.json of each family says (transformers 4's spelling), shrunk.
 LLAMA_LIKE = {
@@ -202,3 +203,17 @@ def check_cache(model: Model, new_tokens: int = 8) -> None:
         for row, keep in enumerate(mask == 1):
             alone = model.generate(ids[row][keep], **options)
             assert (alone[-new_tokens:] == cached[row, -new_tokens:]).all()
+    check_kept_cache(model, options)
+
+
+def check_kept_cache(model: Model, options: dict[str, Any]) -> None:
+    """One cache for several prompts: each goes on from what it has in common with the one before."""
+    cache, said = KeyValueCache(), [int(i) for i in padded_batch("right", rows=(7, 4))["input_ids"][0]]
+    for prompt in (said[:5], said, [*said[:3], 9, 8], said[:2]):
+        before = 0 if cache.ids is None else int(np.cumprod([a == b for a, b in zip(cache.ids[0], prompt, strict=False)]).sum())
+        made = model.generate(prompt, cache=cache, **options)
+        assert made.tolist() == model.generate(prompt, use_cache=False, **options).tolist()
+        assert cache.kept == min(before, len(prompt) - 1) or model.horizon is not None
+        again = [*(int(i) for i in made), 7, 5]  # the next turn of a conversation
+        assert model.generate(again, cache=cache, **options).tolist() == model.generate(again, **options).tolist()
+        assert cache.kept == len(made) - 1 or model.horizon is not None  # the last token made was never read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -13,7 +14,9 @@ from tlora_ref.cli import options as o
 from tlora_ref.cli.generate import show
 from tlora_ref.cli.prompting import template_of_prompt
 from tlora_ref.cli.screen import Screen, warn
+from tlora_ref.cli.screen import seconds as in_words
 from tlora_ref.cli.settings import responder
+from tlora_ref.data.templates import CHAT
 from tlora_ref.errors import ConfigError, TLoRAError
 
 HELP = "/save FILE keeps the conversation, /reset begins anew, /quit (or the end of input) ends"
@@ -24,6 +27,7 @@ def run(
     model: o.ModelFolder,
     config: o.Config = None,
     adapter: o.AdapterFolder = None,
+    template: o.TemplateOfAdapter = None,
     system: o.System = None,
     max_new_tokens: o.MaxNewTokens = 256,
     temperature: o.Temperature = 0.0,
@@ -39,13 +43,20 @@ def run(
     download: o.Download = False,
     json: o.Json = False,
 ) -> None:
-    """Talk with a model, a line a turn: /save FILE, /reset, /quit. From a pipe, each line is a turn."""
+    """Talk with a model, a line a turn: /save FILE, /reset, /quit. From a pipe, each line is a turn.
+
+    A model without a chat template (or --template plain, question, alpaca) is asked each line by itself.
+    """
     screen, alive = Screen(json), sys.stdin.isatty()
     tokenizer = tr.load_tokenizer(model)
-    tokenizer.template()
-    template_of_prompt(tokenizer, adapter, None, True, system)
+    if template is None and (tokenizer.chat_template is not None or system is not None):
+        template = CHAT
+    template = template_of_prompt(tokenizer, adapter, template, False, system)
     ready, _ = tr.load_adapted(model, adapter, dtype, device, hold=hold)
-    chat = tr.Chat(responder(context, ready, tokenizer), system)
+    chat = tr.Chat(responder(context, ready, tokenizer), system, template)
+    if template != CHAT:
+        why = "it has no chat template" if tokenizer.chat_template is None else f"--template {template}"
+        warn(f"the model is asked each line by itself, without those before it ({why})")
     _talk(screen, chat, alive=alive)
     screen.finish({"messages": chat.messages})
 
@@ -94,12 +105,25 @@ def _turn(screen: Screen, chat: tr.Chat, line: str) -> None:
     elif word.startswith("/"):
         raise ConfigError(f"there is no {word}: {HELP}; a blank before it says it to the model")
     elif line:
+        began = time.perf_counter()
         response = chat.say(line.strip(), None if screen.as_json else show)
         screen.say("")
+        if screen.rich:
+            screen.aside(_cost(chat, response, time.perf_counter() - began))
         if response.finish == "length":
-            warn("the answer was cut at its greatest length: --max-new-tokens, or /reset where the context is full")
+            full = ", or /reset where the context is full" if chat.template == CHAT else ""
+            warn(f"the answer was cut at its greatest length: --max-new-tokens{full}")
         elif not response.text.strip():
             warn(f"the answer is empty: {len(response.tokens)} token(s), of which none is text")
+
+
+def _cost(chat: tr.Chat, response: tr.Response, seconds: float) -> str:
+    """What a turn took: the tokens that were read and not kept from before, those that were made, the time."""
+    context = chat.responder.model.context
+    used = chat.prompt_tokens + len(response.tokens)
+    room = "" if context is None else f"; {used:,} of {context:,} tokens of context used"
+    new = chat.prompt_tokens - chat.kept_tokens
+    return f"[{new} new tokens read, {len(response.tokens)} made in {in_words(seconds)}{room}]"
 
 
 def _save(screen: Screen, chat: tr.Chat, file: str) -> None:

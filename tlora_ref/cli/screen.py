@@ -36,6 +36,11 @@ class Screen:
         if not self.as_json:
             print(text, flush=True)
 
+    def aside(self, text: str) -> None:
+        """A line beside the matter, faint where there is colour."""
+        if not self.as_json:
+            self.console.print(Text(text, "dim"), soft_wrap=True)
+
     def finish(self, values: dict[str, Any]) -> None:
         """The result for a machine."""
         if self.as_json:

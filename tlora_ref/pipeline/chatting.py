@@ -6,32 +6,44 @@ import json
 from pathlib import Path
 
 from tlora_ref.data import Row, encode_prompt, sample_form
-from tlora_ref.data.templates import CHAT
+from tlora_ref.data.templates import CHAT, check_template
 from tlora_ref.errors import ConfigError, OutputError
 from tlora_ref.files import write_text
 from tlora_ref.pipeline.responding import OnText, Responder, Response
+from tlora_ref.transformer.cache import KeyValueCache
 
 Message = dict[str, str]
 
 
 class Chat:
-    """A conversation, under the tokenizer's chat template.
+    """A conversation, under the tokenizer's chat template; under a named template, questions one by one.
+
+    A turn computes what its prompt has beyond the turn before: keys and values of the common beginning are kept.
 
     Attributes
     ----------
-    messages : {"role", "content"}, as `save` writes them
+    messages : {"role", "content"} of all that was said
     system : the system message, which `reset` keeps
+    template : "chat", and the model is asked with all that was said before; or a named one, and with the line alone
+    prompt_tokens, kept_tokens : of the last turn's prompt: all, and those that were kept from the turn before
 
     Raises
     ------
     DataError
-        if the tokenizer has no chat template.
+        if the tokenizer has no chat template, which the template "chat" needs.
+    ConfigError
+        for an unknown template, or a system message under a named one.
     """
 
-    def __init__(self, responder: Responder, system: str | None = None) -> None:
-        responder.tokenizer.template()
-        self.responder, self.system = responder, system
+    def __init__(self, responder: Responder, system: str | None = None, template: str = CHAT) -> None:
+        if check_template(template) == CHAT:
+            responder.tokenizer.template()
+        elif system is not None:
+            raise ConfigError(f"a system message is part of a chat, and the template is {template}")
+        self.responder, self.system, self.template = responder, system, template
         self.messages: list[Message] = []
+        self.prompt_tokens = self.kept_tokens = 0
+        self._cache = None if responder.decodes_alone else KeyValueCache()
         self._saved: set[Path] = set()
         self.reset()
 
@@ -50,19 +62,30 @@ class Chat:
         Raises
         ------
         DataError
-            if the conversation leaves no room in the model's context, or the template refuses it; it is as before.
+            if the prompt leaves no room in the model's context, or the template refuses it; all is as before.
         """
         asked = [*self.messages, {"role": "user", "content": text}]
         row = Row("messages", {"messages": [*asked, {"role": "assistant", "content": ""}]}, "the conversation")
+        if self.template != CHAT:
+            row = Row("pair", {"prompt": text, "completion": ""}, "the prompt")
         responder = self.responder
-        prompt = encode_prompt(row, responder.tokenizer, CHAT, sample_form(responder.model))
+        prompt = encode_prompt(row, responder.tokenizer, self.template, sample_form(responder.model))
         responder.room(prompt, row.where)
-        response = responder.respond(prompt, on_text, number=self.turns)
+        response = responder.respond(prompt, on_text, number=self.turns, cache=self._cache)
+        self.prompt_tokens = len(prompt)
+        self.kept_tokens = 0 if self._cache is None else self._cache.kept
         self.messages = [*asked, {"role": "assistant", "content": response.text}]
         return response
 
+    def rows(self) -> list[dict[str, object]]:
+        """What was said as rows that `load_dataset` reads: one of messages, or a prompt and completion a turn."""
+        if self.template == CHAT:
+            return [{"messages": self.messages}]
+        said = [message["content"] for message in self.messages]
+        return [{"prompt": prompt, "completion": said} for prompt, said in zip(said[::2], said[1::2], strict=True)]
+
     def save(self, path: str | Path) -> None:
-        """The conversation as a row that `load_dataset` reads, {"messages": [...]} in one line.
+        """`rows`, a line each.
 
         Raises
         ------
@@ -75,7 +98,7 @@ class Chat:
         if file.exists() and file.resolve() not in self._saved:
             raise OutputError(f"{file}: is there already. Choose another name")
         try:
-            write_text(file, json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n")
+            write_text(file, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in self.rows()))
         except OSError as error:
             raise OutputError(f"{file}: cannot be written ({error.strerror or error})") from error
         self._saved.add(file.resolve())

@@ -10,6 +10,7 @@ from typing import Any
 from tlora_ref.data import Pieces, StopStrings, Tokenizer, sample_form
 from tlora_ref.errors import ConfigError, DataError
 from tlora_ref.transformer import Model
+from tlora_ref.transformer.cache import KeyValueCache
 
 OnText = Callable[[str], None]
 Ids = list[int]
@@ -57,10 +58,19 @@ class Responder:
         self.ends = self.model.ends(self.tokenizer.eos_token_id)
         self.decodes_alone = sample_form(self.model) == "seq2seq"  # the decoder does not begin with the prompt
 
-    def respond(self, prompt: Ids, on_text: OnText | None = None, *, number: int = 0) -> Response:
-        """The response to one prompt; `on_text` is given its text as it is made. `number` chooses the seed."""
+    def respond(
+        self, prompt: Ids, on_text: OnText | None = None, *, number: int = 0, cache: KeyValueCache | None = None
+    ) -> Response:
+        """The response to one prompt; `on_text` is given its text as it is made. `number` chooses the seed.
+
+        cache : keys and values of the last prompt and its response, of which this prompt's beginning is taken; not for
+            models whose decoder does not begin with the prompt
+        """
         stream = _Stream(self, prompt, on_text)
-        made = self.model.generate(prompt, on_token=stream.take, **self._options(self.room(prompt), self.seed + number))
+        options = self._options(self.room(prompt), self.seed + number)
+        if cache is not None:
+            options["cache"] = cache
+        made = self.model.generate(prompt, on_token=stream.take, **options)
         response = self._response(prompt, made.tolist()[1 if self.decodes_alone else len(prompt) :])
         stream.end(response.text)
         return response

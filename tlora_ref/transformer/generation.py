@@ -57,6 +57,7 @@ def generate(
     eos_token_id: int | Sequence[int] | None = None,
     stop: Stop | None = None,
     use_cache: bool = True,
+    cache: KeyValueCache | None = None,
     on_token: Callable[[list[int]], None] | None = None,
     **sampling: Any,
 ) -> Array:
@@ -69,6 +70,8 @@ def generate(
         none
     stop : ends a row after a token where it says so (`tlora_ref.data.StopStrings`)
     use_cache : False computes every step from the whole sequence, for checking
+    cache : of an earlier call with this model and its adapter: the tokens that both begin with are not computed again.
+        Without padding alone. It holds this call's afterwards
     on_token : called with each step's new tokens, one a row
     sampling : temperature, top_k, top_p, min_p, repetition_penalty, as `Sampling` has them; without any greedy
 
@@ -80,7 +83,10 @@ def generate(
     ids = token_ids(input_ids, model.config.vocab_size)
     ids, keep = _left_padded(ids, padding_mask(attention_mask, ids))
     model = model.watching([])
-    cache = KeyValueCache(ids.shape[1] + max_new_tokens) if use_cache else None
+    if cache is not None and (keep is not None or not use_cache):
+        raise ConfigError("generate: the cache of an earlier call serves prompts without padding: leave it out")
+    if use_cache:
+        cache = _begun(model, cache or KeyValueCache(), ids, ids.shape[1] + max_new_tokens)
     eos = ending_tokens(model, eos_token_id)
     ids = continued(
         ids,
@@ -95,6 +101,14 @@ def generate(
         on_token=on_token,
     )
     return ids[0] if np.ndim(input_ids) == 1 else ids
+
+
+def _begun(model: Continues, cache: KeyValueCache, ids: Array, capacity: int) -> KeyValueCache:
+    """`cache` with room for `capacity` tokens and with what of it is right for the prompt `ids`."""
+    if model.horizon is not None and max(cache.length, ids.shape[1]) > model.horizon:
+        cache.restart()  # keys of sequences of another length
+    cache.keep_beginning(ids, capacity)
+    return cache
 
 
 def ending_tokens(model: Ends, eos_token_id: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -171,5 +185,5 @@ def _next_logits(model: Continues, ids: Array, prompt: Array | None, cache: KeyV
     positions = positions[:, seen:]
     hidden = model.hidden_states(ids[:, seen:], positions, keep, cache)
     if cache is not None:
-        cache.advance(ids.shape[1] - seen)
+        cache.advance(ids[:, seen:])
     return to_numpy(next_token_logits(model, hidden))

@@ -172,7 +172,7 @@ def generate_answer(
         seen = 0 if cache is None else cache.length
         hidden = view.decode(made[:, seen:], None, memory, keep, cache)
         if cache is not None:
-            cache.advance(made.shape[1] - seen)
+            cache.advance(made[:, seen:])
         return to_numpy(next_token_logits(view, hidden))
 
     made = continued(
