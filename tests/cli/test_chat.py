@@ -96,7 +96,7 @@ def test_another_file_is_not_written_over(say, tmp_path: Path) -> None:
 def test_without_a_chat_template_each_line_is_asked_by_itself(folder: Path, run: Run, say, tmp_path: Path) -> None:
     (folder / "model" / "tokenizer_config.json").unlink()
     status, said, error = say("w3 w4", "w5", f"/save {tmp_path / 'kept.jsonl'}")
-    answers = [[i for i in answer(folder / "model", ids)] for ids in ([3, 4], [5])]
+    answers = [answer(folder / "model", ids) for ids in ([3, 4], [5])]
     assert status == 0 and "each line by itself" in error and "it has no chat template" in error
     assert [line.split() for line in said.splitlines()[:2]] == [[f"w{i}" for i in made] for made in answers]
     rows = [row.values for row in tr.DataSource(tmp_path / "kept.jsonl").rows()]

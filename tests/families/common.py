@@ -210,7 +210,8 @@ def check_kept_cache(model: Model, options: dict[str, Any]) -> None:
     """One cache for several prompts: each goes on from what it has in common with the one before."""
     cache, said = KeyValueCache(), [int(i) for i in padded_batch("right", rows=(7, 4))["input_ids"][0]]
     for prompt in (said[:5], said, [*said[:3], 9, 8], said[:2]):
-        before = 0 if cache.ids is None else int(np.cumprod([a == b for a, b in zip(cache.ids[0], prompt, strict=False)]).sum())
+        there = [] if cache.ids is None else cache.ids[0]
+        before = int(np.cumprod([a == b for a, b in zip(there, prompt, strict=False)]).sum())
         made = model.generate(prompt, cache=cache, **options)
         assert made.tolist() == model.generate(prompt, use_cache=False, **options).tolist()
         assert cache.kept == min(before, len(prompt) - 1) or model.horizon is not None
