@@ -27,10 +27,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
+from typing import Any
 
 from cosmic_ray.ast import get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
+
+from tests.mutation.runner import SURVIVED, UNKNOWN
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "tlora_ref"
@@ -85,21 +88,8 @@ EQUIVALENT: dict[tuple[str, str], str] = {
 }
 
 #: As pytest is called. A single test that runs for two minutes hangs: the mutant made a loop endless.
-OPTIONS = (
-    *("-x", "-q", "-p", "no:cacheprovider", "-m", "not parity"),
-    *("-o", "faulthandler_timeout=120", "-o", "faulthandler_exit_on_timeout=true"),
-)
-#: A process that loads what no mutant changes, once, and forks itself for every call of pytest.
-LOADED = """
-import json, os, sys
-import hypothesis, ml_dtypes, numpy, pytest, safetensors.numpy, scipy.linalg, scipy.special
-for line in sys.stdin:
-    child = os.fork()
-    if child == 0:
-        os.dup2(2, 1)
-        os._exit(int(pytest.main(json.loads(line))))
-    print(os.waitpid(child, 0)[1], flush=True)
-"""
+OPTIONS = ("-q", "-p", "no:cacheprovider", "-m", "not parity")
+HANGS = ("-x", "-o", "faulthandler_timeout=120", "-o", "faulthandler_exit_on_timeout=true")
 
 Span = tuple[tuple[int, int], tuple[int, int]]
 
@@ -112,6 +102,17 @@ class Mutant:
     text: str  # of the file, as it was when the run began: the working tree may change meanwhile
     operator: str
     occurrence: int
+    line: int
+
+    @property
+    def function(self) -> str | None:
+        """The function of the module, or of a class of it, in whose body it is."""
+        tree = ast.parse(self.text)
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+        inside = [(f"{node.name}.", f) for node in classes for f in node.body] + [("", node) for node in tree.body]
+        functions = [(prefix, node) for prefix, node in inside if isinstance(node, ast.FunctionDef)]
+        found = [f"{prefix}{f.name}" for prefix, f in functions if f.body[0].lineno <= self.line <= (f.end_lineno or 0)]
+        return found[0] if found else None
 
     def source(self) -> str:
         return str(mutate_code(self.text, get_operator(self.operator)(), self.occurrence))
@@ -148,7 +149,7 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
         places = [place for node in every_node(node_tree) for place in get_operator(name)().mutation_positions(node)]
         for occurrence, (start, stop) in enumerate(places):
             if not any(low <= start and stop <= high for low, high in spans):
-                yield Mutant(str(path.relative_to(ROOT)), source, name, occurrence)
+                yield Mutant(str(path.relative_to(ROOT)), source, name, occurrence, start[0])
 
 
 def every_node(node: object) -> Iterator[object]:
@@ -159,37 +160,42 @@ def every_node(node: object) -> Iterator[object]:
 
 
 class House:
-    """A copy of the repository in which one mutant at a time lives, with a process that has NumPy and pytest loaded."""
+    """A copy of the repository in which one mutant at a time lives, with a process that has its tests collected."""
 
-    def __init__(self, folder: Path, tests: list[str]) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, tests: list[str], mutated: list[str]) -> None:
+        self.folder, self.tests = folder, tests
         files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         for name in filter(None, files.split("\0")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
-        found = [path for test in tests for path in (sorted((folder / test).rglob("test_*.py")) or [folder / test])]
-        self.tests = {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in found}
         # No bytecode: a mutant of the same size and second as the original would be taken for it.
         own = {"PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
-        self.loaded = subprocess.Popen(
-            [sys.executable, "-c", LOADED],
-            **{"cwd": folder, "env": {**os.environ, **own}, "text": True},
-            **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL},
-        )
+        self.where: dict[str, Any] = {"cwd": folder, "env": {**os.environ, **own}, "text": True}
+        command = [sys.executable, "-m", "tests.mutation.runner", *mutated, "--", *OPTIONS, *tests]
+        self.loaded = subprocess.Popen(command, **self.where, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        failed = json.loads(self._answer() or '["the tests could not be collected"]')
+        if failed:
+            raise SystemExit(f"the tests fail without a mutant: {', '.join(failed)}")
 
-    def passes(self, mutated: str = "") -> bool:
-        """Whether the tests pass; first those that name the module that is mutated."""
-        tests = sorted(self.tests, key=lambda test: Path(mutated).stem not in self.tests[test])
-        assert self.loaded.stdin is not None and self.loaded.stdout is not None
-        self.loaded.stdin.write(json.dumps([*OPTIONS, *tests]) + "\n")
-        self.loaded.stdin.flush()
-        return self.loaded.stdout.readline().strip() == "0"
+    def _answer(self) -> str:
+        assert self.loaded.stdout is not None
+        return self.loaded.stdout.readline().strip()
 
     def survives(self, mutant: Mutant) -> bool:
+        """Whether the tests pass with it."""
+        source = mutant.source()
+        if mutant.function is not None:
+            assert self.loaded.stdin is not None
+            request = {"path": mutant.path, "function": mutant.function, "source": source}
+            self.loaded.stdin.write(json.dumps(request) + "\n")
+            self.loaded.stdin.flush()
+            if (answer := self._answer()) != UNKNOWN:
+                return answer == SURVIVED
         path = self.folder / mutant.path
-        path.write_text(mutant.source(), encoding="utf-8")
+        path.write_text(source, encoding="utf-8")
         try:
-            return self.passes(mutant.path)
+            command = [sys.executable, "-m", "pytest", *OPTIONS, *HANGS, *self.tests]
+            return subprocess.run(command, **self.where, capture_output=True, check=False).returncode == 0
         finally:
             path.write_text(mutant.text, encoding="utf-8")
 
@@ -225,10 +231,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.workers) as threads:
         houses: Queue[House] = Queue()
         for number in range(options.workers):
-            house = House(Path(folder) / str(number), tests.split())
-            if not house.passes():
-                raise SystemExit("the tests fail without a mutant")
-            houses.put(house)
+            houses.put(House(Path(folder) / str(number), tests.split(), sorted({m.path for m in mutants})))
 
         def tried(mutant: Mutant) -> bool:
             house = houses.get()

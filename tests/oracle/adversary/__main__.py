@@ -2,10 +2,12 @@
 
     python -m tests.oracle.adversary                    # everything: some minutes
     python -m tests.oracle.adversary --every 10         # each tenth mistake
-    python -m tests.oracle.adversary --kind loop --precision bfloat16 --list
+    python -m tests.oracle.adversary --kind loop --precision bfloat16 --way with --list
     python -m tests.oracle.adversary --right 300        # right runs instead, and the shapes of real models
 
-prints the table, and with --list every mistake that was let pass, blamed on another stage, or given a wrong cause.
+runs every mistake through `verify` with the checkpoint and without, and through `check` where a single function can
+have it; prints the table, and with --list every mistake that was let pass, blamed on another stage, or given a wrong
+cause.
 Needs torch; where JAX is installed, its loss is among the right runs.
 """
 
@@ -18,9 +20,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.oracle.adversary.false_alarms import SHAPES, real_runs, tiny_runs
-from tests.oracle.adversary.population import BELOW, MISTAKES, PRECISIONS, Outcome, measured
+from tests.oracle.adversary.population import (
+    BELOW,
+    CHECK,
+    MISTAKES,
+    PRECISIONS,
+    WAYS,
+    WITH,
+    WITHOUT,
+    Outcome,
+    measured,
+)
 
 KINDS = ("model", "data", "method", "loop")
+JUDGES = {WITH: "verify", WITHOUT: "verify, no checkpoint", CHECK: "check"}
 
 
 def visible(outcome: Outcome) -> bool:
@@ -33,23 +46,29 @@ def share(outcomes: Sequence[Outcome], name: str) -> str:
 
 
 def table(outcomes: Sequence[Outcome]) -> list[str]:
-    """One row a precision, with the checkpoint and without; what cannot be seen in a precision is not counted."""
-    lines = [f"{'precision':10} {'checkpoint':10} {'caught':>8} {'stage first':>12} {'cause named':>12} {'right':>8}"]
-    for precision in PRECISIONS:
-        for weights in (True, False):
-            found = [o for o in outcomes if o.precision == precision and o.weights == weights and visible(o)]
+    """One row a judge and precision; what cannot be seen in a precision is not counted.
+
+    "or told": of those that were let pass, those whose verdict says that their stage was not judged in full.
+    """
+    head = f"{'caught':>8} {'or told':>8} {'stage first':>12} {'cause named':>12} {'right':>8}"
+    lines = [f"{'judge':26} {'precision':10} {head}"]
+    for way in WAYS:
+        for precision in PRECISIONS:
+            found = [o for o in outcomes if o.precision == precision and o.way == way and visible(o)]
             if not found:
                 continue
             caught = [o for o in found if o.caught]
             named = [o for o in caught if o.named]
+            let_pass = [o for o in found if not o.caught]
             columns = (
                 (found, "caught", 8),
+                (let_pass, "told", 8),
                 (caught, "stage_right", 12),
                 (caught, "named", 12),
                 (named, "cause_right", 8),
             )
             said = " ".join(f"{share(group, name):>{width}}" for group, name, width in columns)
-            lines.append(f"{precision:10} {'with' if weights else 'without':10} {said}")
+            lines.append(f"{JUDGES[way]:26} {precision:10} {said}")
     return lines
 
 
@@ -57,15 +76,15 @@ def failures(outcomes: Sequence[Outcome]) -> list[str]:
     """What is short of the best verdict, a line each."""
     lines = []
     for o in outcomes:
-        where = f"{o.precision}{'' if o.weights else ', no checkpoint'}: {o.mistake.kind}, {o.mistake.name}"
+        where = f"{o.precision}, {JUDGES[o.way]}: {o.mistake.kind}, {o.mistake.name}"
         if not visible(o):
             continue
         if o.refused:
             lines.append(f"NO VERDICT    {where}: {o.refused}")
         elif not o.caught:
-            lines.append(f"LET PASS      {where} (planted in {o.mistake.stage})")
+            lines.append(f"LET PASS      {where} (planted in {o.planted}{', not judged in full' if o.told else ''})")
         elif not o.stage_right:
-            lines.append(f"OTHER STAGE   {where}: {o.report.first_failing}, planted in {o.mistake.stage}")
+            lines.append(f"OTHER STAGE   {where}: {o.report.first_failing}, planted in {o.planted}")
         if o.caught and o.named and not o.cause_right:
             lines.append(f"WRONG CAUSE   {where}: {o.report.cause}")
     return lines
@@ -91,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--precision", choices=PRECISIONS, action="append")
     parser.add_argument("--every", type=int, default=1, help="each n-th mistake alone")
     parser.add_argument("--match", default="", help="mistakes with this in their name alone")
-    parser.add_argument("--with-checkpoint", action="store_true", help="leave out the verdicts without")
+    parser.add_argument("--way", choices=WAYS, action="append", help="verify with or without the checkpoint, or check")
     parser.add_argument("--list", action="store_true", help="name what is short of the best verdict")
     parser.add_argument("--right", type=int, metavar="RUNS", help="right runs of tiny models, and of real shapes")
     parser.add_argument("--tiny", action="store_true", help="with --right: leave the real shapes out")
@@ -100,7 +119,7 @@ def main(arguments: Sequence[str]) -> int:
         return false_alarms(given.right, given.precision or PRECISIONS, not given.tiny)
     chosen = [m for m in MISTAKES if m.kind in (given.kind or KINDS) and given.match in m.name][:: given.every]
     with tempfile.TemporaryDirectory() as folder:
-        found = list(measured(chosen, given.precision or PRECISIONS, Path(folder), without=not given.with_checkpoint))
+        found = list(measured(chosen, given.precision or PRECISIONS, Path(folder), given.way or WAYS))
     print(f"{len(chosen)} mistakes: {', '.join(f'{sum(m.kind == k for m in chosen)} of the {k}' for k in KINDS)}")
     print(*table(found), *(failures(found) if given.list else []), sep="\n")
     return 0

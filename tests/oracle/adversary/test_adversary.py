@@ -9,7 +9,9 @@ import pytest
 pytest.importorskip("torch")
 
 from tests.oracle.adversary.false_alarms import Shape, judged, real_runs, seeded, usable
-from tests.oracle.adversary.population import MISTAKES, goldens, measured
+from tests.oracle.adversary.functions import right, stages_of
+from tests.oracle.adversary.parts import Parts
+from tests.oracle.adversary.population import CHECK, MISTAKES, WITH, goldens, measured
 from tests.oracle.adversary.variants import VARIANTS
 
 pytestmark = pytest.mark.parity
@@ -27,20 +29,33 @@ def test_the_population_is_large_and_every_mistake_has_a_name() -> None:
 
 
 def test_mistakes_are_caught_where_they_were_planted(tmp_path: Path) -> None:
-    for outcome in measured(MISTAKES[::19], ["float64"], tmp_path, without=False):
+    for outcome in measured(MISTAKES[::19], ["float64"], tmp_path, [WITH]):
         assert outcome.caught and outcome.stage_right, (outcome.mistake.name, outcome.report.first_failing)
+
+
+def test_check_catches_mistakes_where_they_were_planted(tmp_path: Path) -> None:
+    """Each 61st of those that a function can have."""
+    of_functions = [m for m in MISTAKES if stages_of(m)]
+    assert len(of_functions) >= 170
+    for outcome in measured(of_functions[::61], ["float64"], tmp_path, [CHECK]):
+        assert outcome.caught and outcome.stage_right, (outcome.mistake.name, outcome.report.first_failing)
+
+
+def test_check_passes_the_right_parts_in_float32() -> None:
+    report = right(Parts(), "float32", examples=6)
+    assert report.passed, str(report)
 
 
 def test_mistakes_are_caught_in_bfloat16(tmp_path: Path) -> None:
     mistakes = [m for m in MISTAKES if m.name in IN_BFLOAT16]
     assert len(mistakes) == len(IN_BFLOAT16)
-    for outcome in measured(mistakes, ["bfloat16"], tmp_path, without=False):
+    for outcome in measured(mistakes, ["bfloat16"], tmp_path, [WITH]):
         assert outcome.caught, outcome.mistake.name
 
 
 def test_the_decay_of_float32_adapters_beside_a_bfloat16_model_is_seen(tmp_path: Path) -> None:
     mistakes = [m for m in MISTAKES if m.name in ("wd 0", "wd after the update", "wd a tenth")]
-    for outcome in measured(mistakes, ["mixed"], tmp_path, without=False):
+    for outcome in measured(mistakes, ["mixed"], tmp_path, [WITH]):
         assert outcome.caught and outcome.stage_right, outcome.mistake.name
 
 

@@ -1,0 +1,174 @@
+"""A process that has the tests collected and forks itself for every mutant: nothing is imported or collected again.
+
+`python -m tests.mutation` starts it in a copy of the repository. First every test runs once, with the functions of the
+mutated files that it calls, itself or through its fixtures, written down. Then a mutant is one function's code, put in
+the place of the original's in a fork, and the tests that call the function run in it, the quickest first. What a test
+module computes as it is imported is computed by the original. A mutant outside any function is not for this process.
+
+Requests and answers are lines: {"path", "function", "source"} of a mutant; "killed", "survived" or "no such function".
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType, FrameType, FunctionType
+from typing import Any, TextIO
+
+import pytest
+
+KILLED, SURVIVED, UNKNOWN = "killed", "survived", "no such function"
+#: A function: its file and its name, with its class's.
+Key = tuple[str, str]
+#: Tests in a fork may take so many times as long as without a mutant, and a minute: what takes longer is endless.
+SLOWER = 10.0
+
+
+def outermost(code: CodeType) -> Key:
+    """The function of a module or class that holds this code."""
+    return code.co_filename, code.co_qualname.partition(".<locals>")[0]
+
+
+class Calls:
+    """Which functions of `files` each test calls, itself or through its fixtures, and how long it takes."""
+
+    def __init__(self, files: set[str]) -> None:
+        self.files = files
+        self.seen: set[Key] = set()
+        self.of_fixture: dict[tuple[str, str], set[Key]] = defaultdict(set)
+        self.failed: list[str] = []
+
+    def look(self, frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename in self.files:
+            self.seen.add(outermost(frame.f_code))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
+        """What a fixture calls counts for every test that has it, not for the first one alone."""
+        outside, self.seen = self.seen, set()
+        try:
+            return (yield)
+        finally:
+            self.of_fixture[fixturedef.baseid, fixturedef.argname] |= self.seen
+            self.seen |= outside
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            self.failed.append(report.nodeid)
+
+    def of(self, item: Any, following: Any) -> tuple[float, set[Key]]:
+        """Runs one test."""
+        self.seen, begun = set(), time.process_time()
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        taken = time.process_time() - begun
+        fixtures = [d for found in item._fixtureinfo.name2fixturedefs.values() for d in found]
+        return taken, self.seen.union(*(self.of_fixture[d.baseid, d.argname] for d in fixtures))
+
+
+class Runner:
+    """The plugin that takes the place of pytest's loop over the tests."""
+
+    def __init__(self, files: list[str], requests: TextIO, answers: TextIO) -> None:
+        self.files = {str(Path(path).resolve()) for path in files}
+        self.requests, self.answers = requests, answers
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        """Answers every request."""
+        known = self.measured(session)
+        functions: dict[Key, list[FunctionType]] = defaultdict(list)
+        for found in gc.get_objects():
+            if isinstance(found, FunctionType) and found.__code__.co_filename in self.files:
+                functions[found.__code__.co_filename, found.__code__.co_qualname].append(found)
+        self.answer(json.dumps(known["failed"]))
+        for line in self.requests:
+            mutant = json.loads(line)
+            key = (str(Path(mutant["path"]).resolve()), mutant["function"])
+            order = sorted((taken, i) for i, (taken, seen) in enumerate(known["tests"]) if list(key) in seen)
+            seconds, tests = sum(taken for taken, _ in order), [session.items[i] for _, i in order]
+            code = code_of(mutant["source"], key)
+            if code is None or not functions[key]:
+                self.answer(UNKNOWN)
+            else:
+                self.answer(tried(session, functions[key], code, tests, seconds))
+        return True
+
+    def answer(self, text: str) -> None:
+        print(text, file=self.answers, flush=True)
+
+    def measured(self, session: Any) -> dict[str, Any]:
+        """Every test once, in a fork, so that no cache is warm afterwards."""
+        with tempfile.NamedTemporaryFile() as told:
+            if (child := os.fork()) == 0:
+                calls = Calls(self.files)
+                session.config.pluginmanager.register(calls)
+                threading.setprofile(calls.look)
+                sys.setprofile(calls.look)
+                following = [*session.items[1:], None]
+                tests = [calls.of(*pair) for pair in zip(session.items, following, strict=True)]
+                sys.setprofile(None)
+                found = {"failed": calls.failed, "tests": [(taken, sorted(seen)) for taken, seen in tests]}
+                Path(told.name).write_text(json.dumps(found), encoding="utf-8")
+                os._exit(0)
+            os.waitpid(child, 0)
+            return dict(json.loads(Path(told.name).read_text(encoding="utf-8")))
+
+
+def code_of(source: str, key: Key) -> CodeType | None:
+    """The code of a function in a changed file."""
+    found = [compile(source, key[0], "exec")]
+    for code in found:  # grows
+        if outermost(code) == key and ".<locals>" not in code.co_qualname:
+            return code
+        found += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return None
+
+
+class Stops:
+    """Ends the fork at the first failure."""
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            os._exit(1)
+
+
+def tried(session: Any, functions: list[FunctionType], code: CodeType, tests: list[Any], seconds: float) -> str:
+    """Whether a test fails, or does not end, in a fork in which the functions have this code."""
+    child = os.fork()
+    if child == 0:
+        try:
+            for function in functions:
+                function.__code__ = code
+            limit = int(SLOWER * seconds) + 60
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+            signal.alarm(10 * limit)
+            session.config.pluginmanager.register(Stops())
+            for test, following in zip(tests, [*tests[1:], None], strict=True):
+                session.config.hook.pytest_runtest_protocol(item=test, nextitem=following)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return SURVIVED if os.waitpid(child, 0)[1] == 0 else KILLED
+
+
+def main(files: list[str], arguments: list[str]) -> None:
+    """The door of the process: what pytest prints goes nowhere, and no test reads the requests."""
+    requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(nowhere, standard)
+    pytest.main(["--capture=no", *arguments], plugins=[Runner(files, requests, answers)])
+
+
+if __name__ == "__main__":
+    split = sys.argv.index("--")
+    main(sys.argv[1:split], sys.argv[split + 1 :])
