@@ -42,6 +42,22 @@ def test_a_run_may_be_resumed_with_the_weights_held(two_bytes: Path, run: Run) -
     assert status == 0, out + error
 
 
+def test_recompute_leaves_the_bits_and_may_differ_in_a_resumed_run(
+    two_bytes: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    training = tr.train
+    monkeypatch.setattr(tr, "train", lambda base, *a, **k: (asked.append(base.recompute), training(base, *a, **k))[1])
+    found = []
+    for name, more in (("plain", ()), ("again", ("--recompute",)), ("held", ("--hold", "bfloat16"))):
+        out = two_bytes / name
+        assert run("train", two_bytes / "half", "--data", two_bytes / "data", "--out", out, *TRAIN, *more)[0] == 0
+        found.append((out / "adapter" / "adapter_model.safetensors").read_bytes())
+    assert found[0] == found[1] == found[2] and asked == [False, True, True]
+    again = ("train", two_bytes / "half", "--data", two_bytes / "data", "--out", two_bytes / "plain", *TRAIN)
+    assert run(*again, "--recompute", "--resume")[0] == 0
+
+
 def test_init_holds(two_bytes: Path, run: Run) -> None:
     common = ("init", two_bytes / "half", "--data", two_bytes / "data", "--samples", 2, "--rank", 2)
     assert run(*common, "--hold", "bfloat16", "--out", two_bytes / "a")[0] == 0

@@ -90,6 +90,29 @@ def test_a_llama_layer_saves_what_readme_says_for_every_token(dtype: str) -> Non
     assert (numbers[4] - numbers[2]) / 2 == 2 * d + 2 + d + 2 * d_kv + 2 * d_ff + heads + modules * RANK
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_a_recomputed_llama_layer_saves(dtype: str) -> None:
+    """The MLP's input in place of gate, up and the r numbers of each: the rest as above."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    d, d_kv, heads, modules = 32, 16, 4, 5
+    numbers = {}
+    for layers in (2, 4):
+        model = adapted(tiny_llama(dtype=dtype, num_hidden_layers=layers, max_position_embeddings=256, **sizes))
+        model.recompute = True
+        numbers[layers] = per_token(model, 16, 48) / np.dtype(dtype).itemsize
+    assert (numbers[4] - numbers[2]) / 2 == 2 * d + 2 + d + 2 * d_kv + heads + d + modules * RANK
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_family_saves_less_where_its_mlps_are_recomputed(name: str) -> None:
+    per = []
+    for recompute in (False, True):
+        model = adapted(tiny_model(name))
+        model.recompute = recompute
+        per.append(per_token(model, 6, 12))
+    assert per[1] < per[0]
+
+
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_no_family_saves_more_than_its_layers_activations(name: str) -> None:
     """Against the sum of all module inputs and outputs of a pass: what saving everything would take."""

@@ -21,6 +21,7 @@ from tlora_ref.autograd.elsewhere import plain_sums, stored_as
 from tlora_ref.autograd.fused import activation, check_activation, gated, layer_norm, rms_norm, rotary, soft_cap
 from tlora_ref.autograd.gradcheck import gradcheck
 from tlora_ref.autograd.loss import cross_entropy, linear_cross_entropy
+from tlora_ref.autograd.recompute import recomputed
 from tlora_ref.autograd.relative import position_scores
 from tlora_ref.autograd.tape import Tensor, backward, grad, leaf, record
 
@@ -47,6 +48,7 @@ __all__ = [
     "multiply",
     "plain_sums",
     "position_scores",
+    "recomputed",
     "record",
     "reshape",
     "rms_norm",

@@ -113,11 +113,23 @@ def _count_uses(root: Node) -> dict[object, int]:
     return uses
 
 
-def backward(loss: Tensor, deliver: Callable[[str, Array], None]) -> None:
-    """Reverse sweep: calls `deliver(name, gradient)` once for every leaf, as soon as its gradient is complete.
+def leaves(root: Node) -> dict[str, Node]:
+    """The leaves that `root` depends on, by name."""
+    found: dict[str, Node] = {}
+    seen, stack = {root.key}, [root]
+    while stack:
+        node = stack.pop()
+        if node.vjp is None:
+            found[str(node.name)] = node
+        for parent in node.parents:
+            if parent is not None and parent.key not in seen:
+                seen.add(parent.key)
+                stack.append(parent)
+    return found
 
-    Nothing is kept here after delivery, so a caller who reduces each weight's gradient to a number never holds two of
-    them (Eq. 5 needs no more). A node is handled when all its uses have been (Kahn's order), with no recursion.
+
+def backward(loss: Tensor, deliver: Callable[[str, Array], None]) -> None:
+    """Reverse sweep from a loss: calls `deliver(name, gradient)` once for every leaf; see `sweep`.
 
     Raises
     ------
@@ -130,10 +142,19 @@ def backward(loss: Tensor, deliver: Callable[[str, Array], None]) -> None:
         raise ShapeError(f"backward needs a scalar, got shape {loss.shape}: reduce it to one number first")
     if loss.node is None:
         raise GraphError("the loss depends on no watched tensor: watch one (model.watching) before the forward pass")
-    xp = array_module(loss.data)
-    waiting = _count_uses(loss.node)
-    cotangents: dict[object, Array] = {loss.node.key: xp.ones_like(loss.data)}
-    ready = [loss.node]
+    sweep(loss.node, array_module(loss.data).ones_like(loss.data), deliver)
+
+
+def sweep(root: Node, cotangent: Array, deliver: Callable[[str, Array], None]) -> None:
+    """Reverse sweep from `root`, whose output has this cotangent: calls `deliver(name, gradient)` once for every leaf,
+    as soon as its gradient is complete.
+
+    Nothing is kept here after delivery, so a caller who reduces each weight's gradient to a number never holds two of
+    them (Eq. 5 needs no more). A node is handled when all its uses have been (Kahn's order), with no recursion.
+    """
+    waiting = _count_uses(root)
+    cotangents: dict[object, Array] = {root.key: cotangent}
+    ready = [root]
     while ready:
         node = ready.pop()
         cotangent = cotangents.pop(node.key)

@@ -117,7 +117,8 @@ def load_model(
         to, and what is computed in
     device : "cpu" or "gpu"
     hold : "bfloat16" keeps matrices in two bytes, as their file has them, and widens them to float32 where they are
-        used: the same results, bit for bit, in less memory. The default dtype is float32 then
+        used; what MLPs have inside is computed again on the way back (`model.recompute`): the same results, bit for
+        bit, in less memory. The default dtype is float32 then
     labels : names of classes: a bare encoder gets a fresh classification head for them (`model.fresh` names its
         tensors), drawn as transformers draws one, from `seed`
 

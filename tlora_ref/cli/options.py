@@ -98,6 +98,12 @@ TooLong = Annotated[str, typer.Option(help="What becomes of rows that are longer
 GroupByLength = Annotated[bool, typer.Option("--group-by-length", help="Rows of like length share batches.")]
 Packing = Annotated[bool, typer.Option("--packing", help="Rows of a batch side by side, up to --max-length.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples of one forward pass.")]
+Recompute = Annotated[
+    bool,
+    typer.Option(
+        "--recompute", help="Compute MLPs' insides again on the way back: less memory, more time; with --hold always."
+    ),
+]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest generated response.")]
 
 Chat = Annotated[bool, typer.Option("--chat", help="The tokenizer's own chat template: --template chat.")]

@@ -37,7 +37,7 @@ RESUMABLE = (STATE_FILE, CALIBRATION_FILE)
 #: Flags that a resumed run may change. The data are compared by digest, not by path.
 FREE = frozenset(
     ("out", "data", "valid", "resume", "overwrite", "save-every", "eval-every", "log-every", "steps", "epochs", "hold")
-) | {"keep-last", "from-step", "log"}
+) | {"keep-last", "from-step", "log", "recompute"}
 
 
 def check_run_folder(out: Path, *, overwrite: bool, resume: bool, replace: bool = False, **inputs: Path | None) -> None:

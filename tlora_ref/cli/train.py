@@ -101,6 +101,7 @@ def run(
     base_model_id: o.BaseModelId = None,
     dtype: o.Dtype = "float32",
     hold: o.Hold = None,
+    recompute: o.Recompute = False,
     device: o.DeviceName = "cpu",
     overwrite: o.Overwrite = False,
     download: o.Download = False,
@@ -122,6 +123,7 @@ def run(
     start = adapter if facts is None else out / START
     say_memory(screen, model, dtype, hold, None if start else making)
     base, trained = tr.load_adapted(model, start, dtype, device, hold=hold, labels=classes(context, source), seed=seed)
+    base.recompute = base.recompute or recompute
     settings = with_fresh_head(screen, base, settings)
     say_of_head(base, whole_tensors(base, settings.also))
     train_samples, valid_samples = encoded(source, base, model, rows, held)

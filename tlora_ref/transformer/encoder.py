@@ -31,6 +31,7 @@ from tlora_ref.autograd import (
 from tlora_ref.backend import Array, array_module
 from tlora_ref.errors import DataError
 from tlora_ref.transformer.inputs import padding_mask, token_ids
+from tlora_ref.transformer.mlp import inside_mlp
 from tlora_ref.transformer.model import Model
 from tlora_ref.transformer.output import Output
 
@@ -255,5 +256,5 @@ class Encoder(Model):
         return self.linear(f"{layer}.{self.names.out}", reshape(y, (batch, tokens, d_model)))
 
     def _mlp(self, layer: str, x: Tensor) -> Tensor:
-        hidden = activation(self.linear(f"{layer}.{self.names.up}", x), self.config.hidden_act)
-        return self.linear(f"{layer}.{self.names.down}", hidden)
+        inside = inside_mlp(self, [f"{layer}.{self.names.up}"], x, lambda up: activation(up, self.config.hidden_act))
+        return self.linear(f"{layer}.{self.names.down}", inside)

@@ -32,6 +32,7 @@ from tlora_ref.errors import ConfigError, DataError
 from tlora_ref.transformer.cache import KeyValueCache
 from tlora_ref.transformer.causal import CausalLM, Decoder
 from tlora_ref.transformer.classification import DecoderClassifier, head_dict, read_head
+from tlora_ref.transformer.mlp import inside_mlp
 from tlora_ref.transformer.settings import Settings
 
 #: Modules of a layer whose weights checkpoints store as (d_in, d_out).
@@ -181,9 +182,8 @@ class GPT2Decoder(Decoder):
         return self.linear(f"{name}.c_proj", reshape(y, (batch, tokens, d_model)))
 
     def _mlp(self, name: str, x: Tensor) -> Tensor:
-        return self.linear(
-            f"{name}.c_proj", activation(self.linear(f"{name}.c_fc", x), self.config.activation_function)
-        )
+        inside = inside_mlp(self, [f"{name}.c_fc"], x, lambda up: activation(up, self.config.activation_function))
+        return self.linear(f"{name}.c_proj", inside)
 
 
 def _turned(tensors: dict[str, Array]) -> dict[str, Array]:

@@ -33,6 +33,7 @@ from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.cache import KeyValueCache
 from tlora_ref.transformer.causal import CausalLM, Decoder
 from tlora_ref.transformer.classification import DecoderClassifier, head_dict, read_head
+from tlora_ref.transformer.mlp import inside_mlp
 from tlora_ref.transformer.rope import Rope, read_partial_rope, rotary_tables
 from tlora_ref.transformer.settings import Settings
 
@@ -197,9 +198,8 @@ class GPTNeoXDecoder(Decoder):
         return self.linear(f"{name}.dense", reshape(y, (batch, tokens, d_model)))
 
     def _mlp(self, name: str, x: Tensor) -> Tensor:
-        return self.linear(
-            f"{name}.dense_4h_to_h", activation(self.linear(f"{name}.dense_h_to_4h", x), self.config.hidden_act)
-        )
+        inside = inside_mlp(self, [f"{name}.dense_h_to_4h"], x, lambda up: activation(up, self.config.hidden_act))
+        return self.linear(f"{name}.dense_4h_to_h", inside)
 
 
 class GPTNeoX(GPTNeoXDecoder, CausalLM):

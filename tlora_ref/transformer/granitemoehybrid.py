@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tlora_ref.autograd import Tensor, gated, split
+from tlora_ref.autograd import Tensor
 from tlora_ref.backend import Array
 from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.granite import Granite, GraniteConfig
 from tlora_ref.transformer.llama import Angles
+from tlora_ref.transformer.mlp import gated_halves, inside_mlp
 from tlora_ref.transformer.settings import Settings
 
 
@@ -83,6 +84,6 @@ class GraniteHybrid(Granite):
         return super().angles(positions, like)
 
     def mlp(self, name: str, x: Tensor) -> Tensor:
-        name, d_ff = name.replace(".mlp", ".shared_mlp"), self.config.shared_intermediate_size
-        gate, up = split(self.linear(f"{name}.input_linear", x), [d_ff, d_ff])
-        return self.linear(f"{name}.output_linear", gated(gate, up, self.config.hidden_act))
+        name, act = name.replace(".mlp", ".shared_mlp"), self.config.hidden_act
+        inside = inside_mlp(self, [f"{name}.input_linear"], x, lambda both: gated_halves(both, act))
+        return self.linear(f"{name}.output_linear", inside)  # of (batch, tokens, d_ff)

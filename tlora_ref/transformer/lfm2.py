@@ -20,6 +20,7 @@ from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.causal import CausalLM
 from tlora_ref.transformer.layer_types import FULL
 from tlora_ref.transformer.llama import LlamaDecoder, LlamaLikeConfig, Surroundings
+from tlora_ref.transformer.mlp import inside_mlp
 from tlora_ref.transformer.model import Targets
 from tlora_ref.transformer.rope import Rope
 from tlora_ref.transformer.settings import Settings, told
@@ -179,8 +180,9 @@ class Lfm2Decoder(LlamaDecoder):
         return self.norm(f"{name}.q_layernorm", q), self.norm(f"{name}.k_layernorm", k), v
 
     def mlp(self, name: str, x: Tensor) -> Tensor:
-        gate, up = self.linear(f"{name}.w1", x), self.linear(f"{name}.w3", x)  # (batch, tokens, d_ff)
-        return self.linear(f"{name}.w2", gated(gate, up, "silu"))
+        modules = (f"{name}.w1", f"{name}.w3")
+        inside = inside_mlp(self, modules, x, lambda gate, up: gated(gate, up, "silu"))  # (batch, tokens, d_ff)
+        return self.linear(f"{name}.w2", inside)
 
 
 class Lfm2(Lfm2Decoder, CausalLM):

@@ -32,6 +32,7 @@ from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.cache import KeyValueCache
 from tlora_ref.transformer.causal import CausalLM, Decoder
 from tlora_ref.transformer.classification import DecoderClassifier, head_dict, read_head
+from tlora_ref.transformer.mlp import inside_mlp
 from tlora_ref.transformer.rope import Rope, rotary_tables
 from tlora_ref.transformer.settings import Settings
 
@@ -282,8 +283,9 @@ class LlamaDecoder(Decoder):
         return None
 
     def mlp(self, name: str, x: Tensor) -> Tensor:
-        gate, up = self.linear(f"{name}.gate_proj", x), self.linear(f"{name}.up_proj", x)  # (batch, tokens, d_ff)
-        return self.linear(f"{name}.down_proj", gated(gate, up, self.config.hidden_act))
+        act, modules = self.config.hidden_act, (f"{name}.gate_proj", f"{name}.up_proj")
+        inside = inside_mlp(self, modules, x, lambda gate, up: gated(gate, up, act))  # (batch, tokens, d_ff)
+        return self.linear(f"{name}.down_proj", inside)
 
 
 class Llama(LlamaDecoder, CausalLM):

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from tlora_ref.autograd import Tensor, add, embedding, leaf, linear, low_rank_linear, scale, transpose
-from tlora_ref.backend import Array, Device, arithmetic, device_of, to_numpy, widened
+from tlora_ref.backend import BFLOAT16, Array, Device, arithmetic, device_of, to_numpy, widened
 from tlora_ref.errors import ConfigError, did_you_mean
 from tlora_ref.names import told_by_kind
 from tlora_ref.transformer.attached import AttachedAdapter, check_adapter, merged, read_by
@@ -53,6 +53,8 @@ class Model:
         self.adapter: AttachedAdapter | None = None
         #: The tokens that end what is generated, as the checkpoint's folder names them; None for the configuration's.
         self.end_tokens: tuple[int, ...] | None = None
+        #: Whether the wide inside of MLPs is computed again on the way back, not kept: at first where weights are held.
+        self.recompute = any(tensor.dtype == BFLOAT16 for tensor in self.tensors.values())
         #: Names of tensors that no checkpoint gave: a classification head made anew.
         self.fresh: frozenset[str] = frozenset()
         self._watched: frozenset[str] | None = None  # None: every tensor

@@ -29,7 +29,6 @@ from tlora_ref.autograd import (
     add,
     attention,
     check_activation,
-    gated,
     layer_norm,
     reshape,
     rotary,
@@ -42,6 +41,7 @@ from tlora_ref.transformer.classification import EncoderClassifier, head_dict, r
 from tlora_ref.transformer.encoder import Encoder, evenly_where
 from tlora_ref.transformer.inputs import padding_mask, token_ids
 from tlora_ref.transformer.layer_types import FULL, SLIDING, read_layer_types, read_ropes, ropes_dict
+from tlora_ref.transformer.mlp import gated_halves, inside_mlp
 from tlora_ref.transformer.rope import Rope, rotary_tables
 from tlora_ref.transformer.settings import Settings
 
@@ -248,8 +248,9 @@ class ModernBert(Encoder):
         return self.linear(f"{name}.Wo", y)
 
     def _mlp(self, name: str, x: Tensor) -> Tensor:
-        gate, up = split(self.linear(f"{name}.Wi", x), [self.config.intermediate_size] * 2)
-        return self.linear(f"{name}.Wo", gated(gate, up, self.config.hidden_activation))
+        act = self.config.hidden_activation
+        inside = inside_mlp(self, [f"{name}.Wi"], x, lambda both: gated_halves(both, act))
+        return self.linear(f"{name}.Wo", inside)  # of (batch, tokens, d_ff)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from tlora_ref.errors import ConfigError, DataError
 from tlora_ref.transformer.cache import KeyValueCache
 from tlora_ref.transformer.causal import CausalLM, Decoder
 from tlora_ref.transformer.classification import DecoderClassifier, head_dict, read_head
+from tlora_ref.transformer.mlp import inside_mlp
 from tlora_ref.transformer.settings import Settings
 
 #: Rows of the position table before that of the first token.
@@ -217,7 +218,8 @@ class OPTDecoder(Decoder):
         return self.linear(f"{name}.out_proj", reshape(y, (batch, tokens, d_model)))
 
     def _mlp(self, layer: str, x: Tensor) -> Tensor:
-        return self.linear(f"{layer}.fc2", activation(self.linear(f"{layer}.fc1", x), self.config.activation_function))
+        inside = inside_mlp(self, [f"{layer}.fc1"], x, lambda up: activation(up, self.config.activation_function))
+        return self.linear(f"{layer}.fc2", inside)
 
 
 class OPT(OPTDecoder, CausalLM):

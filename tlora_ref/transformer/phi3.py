@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tlora_ref.autograd import Tensor, gated, split
+from tlora_ref.autograd import Tensor, split
 from tlora_ref.backend import Array
 from tlora_ref.errors import ConfigError
 from tlora_ref.transformer.causal import CausalLM
 from tlora_ref.transformer.classification import DecoderClassifier
 from tlora_ref.transformer.llama import Angles
 from tlora_ref.transformer.mistral import MistralConfig, MistralDecoder
+from tlora_ref.transformer.mlp import gated_halves, inside_mlp
 from tlora_ref.transformer.rope import TRAINED, read_partial_rope, rotary_tables
 from tlora_ref.transformer.settings import Settings
 
@@ -104,8 +105,9 @@ class Phi3Decoder(MistralDecoder):
         return self.in_heads(q), self.in_heads(k), self.in_heads(v)
 
     def mlp(self, name: str, x: Tensor) -> Tensor:
-        gate, up = split(self.linear(f"{name}.gate_up_proj", x), [self.config.intermediate_size] * 2)
-        return self.linear(f"{name}.down_proj", gated(gate, up, self.config.hidden_act))
+        act = self.config.hidden_act
+        inside = inside_mlp(self, [f"{name}.gate_up_proj"], x, lambda both: gated_halves(both, act))
+        return self.linear(f"{name}.down_proj", inside)  # of (batch, tokens, d_ff)
 
 
 class Phi3(Phi3Decoder, CausalLM):

@@ -15,6 +15,7 @@ from tlora_ref.autograd import Tensor, activation, layer_norm
 from tlora_ref.transformer.causal import CausalLM
 from tlora_ref.transformer.classification import DecoderClassifier
 from tlora_ref.transformer.llama import LlamaDecoder, LlamaLikeConfig
+from tlora_ref.transformer.mlp import inside_mlp
 from tlora_ref.transformer.settings import Settings
 
 
@@ -83,7 +84,8 @@ class Starcoder2Decoder(LlamaDecoder):
         return layer_norm(x, weight, bias, self.config.norm_epsilon)
 
     def mlp(self, name: str, x: Tensor) -> Tensor:
-        return self.linear(f"{name}.c_proj", activation(self.linear(f"{name}.c_fc", x), self.config.hidden_act))
+        inside = inside_mlp(self, [f"{name}.c_fc"], x, lambda up: activation(up, self.config.hidden_act))
+        return self.linear(f"{name}.c_proj", inside)
 
 
 class Starcoder2(Starcoder2Decoder, CausalLM):

@@ -39,6 +39,7 @@ from tlora_ref.autograd import (
 from tlora_ref.backend import Array
 from tlora_ref.errors import CheckpointError, ConfigError
 from tlora_ref.transformer.cache import KeyValueCache
+from tlora_ref.transformer.mlp import inside_mlp
 from tlora_ref.transformer.model import Targets
 from tlora_ref.transformer.seq2seq import Seq2SeqLM
 from tlora_ref.transformer.settings import Settings, told
@@ -342,7 +343,7 @@ class T5(Seq2SeqLM):
         """x + MLP."""
         name, normed, act = f"{layer}.DenseReluDense", self._norm(f"{layer}.layer_norm", x), self.config.dense_act_fn
         if self.config.is_gated_act:  # (batch, tokens, d_ff)
-            hidden = gated(self.linear(f"{name}.wi_0", normed), self.linear(f"{name}.wi_1", normed), act)
+            inside = inside_mlp(self, (f"{name}.wi_0", f"{name}.wi_1"), normed, lambda gate, up: gated(gate, up, act))
         else:
-            hidden = activation(self.linear(f"{name}.wi", normed), act)
-        return add(x, self.linear(f"{name}.wo", hidden))
+            inside = inside_mlp(self, [f"{name}.wi"], normed, lambda up: activation(up, act))
+        return add(x, self.linear(f"{name}.wo", inside))
