@@ -13,7 +13,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import resource
 import signal
 import sys
 import tempfile
@@ -30,8 +29,8 @@ import pytest
 KILLED, SURVIVED, UNKNOWN = "killed", "survived", "no such function"
 #: A function: its file and its name, with its class's.
 Key = tuple[str, str]
-#: Tests in a fork may take so many times as long as without a mutant, and a minute: what takes longer is endless.
-SLOWER = 10.0
+#: A test in a fork may take so many times as long as without a mutant, and some seconds: what takes longer is endless.
+SLOWER, SLACK = 10.0, 3.0
 
 
 def outermost(code: CodeType) -> Key:
@@ -46,6 +45,7 @@ class Calls:
         self.files = files
         self.seen: set[Key] = set()
         self.of_fixture: dict[tuple[str, str], set[Key]] = defaultdict(set)
+        self.to_set_up: dict[tuple[str, str], float] = defaultdict(float)
         self.failed: list[str] = []
 
     def look(self, frame: FrameType, event: str, _: object) -> None:
@@ -55,11 +55,12 @@ class Calls:
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
         """What a fixture calls counts for every test that has it, not for the first one alone."""
-        outside, self.seen = self.seen, set()
+        key, outside, self.seen, begun = (fixturedef.baseid, fixturedef.argname), self.seen, set(), time.process_time()
         try:
             return (yield)
         finally:
-            self.of_fixture[fixturedef.baseid, fixturedef.argname] |= self.seen
+            self.of_fixture[key] |= self.seen
+            self.to_set_up[key] = max(self.to_set_up[key], time.process_time() - begun)
             self.seen |= outside
 
     def pytest_runtest_logreport(self, report: Any) -> None:
@@ -67,12 +68,13 @@ class Calls:
             self.failed.append(report.nodeid)
 
     def of(self, item: Any, following: Any) -> tuple[float, set[Key]]:
-        """Runs one test."""
+        """Runs one test; the seconds are those that it would take by itself."""
         self.seen, begun = set(), time.process_time()
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         taken = time.process_time() - begun
-        fixtures = [d for found in item._fixtureinfo.name2fixturedefs.values() for d in found]
-        return taken, self.seen.union(*(self.of_fixture[d.baseid, d.argname] for d in fixtures))
+        fixtures = [(d.baseid, d.argname) for found in item._fixtureinfo.name2fixturedefs.values() for d in found]
+        seen = self.seen.union(*(self.of_fixture[key] for key in fixtures))
+        return taken + sum(self.to_set_up[key] for key in fixtures), seen
 
 
 class Runner:
@@ -94,12 +96,11 @@ class Runner:
             mutant = json.loads(line)
             key = (str(Path(mutant["path"]).resolve()), mutant["function"])
             order = sorted((taken, i) for i, (taken, seen) in enumerate(known["tests"]) if list(key) in seen)
-            seconds, tests = sum(taken for taken, _ in order), [session.items[i] for _, i in order]
             code = code_of(mutant["source"], key)
             if code is None or not functions[key]:
                 self.answer(UNKNOWN)
             else:
-                self.answer(tried(session, functions[key], code, tests, seconds))
+                self.answer(tried(functions[key], code, [(session.items[i], taken) for taken, i in order]))
         return True
 
     def answer(self, text: str) -> None:
@@ -133,27 +134,37 @@ def code_of(source: str, key: Key) -> CodeType | None:
     return None
 
 
-class Stops:
-    """Ends the fork at the first failure."""
+class Failures:
+    """Whether a test has failed."""
+
+    failed = False
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        if report.failed:
-            os._exit(1)
+        self.failed = self.failed or report.failed
 
 
-def tried(session: Any, functions: list[FunctionType], code: CodeType, tests: list[Any], seconds: float) -> str:
-    """Whether a test fails, or does not end, in a fork in which the functions have this code."""
+def tried(functions: list[FunctionType], code: CodeType, tests: list[tuple[Any, float]]) -> str:
+    """Whether a test fails, or does not end, in a fork in which the functions have this code.
+
+    tests : each with the seconds that it takes without a mutant
+    """
+    if not tests:
+        return SURVIVED
     child = os.fork()
     if child == 0:
         try:
             for function in functions:
                 function.__code__ = code
-            limit = int(SLOWER * seconds) + 60
-            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
-            signal.alarm(10 * limit)
-            session.config.pluginmanager.register(Stops())
-            for test, following in zip(tests, [*tests[1:], None], strict=True):
-                session.config.hook.pytest_runtest_protocol(item=test, nextitem=following)
+            failures = Failures()
+            tests[0][0].config.pluginmanager.register(failures)
+            followers = [*(test for test, _ in tests[1:]), None]
+            for (test, taken), following in zip(tests, followers, strict=True):
+                limit = SLOWER * taken + SLACK
+                signal.setitimer(signal.ITIMER_PROF, limit)  # of computing: SIGPROF ends the fork
+                signal.setitimer(signal.ITIMER_REAL, 30.0 * limit)  # of waiting, on a busy machine too
+                test.config.hook.pytest_runtest_protocol(item=test, nextitem=following)
+                if failures.failed:
+                    os._exit(1)
             os._exit(0)
         finally:
             os._exit(1)
