@@ -225,7 +225,7 @@ DATA = [
     data("z-loss added", cause="z-loss|regular|added", loss=lambda z, y: cross_entropy(z, y) + 1e-3 * torch.logsumexp(wide(z[:, :-1]), -1).square().mean()),
     data("loss divided by the root of the tokens", cause="root|divided", loss=lambda z, y: cross_entropy(z, y) * (y[:, 1:] != -100).sum().sqrt()),
     data("focal loss", cause=None, loss=from_logits(lambda p, y: (picked(p, y) * (1 - (-picked(p, y)).exp()) ** 2).sum() / (y != -100).sum())),
-    data("the largest loss of a token", cause=None, loss=from_logits(lambda p, y: picked(p, y).max())),
+    data("the largest loss of a token", cause="largest", loss=from_logits(lambda p, y: picked(p, y).max())),
     data("the median loss of a token", cause="median", loss=from_logits(lambda p, y: picked(p, y)[y != -100].median())),
     data("mean squared error", cause=None, loss=from_logits(lambda p, y: ((p.exp() - F.one_hot(y.clamp(min=0), p.shape[-1])) ** 2).sum(-1)[y != -100].mean())),
     data("padding is scored in training", "gradient", cause="padding", batch=batched(lambda ids, y: (ids, unpadded_labels(ids, y)))),
