@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,27 +37,106 @@ def test_what_a_dead_process_left_is_cleared_and_nothing_else(tmp_path: Path) ->
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*kept, dead.replace(".", "", 1)])
 
 
-def test_a_kill_between_the_two_renames_loses_no_folder(tmp_path: Path) -> None:
-    target = tmp_path / "adapter"
-    target.mkdir()
-    (target / "a").write_text("old")
-    program = f"""
-import os
+#: Writes a folder over an old one in processes of which the n-th ends before its n-th change to the disk, until one
+#: gets through. A line each: how it ended, whether the folder has its name, what a reader finds in it, and how many
+#: entries there are after the next writer.
+KILLED_EVERYWHERE = """
+import os, sys
 from pathlib import Path
+from tlora_ref import files
 from tlora_ref.checkpoint.write import new_folder
-rename = Path.rename
-def once(self, to):
-    rename(self, to)
-    os._exit(9)
-with new_folder({str(target)!r}, overwrite=True) as new:
-    (new / "a").write_text("new")
-    Path.rename = once
+if sys.argv[2] == "renames":
+    import tlora_ref.checkpoint.write
+    tlora_ref.checkpoint.write.exchanged = lambda *_: False
+folder = Path(sys.argv[1])
+target, left = folder / "adapter", 0
+
+def write(text):
+    with new_folder(target, overwrite=True) as new:
+        for name in ("a", "b"):
+            (new / name).write_text(text)
+
+for n in range(1, 100):
+    write("old")
+    child = os.fork()
+    if child == 0:
+        def count(event, arguments):
+            global left  # the exchange is known by its function being looked up
+            left += event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "ctypes.dlsym") or (
+                event == "open" and isinstance(arguments[1], str) and "w" in arguments[1])
+            if left == n:
+                os._exit(9)
+        sys.addaudithook(count)
+        write("new")
+        os._exit(0)
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    there = target.exists()
+    found = {(files.recovered(target) / name).read_text() for name in ("a", "b")}
+    write("old")
+    print(ended, there, *found, len(list(folder.iterdir())))
+    if ended == 0:
+        break
 """
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9
-    assert not target.exists() and len(list(tmp_path.iterdir())) == 2
-    with pytest.raises(OutputError, match="already exists"):
-        check_output(target, overwrite=False, replace=True)
-    assert [p.name for p in tmp_path.iterdir()] == ["adapter"] and (target / "a").read_text() == "old"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+@pytest.mark.parametrize("way", ["exchange", "renames"])
+def test_a_folder_is_whole_wherever_its_writer_is_killed(way: str, tmp_path: Path) -> None:
+    """Before every single change that it makes to the disk: a reader finds all of the old one or all of the new one,
+    and the next writer clears the rest. Where names can be exchanged, the folder's is never missing."""
+    command = [sys.executable, "-c", KILLED_EVERYWHERE, str(tmp_path), way]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    assert ran.returncode == 0, ran.stderr
+    lines = [line.split() for line in ran.stdout.splitlines()]
+    assert [line[0] for line in lines] == ["9"] * (len(lines) - 1) + ["0"] and len(lines) > 8
+    texts = [line[2] for line in lines]
+    assert all(len(line) == 4 and line[3] == "1" for line in lines), lines  # one text in both files, one folder left
+    assert texts == sorted(texts, reverse=True) and set(texts) == {"old", "new"}
+    missing = [line for line in lines if line[1] == "False"]
+    assert len(missing) == (1 if way == "renames" else 0), lines
+
+
+def test_what_was_set_aside_comes_back_to_a_reader(tmp_path: Path) -> None:
+    """And not while the process that set it aside is alive."""
+    target = tmp_path / "adapter"
+    mine = files.temporary(target)
+    mine = mine.with_name(mine.name + files.SET_ASIDE)
+    mine.mkdir()
+    assert files.recovered(target) == target and not target.exists()
+    mine.rename(mine.with_name(mine.name.replace(f"-{os.getpid()}.", f"-{dead_process()}.")))
+    assert files.recovered(target).is_dir() and [p.name for p in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_two_names_are_exchanged(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other é"
+    one.mkdir()
+    (one / "in").touch()
+    other.write_text("x")
+    if sys.platform == "linux":
+        assert files.exchanged(one, other) and (other / "in").exists() and one.read_text() == "x"
+    assert not files.exchanged(one, tmp_path / "absent") and sorted(p.name for p in tmp_path.iterdir()) == [
+        "one",
+        "other é",
+    ]
+
+
+def test_systems_that_exchange_no_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has no C library of the process to ask; an old one has no such function; some file systems refuse."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+
+    def asked(*_: object) -> object:
+        raise TypeError("LoadLibrary() argument 1 must be str, not None")
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(ctypes, "CDLL", asked)
+    assert not files.exchanged(one, other)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    assert not files.exchanged(one, other)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(renameat2=lambda *_: -1))
+    assert not files.exchanged(one, other)
 
 
 def test_text_is_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

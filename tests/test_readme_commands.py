@@ -45,3 +45,18 @@ def test_the_extractor_takes_the_marked_block_and_no_other(extractor: ModuleType
 def test_the_extractor_refuses_a_missing_or_doubled_mark(extractor: ModuleType, text: str) -> None:
     with pytest.raises(ValueError, match="expected exactly one"):
         extractor.readme_command(text, "a")
+
+
+def test_the_page_of_an_index_leads_to_no_file() -> None:
+    """README on a package index: words stay, links to files and pictures go; addresses and places on the page stay."""
+    pytest.importorskip("setuptools")
+    spec = importlib.util.spec_from_file_location("setup_py", ROOT / "setup.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = "![a picture](x.svg)\n[a file](a/b.md#c), [`f`](f.py), [paper](https://arxiv.org/abs/1), [here](#here), x[0]"
+    assert module.index_page(text) == "\na file, `f`, [paper](https://arxiv.org/abs/1), [here](#here), x[0]"
+    page = module.index_page((ROOT / "README.md").read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)]*)\)", page)
+    assert targets and all(target.startswith(("https://", "#")) for target in targets)
+    assert "The house" in page and "Claim by claim" in page and ".svg" not in page

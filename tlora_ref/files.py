@@ -2,13 +2,17 @@
 
 What is being written has a temporary name beside its own, `.NAME.HOST-PID.RANDOM`, and is renamed when it is whole. A
 process that is killed leaves its temporary behind; the next one that writes the same name sees that the process is gone
-and clears it. A folder that is being replaced has such a name too, ending in `.old`, for the moment between two
-renames: after a kill in that moment it comes back.
+and clears it.
+
+A folder that replaces another changes names with it at one stroke, where the system can do that (Linux). Elsewhere the
+old one has a name that ends in `.old` for the moment between two renames: after a kill in that moment it comes back
+when it is next written or read.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import glob
 import json
 import math
@@ -17,6 +21,7 @@ import re
 import secrets
 import shutil
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +36,8 @@ from tlora_ref.errors import ConfigError, OutputError
 LOCK_FILE = ".lock"
 #: Ends the name of a folder between two renames: it was whole.
 SET_ASIDE = ".old"
+#: Linux's numbers for renameat2: paths are relative to the working directory; the two change names.
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
 #: More digits than this no number in a JSON file has.
 MAX_DIGITS = 100
 
@@ -52,10 +59,37 @@ def clear_leftovers(target: Path) -> None:
         if found is not None and not psutil.pid_exists(int(found[1])):
             if found[2] and not target.exists():
                 path.rename(target)
-            elif path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink(missing_ok=True)
+                removed(path)
+
+
+def recovered(target: Path) -> Path:
+    """`target`; where it is not there and a dead process had set it aside, it comes back first."""
+    with contextlib.suppress(OSError):  # in a folder that takes no writing it stays where it is
+        if not target.exists():
+            clear_leftovers(target)
+    return target
+
+
+def exchanged(one: Path, other: Path) -> bool:
+    """Whether two paths of one file system have changed names, with no moment in between; False where the system, or
+    its C library, cannot do that, and nothing is changed then."""
+    if sys.platform != "linux":
+        return False
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):  # another C library than glibc since 2.28
+        return False
+    return bool(rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0)
+
+
+def removed(path: Path) -> None:
+    """Whatever `path` is, it goes, as far as the system lets it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _host() -> str:

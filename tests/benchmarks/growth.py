@@ -50,13 +50,13 @@ POWERS = {"tokens": (1, 2), "layers": (0, 1), "width": (1, 2), "rank": (0, 1), "
 
 def build(point: dict[str, int]) -> Any:
     """A random float32 Llama of this size."""
-    width = point["width"]
+    width, heads = point["width"], max(1, point["width"] // 64)
     return random_model(
         {
             **{"model_type": "llama", "hidden_size": width, "intermediate_size": 3 * width},
             **{"num_hidden_layers": point["layers"], "vocab_size": point["vocabulary"], "tie_word_embeddings": True},
-            **{"num_attention_heads": width // 64, "num_key_value_heads": width // 64, "head_dim": 64},
-            "max_position_embeddings": 4096,
+            **{"num_attention_heads": heads, "num_key_value_heads": heads, "head_dim": min(64, width)},
+            "max_position_embeddings": max(4096, point["tokens"]),
         }
     )
 

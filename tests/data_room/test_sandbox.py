@@ -15,6 +15,77 @@ from tlora_ref.errors import DataError
 
 HI = [{"role": "user", "content": "one"}]
 
+#: More of them, one a line.
+MORE = r"""# the same names spelt otherwise: escapes, joined letters, formats, reversed
+{{ ''['\x5f\x5fclass\x5f\x5f']['\x5f\x5fbase\x5f\x5f'] }}
+{{ '' | attr('\u005f\u005fclass\u005f\u005f') | attr('\u005f\u005fmro\u005f\u005f') }}
+{{ '' | attr(['_' * 2, 'class', '_' * 2] | join) | attr(['_' * 2, 'base', '_' * 2] | join) }}
+{{ '' | attr('%c%cclass%c%c' | format(95, 95, 95, 95)) }}
+{{ '' | attr('__ssalc__' | reverse) }}
+{{ ''['__ssalc__'[::-1]] }}
+{% set u = (lipsum | string)[20] %}{{ '' | attr(u ~ u ~ 'class' ~ u ~ u) }}
+{{ '' | attr('__class__\x00') }}
+{{ ''.__ｃlass__ }}
+# filters that look up names in values
+{{ messages[0]['__class__']['__init__'] }}
+{{ [''] | map('attr', '__class__') | list }}
+{{ [''] | map('attr', '__class__') | map('attr', '__mro__') | map('last') | list }}
+{{ [''] | map(attribute='__class__', default='') | list }}
+{{ [['', 1]] | map(attribute='0.__class__') | list }}
+{{ [''] | rejectattr('__class__.__mro__') | list }}
+{{ [{'a': ''}] | groupby('a.__class__') }}
+{{ messages | sum(attribute='role.__class__', start='') }}
+{{ messages | min(attribute='__class__') }}
+{{ messages | max(attribute='role.__class__') }}
+# str.format again: on a string that is escaped, kept in any kind of value, handed on by a filter
+{{ ('{0.__class__}' | safe).format('') }}
+{{ ('{0.__class__}' | escape).format('') }}
+{{ ('{0.__class__}' | safe | attr('format'))('') }}
+{{ ('{a.__class__}' | safe | attr('format_map'))({'a': ''}) }}
+{% set ns = namespace(f='{0.__class__}'.format) %}{{ ns.f('') }}
+{% set d = {'f': '{0.__class__}'.format} %}{{ d.f('') }}
+{% set d = {'f': '{0.__class__}'.format} %}{{ d.get('f')('') }}
+{{ dict(f='{0.__class__}'.format)['f']('') }}
+{{ cycler('{0.__class__}'.format).next()('') }}
+{{ ['{0.__class__}'.format][0]('') }}
+{{ (['{0.__class__}'.format] | first)('') }}
+{{ ['{0.__class__}'.format] | map('attr', '__self__') | list }}
+{{ '{0.__class__}'.format.__self__ }}
+{% for f in ['{0.__class__.__mro__}'.format] %}{{ f(messages) }}{% endfor %}
+{% macro m() %}{{ caller('{0.__class__}'.format) }}{% endmacro %}{% call(f) m() %}{{ f('') }}{% endcall %}
+{{ '{0[0].__class__}'.format(messages) }}
+{{ '{0[0][__class__]}'.format(messages) }}
+{{ '{:{0.__class__}}'.format(1) }}
+{{ '{0!r:{1.__class__}}'.format(1, '') }}
+# what a template has at hand: its loop, macros, itself, a block, a namespace, an undefined name, what it is given
+{% for x in [1] %}{{ loop.__class__ }}{% endfor %}
+{% for x in [1] %}{{ loop._iterator }}{% endfor %}
+{% for x in [1] %}{{ loop | attr('_iterable') }}{% endfor %}
+{% for x in [1] recursive %}{{ loop.__call__.__globals__ }}{% endfor %}
+{% for x in [1] recursive %}{{ loop._recurse.__globals__ }}{% endfor %}
+{% macro m() %}{{ varargs.__class__ }}{% endmacro %}{{ m(1, 2) }}
+{% macro m() %}{{ kwargs.__class__ }}{% endmacro %}{{ m(a=1) }}
+{% macro m() %}{{ caller.__class__ }}{{ caller._func }}{% endmacro %}{% call m() %}{% endcall %}
+{% block b %}{{ super.__class__ }}{% endblock %}
+{% block b %}{{ self.b.__globals__ }}{% endblock %}
+{{ namespace(a=1)._Namespace__attrs }}
+{{ namespace(a=1) | attr('_Namespace__attrs') }}
+{% set ns = namespace() %}{% set ns._Namespace__attrs = {} %}
+{{ undefined_name.__class__ }}
+{{ undefined_name | attr('_undefined_exception') }}
+{{ raise_exception | attr('__globals__') }}
+{{ strftime_now | attr('__code__') }}
+{{ (messages | tojson).__class__ }}
+{{ dict | attr('__call__') | attr('__globals__') }}
+{{ dict.fromkeys.__globals__ }}
+{{ dict.fromkeys | attr('__func__') }}
+{{ ''.join.__self__.__class__ }}
+{% generation %}{{ caller.__globals__ }}{% endgeneration %}
+{{ environment.__class__ }}
+{{ messages.__init__.__self__ }}
+# CVE-2024-34359: a checkpoint's template that started a program in llama.cpp's Python binding
+{% for x in ().__class__.__base__.__subclasses__() %}{{ x()._module.__builtins__['__import__']('os') }}{% endfor %}
+"""
 #: Published ways out of Jinja's sandbox and steps of them: each must fail, or show nothing.
 ESCAPES = [
     # the classic walk from an object to os, by attributes, items, filters and methods
@@ -72,6 +143,7 @@ ESCAPES = [
     "{{ messages[0].pop('role') }}",
     "{% do messages.append(1) %}",
     "{{ messages.sort() }}",
+    *(line for line in MORE.splitlines() if not line.startswith("#")),
     # other files
     "{% include '/etc/passwd' %}",
     "{% import '/etc/passwd' as p %}",
@@ -93,6 +165,42 @@ def test_no_way_out(template: str) -> None:
     assert HI == [{"role": "user", "content": "one"}]
 
 
+#: More of them, one a line.
+MORE_ENDLESS = r"""# filters, methods and formats that take a size
+{{ messages | batch(10**10, 0) | list }}
+{{ range(9) | batch(10**8, 'x' * 10**6) | list }}
+{{ messages | slice(10**10) | list }}
+{{ ('a' | wordwrap(1)) ~ 'a	'.expandtabs(10**11) }}
+{{ '{0:{1}}'.format(1, 10**11) }}
+{{ '%*d' % (10**10, 1) }}
+{{ '%.*f' % (10**10, 1.5) }}
+{{ (2 ** 10**7) | string }}
+{{ (9 ** 99999) | round(-99999) }}
+{{ ' '.join(['a' * 10**6] * 10**6) }}
+{{ ('a,' * 10**8).split(',') }}
+{{ dict.fromkeys(range(99999), 'a' * 10**6) | tojson }}
+{{ strftime_now('%Y' * 10**8) }}
+{{ raise_exception('x' * 10**8) }}
+{{ {}['x' * 10**8] }}
+# patterns that go back and forth: CVE-2020-28493 and its like
+{{ ('www.' * 10**5) | urlize }}
+{{ ('a.' * 10**5 ~ '@') | urlize }}
+{{ ('<' * 10**6) | striptags }}
+{{ ('<!--' * 10**6) | striptags }}
+# what is nested without end, and what walks through it
+{% set ns = namespace(t=()) %}{% for i in range(99999) %}{% set ns.t = (ns.t,) %}{% endfor %}{{ ns.t }}
+{% set ns = namespace(t=()) %}{% for i in range(99999) %}{% set ns.t = (ns.t,) %}{% endfor %}{{ {ns.t: 1}[ns.t] }}
+{% set ns = namespace(d=0) %}{% for i in range(99999) %}{% set ns.d = [ns.d] %}{% endfor %}{{ ns.d | tojson }}
+# recursion, and output that is kept back
+{% for x in [1] recursive %}{{ loop([1]) }}{{ loop([1]) }}{% endfor %}
+{% macro a(n) %}{{ b(n) }}{{ b(n) }}{% endmacro %}{% macro b(n) %}{{ a(n) }}{% endmacro %}{{ a(1) }}
+{% macro a() %}{% call a() %}{{ caller() }}{% endcall %}{% endmacro %}{% call a() %}x{% endcall %}
+{% set x %}{% for i in range(99999) %}{{ 'a' * 10**5 }}{% endfor %}{% endset %}
+{% filter upper %}{% for i in range(99999) %}{{ 'a' * 10**5 }}{% endfor %}{% endfilter %}
+{% generation %}{% for i in range(99999) %}{{ 'a' * 10**5 }}{% endfor %}{% endgeneration %}
+{% for i in range(99999) %}{% generation %}{% for j in range(9999) %}{% endfor %}{% endgeneration %}{% endfor %}
+{% for i in range(99999) %}{{ range(99999) | sort | unique | list | length }}{% endfor %}
+"""
 #: Templates that would go on for ever, or take more memory than there is.
 ENDLESS = [
     "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
@@ -116,6 +224,7 @@ ENDLESS = [
     "{% for i in range(99999) %}{{ messages | tojson * 10**5 }}{% endfor %}",
     "{{ lipsum(n=10**9) }}",
     "{{ 'a' | urlize * 10**11 }}",
+    *(line for line in MORE_ENDLESS.splitlines() if not line.startswith("#")),
     "{" * 100_000,
     "{{ " + "(" * 100_000 + " }}",
     "{% if 1 %}" * 5_000,
@@ -125,12 +234,14 @@ ENDLESS = [
 
 @pytest.mark.parametrize("template", ENDLESS, ids=range(len(ENDLESS)))
 def test_time_and_memory_are_bounded(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_template, "SECONDS", 1.5)
+    assert word_tokenizer(chat="{{ messages[0].content }}").apply_chat_template(HI) == "one"  # the process is there
     begun = time.monotonic()
-    try:
-        assert len(word_tokenizer(chat=template).apply_chat_template(HI)) <= 2**24
-    except DataError as error:
-        assert "chat template" in str(error) and len(str(error)) < 1000
+    with monkeypatch.context() as changed:
+        changed.setattr(chat_template, "SECONDS", 0.8)
+        try:
+            assert len(word_tokenizer(chat=template).apply_chat_template(HI)) <= 2**24
+        except DataError as error:
+            assert "chat template" in str(error) and len(str(error)) < 1000
     assert time.monotonic() - begun < 8
     assert word_tokenizer(chat="{{ messages[0].content }}").apply_chat_template(HI) == "one"  # and on it goes
 

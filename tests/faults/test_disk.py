@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,8 +15,13 @@ import pytest
 import tlora_ref as tr
 from tests.faults.kill import COMMANDS, Bench, contents
 from tests.tiny import tiny_llama
+from tlora_ref.checkpoint import load
+from tlora_ref.checkpoint.mapping import unchanged
+from tlora_ref.checkpoint.reader import read_header, read_tensors
 from tlora_ref.cli.main import main
+from tlora_ref.errors import CheckpointError
 from tlora_ref.files import claimed
+from tlora_ref.oracle.traces import Trace
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits on files are Linux's")
 FULL = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64)); "
@@ -73,18 +79,79 @@ def test_the_same_command_writes_the_same_bytes(name: str, bench: Bench, tmp_pat
     assert len(found[0]) >= 2
 
 
-@pytest.mark.parametrize("change", ["replaced", "removed"])
-def test_weights_that_go_while_they_are_read(change: str, tmp_path: Path) -> None:
-    """What was loaded stays what it was, to the last bit: a mapping holds on to the file, not to its name."""
-    tr.save_model(tiny_llama(0), tmp_path / "model")
-    tr.save_model(tiny_llama(1), tmp_path / "other")
+def changed(way: str, file: Path, other: Path) -> None:
+    """`file` becomes `other`, or goes, or is cut, in this way."""
+    if way == "replaced":
+        os.replace(other, file)
+    elif way == "removed":
+        file.unlink()
+    elif way == "overwritten":
+        file.write_bytes(other.read_bytes())  # as cp does: the same file, other bytes
+    elif way == "cut":
+        os.truncate(file, 100)
+    elif way == "emptied":
+        os.truncate(file, 0)
+    elif way == "longer":
+        with file.open("ab") as end:
+            end.write(b"more")
+
+
+WAYS = ("replaced", "removed", "overwritten", "cut", "emptied", "longer")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_weights_that_change_while_they_are_read(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first tensor. A mapping holds on to the file, not to its name: what replaced it is not read. Where the
+    file itself is written to, an error says so; the process is not ended by the system, and no mixture is loaded."""
+    for seed, name in enumerate(("model", "other")):
+        tr.save_model(tiny_llama(seed), tmp_path / name)
     right = tr.load_model(tmp_path / "model")([[3, 4, 5]]).logits
-    model = tr.load_model(tmp_path / "model")
-    if change == "replaced":
-        os.replace(tmp_path / "other" / "model.safetensors", tmp_path / "model" / "model.safetensors")
-    else:
-        (tmp_path / "model" / "model.safetensors").unlink()
-    np.testing.assert_array_equal(model([[3, 4, 5]]).logits, right)
+    file, other = (tmp_path / name / "model.safetensors" for name in ("model", "other"))
+    calls = iter([way])
+    monkeypatch.setattr(load, "check_finite", lambda *_: changed(next(calls, ""), file, other))
+    if way in ("replaced", "removed"):
+        np.testing.assert_array_equal(tr.load_model(tmp_path / "model")([[3, 4, 5]]).logits, right)
+        return
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: was written to while it was read"):
+        tr.load_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_trace_and_an_adapter_that_change_while_they_are_read(way: str, bench: Bench, tmp_path: Path) -> None:
+    for name in ("golden", "other", "adapter"):
+        shutil.copytree(bench.folder / name.replace("other", "golden"), tmp_path / name)
+    trace = Trace(tmp_path / "golden")
+    name = next(name for name in trace.names() if name.startswith("covariance/"))
+    right = trace.get(name).copy()
+    changed(way, tmp_path / "golden" / "trace.safetensors", tmp_path / "other" / "trace.safetensors")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensor = next(iter(read_tensors(read_header(file)[0]).values()))
+    changed(
+        way,
+        file,
+        bench.folder / "golden" / "trace.safetensors" if way != "replaced" else tmp_path / "other" / "manifest.json",
+    )
+    if way in ("replaced", "removed"):
+        np.testing.assert_array_equal(trace.get(name), right)
+        with unchanged(tensor):
+            assert np.isfinite(tensor).all()
+        return
+    with pytest.raises(CheckpointError, match=r"trace\.safetensors: was written to"):
+        trace.get(name)
+    with pytest.raises(CheckpointError, match=r"trace\.safetensors: was written to"):
+        trace.not_finite()
+    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors: was written to"), unchanged(tensor):
+        raise AssertionError("read")
+
+
+def test_a_file_that_is_replaced_between_its_header_and_its_tensors(tmp_path: Path) -> None:
+    """What the one's header says of the other's bytes is nothing."""
+    for seed, name in enumerate(("model", "other")):
+        tr.save_model(tiny_llama(seed), tmp_path / name)
+    entries, _ = read_header(tmp_path / "model" / "model.safetensors")
+    changed("replaced", *(tmp_path / name / "model.safetensors" for name in ("model", "other")))
+    with pytest.raises(CheckpointError, match="was written to"):
+        read_tensors(entries)
 
 
 def test_a_clock_that_is_set_back(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from tlora_ref.checkpoint.peft_claims import CONFIG
 from tlora_ref.checkpoint.peft_config import FACTS, WEIGHTS
 from tlora_ref.checkpoint.reader import read_json
 from tlora_ref.errors import CheckpointError
+from tlora_ref.files import recovered
 
 #: Names of folders in that of a training run: the trained adapter, and the one that the run starts from.
 TRAINED, INITIAL = "adapter", "initial_adapter"
@@ -29,7 +30,7 @@ def adapter_folder(path: str | Path) -> Path:
         return path.parent
     if not path.is_dir():
         raise CheckpointError(f"{path}: there is no such folder. Give the folder that holds {CONFIG}")
-    for folder in (path, path / TRAINED):
+    for folder in (path, recovered(path / TRAINED)):
         if (folder / CONFIG).is_file():
             return folder
     inner = sorted(folder.parent.name for folder in path.glob(f"*/{CONFIG}"))

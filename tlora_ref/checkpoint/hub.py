@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tlora_ref.errors import CheckpointError
+from tlora_ref.files import recovered
 
 #: NAME/REPO, as the Hub allows them.
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -74,7 +75,7 @@ def find_adapter(name: str | Path, *, download: bool = False) -> Path:
 
 def _found(name: str | Path, config: str, download: bool) -> Path:
     """`name`, or the folder of a repository that has the file `config`."""
-    path, text = Path(name), str(name)
+    path, text = recovered(Path(name)), str(name)
     if path.exists() or not REPOSITORY.fullmatch(text):
         return path
     from huggingface_hub import try_to_load_from_cache

@@ -13,7 +13,8 @@ from tlora_ref.backend import BFLOAT16, Array, cache_blocks, get_device
 from tlora_ref.checkpoint.folders import check_model_folder
 from tlora_ref.checkpoint.generation_config import end_tokens
 from tlora_ref.checkpoint.hub import find_model
-from tlora_ref.checkpoint.reader import check_finite, inside, read_folder, read_json, read_tensors, release, shown
+from tlora_ref.checkpoint.mapping import release, unchanged
+from tlora_ref.checkpoint.reader import check_finite, inside, read_folder, read_json, read_tensors, shown
 from tlora_ref.errors import CheckpointError, ConfigError, did_you_mean
 from tlora_ref.machine import kernel_hint
 from tlora_ref.transformer import Encoder, EncoderClassifier, Model, classifier, family
@@ -144,7 +145,7 @@ def load_model(
     placed: dict[str, Array] = {}
     held = holdable(model_class, config) - fresh if hold else set()
     for name in shapes:  # one at a time: what a tensor was read from goes before the next is read
-        with np.errstate(over="ignore"):  # float64 too large for float32 is infinite, and refused below
+        with np.errstate(over="ignore"), unchanged(tensors[name]):  # float64 too large for float32 is refused below
             host = (
                 _in_two_bytes(folder, name, tensors[name]) if name in held else np.array(tensors[name], kind, order="C")
             )

@@ -14,6 +14,7 @@ from tlora_ref.adapter import Adapter, Plan
 from tlora_ref.backend import Array, get_device
 from tlora_ref.checkpoint.folders import adapter_folder
 from tlora_ref.checkpoint.load import checked_dtype
+from tlora_ref.checkpoint.mapping import unchanged
 from tlora_ref.checkpoint.peft_claims import CONFIG, RENAMED, Claims
 from tlora_ref.checkpoint.peft_config import FACTS, PREFIX, WEIGHTS, read_peft_config, scale_of
 from tlora_ref.checkpoint.reader import check_finite, inside, read_header, read_json, read_tensors, shown
@@ -51,7 +52,7 @@ def load_peft(folder: str | Path, dtype: str = "float64", device: str = "cpu") -
     found = _sorted_out(folder, config, read_tensors(read_header(inside(folder, WEIGHTS))[0]))
 
     def placed(name: str, tensor: Array) -> Array:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore"), unchanged(tensor):
             host = np.array(tensor, dtype=kind, order="C")
         check_finite(str(folder / WEIGHTS), name, host)
         return put(host)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 
 from tlora_ref.backend import Array
 from tlora_ref.checkpoint.hub import other_weights
+from tlora_ref.checkpoint.mapping import MappedFile, Stamp, stamp_of
 from tlora_ref.errors import CheckpointError
 from tlora_ref.files import parse_json
 
@@ -45,9 +46,10 @@ MEND = "Copy or download the file again"
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor lies in its file: `start` counts from the beginning of the file."""
+    """Where one tensor lies in its file: `start` counts from the beginning of the file, which has this stamp."""
 
     path: Path
+    stamp: Stamp
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     start: int
@@ -65,7 +67,8 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     CheckpointError
         saying what is wrong with the file and how to mend it.
     """
-    text, data_start, size = _header_text(path)
+    text, stamp = _header_text(path)
+    data_start, size = 8 + len(text), stamp[2]
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
@@ -75,18 +78,19 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict):
         raise CheckpointError(f"{path}: the safetensors metadata is not a JSON object. {MEND}")
-    entries = {name: _entry(path, name, value, data_start, size) for name, value in header.items()}
+    entries = {name: _entry(path, stamp, name, value, data_start) for name, value in header.items()}
     _no_overlap_no_gap(path, entries, data_start, size)
     return entries, {str(k): str(v) for k, v in metadata.items()}
 
 
-def _header_text(path: Path) -> tuple[bytes, int, int]:
-    """The header's bytes, where the data begins, and the size of the file: 8 bytes of length, header, data."""
+def _header_text(path: Path) -> tuple[bytes, Stamp]:
+    """The header's bytes and the file's stamp: a file is 8 bytes of the header's length, header, data."""
     try:
         if not path.is_file():
             raise CheckpointError(f"{path}: there is no such file")
-        size = path.stat().st_size
         with path.open("rb") as file:
+            stamp = stamp_of(os.fstat(file.fileno()))
+            size = stamp[2]
             length = int.from_bytes(file.read(8), "little")
             if size < 8:
                 raise CheckpointError(f"{path}: {size} bytes are too few for a safetensors file: truncated. {MEND}")
@@ -100,7 +104,7 @@ def _header_text(path: Path) -> tuple[bytes, int, int]:
                     f"{path}: truncated, or no safetensors file: its header claims {length} bytes, but only "
                     f"{size - 8} follow. {MEND}"
                 )
-            return file.read(length), 8 + length, size
+            return file.read(length), stamp
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -120,8 +124,9 @@ def shown(name: str) -> str:
     return json.dumps(name[:100])
 
 
-def _entry(path: Path, name: str, value: Any, data_start: int, size: int) -> Entry:
+def _entry(path: Path, stamp: Stamp, name: str, value: Any, data_start: int) -> Entry:
     """One checked entry of the header."""
+    size = stamp[2]
     where = f"{path}: tensor {shown(name)}"
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{where}: expected dtype, shape and data_offsets, found {value!r:.100}. {MEND}")
@@ -148,7 +153,7 @@ def _entry(path: Path, name: str, value: Any, data_start: int, size: int) -> Ent
         raise CheckpointError(
             f"{where} ends at byte {data_start + offsets[1]}, but the file has {size}: it is truncated. {MEND}"
         )
-    return Entry(path, dtype, shape, data_start + offsets[0])
+    return Entry(path, stamp, dtype, shape, data_start + offsets[0])
 
 
 def _no_overlap_no_gap(path: Path, entries: Mapping[str, Entry], data_start: int, size: int) -> None:
@@ -167,7 +172,8 @@ def _no_overlap_no_gap(path: Path, entries: Mapping[str, Entry], data_start: int
 
 
 def read_tensors(entries: Mapping[str, Entry]) -> dict[str, Array]:
-    """The tensors as read-only views of their memory-mapped files: nothing is read before it is used.
+    """The tensors as read-only views of their memory-mapped files: nothing is read before it is used. What copies one
+    does so inside `mapping.unchanged`.
 
     A file is mapped once, however many tensors it has: every mapping costs a file descriptor.
     """
@@ -178,23 +184,11 @@ def read_tensors(entries: Mapping[str, Entry]) -> dict[str, Array]:
             tensors[name] = np.empty(entry.shape, dtype=entry.dtype)
             continue
         if entry.path not in maps:
-            try:
-                maps[entry.path] = np.memmap(entry.path, dtype=np.uint8, mode="r")
-            except (OSError, ValueError) as error:
-                raise CheckpointError(f"{entry.path}: cannot be read ({error})") from error
+            mapped = MappedFile.of(entry.path, entry.stamp)
+            maps[entry.path] = np.ndarray((len(mapped),), dtype=np.uint8, buffer=mapped)
         raw = maps[entry.path][entry.start : entry.start + entry.nbytes]
         tensors[name] = raw.view(entry.dtype).reshape(entry.shape)
     return tensors
-
-
-def release(tensor: Array) -> None:
-    """Let go of the memory that reading `tensor` and others of its file took: pages of a mapped file count as the
-    process's own until then. They may be read again."""
-    owner: Any = tensor
-    while isinstance(owner, np.ndarray):
-        owner = owner.base
-    if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-        owner.madvise(mmap.MADV_DONTNEED)
 
 
 def check_finite(where: str, name: str, tensor: Array) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +13,7 @@ from safetensors.numpy import save_file
 
 from tlora_ref.backend import Array
 from tlora_ref.errors import OutputError
-from tlora_ref.files import LOCK_FILE, SET_ASIDE, clear_leftovers, temporary
+from tlora_ref.files import LOCK_FILE, SET_ASIDE, clear_leftovers, exchanged, removed, temporary
 
 
 def check_output(folder: str | Path, *, overwrite: bool = False, replace: bool = False) -> Path:
@@ -48,8 +46,9 @@ def check_output(folder: str | Path, *, overwrite: bool = False, replace: bool =
                 "or remove it yourself"
             )
         there = next(parent for parent in folder.absolute().parents if parent.exists())
-        with tempfile.TemporaryDirectory(dir=there, prefix=f".{folder.name}."):
-            pass
+        trial = temporary(there / folder.name)  # of a name that the next run clears, should this one end here
+        trial.mkdir()
+        trial.rmdir()
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from error
     return folder
@@ -68,13 +67,15 @@ def new_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Path]
     except (OSError, SafetensorError) as error:
         raise OutputError(f"{target}: cannot be written ({error})") from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        removed(beside)
 
 
 def _swap(beside: Path, target: Path) -> None:
     """`beside` becomes `target`; what was there goes only once the new one stands."""
     if not target.exists():
         beside.rename(target)
+        return
+    if exchanged(beside, target):  # what was there is `beside` now
         return
     old = temporary(target)
     old = old.with_name(old.name + SET_ASIDE)
@@ -84,7 +85,7 @@ def _swap(beside: Path, target: Path) -> None:
     except BaseException:  # an interrupt as well: the old one comes back
         old.rename(target)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    removed(old)
 
 
 def write_tensors(tensors: Mapping[str, Array], path: Path) -> None:

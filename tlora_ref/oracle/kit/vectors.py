@@ -15,6 +15,7 @@ from tlora_ref.backend import Array
 from tlora_ref.checkpoint.reader import inside, read_header, read_json, read_tensors
 from tlora_ref.checkpoint.write import new_folder, write_json
 from tlora_ref.errors import CheckpointError, ConfigError
+from tlora_ref.files import recovered
 from tlora_ref.method.switches import PROFILES
 from tlora_ref.oracle.implementation import STAGES, Reference
 from tlora_ref.oracle.judge import judge
@@ -152,7 +153,7 @@ class Vectors:
     """A folder of vectors that was read."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = recovered(Path(folder))
         values = _json(self.folder, CASES, FORMAT)
         self.tensors = read_tensors(read_header(inside(self.folder, TENSORS))[0])
         self.profile: str = str(values.get("profile"))

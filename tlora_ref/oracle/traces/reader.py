@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from tlora_ref.backend import Array
+from tlora_ref.checkpoint.mapping import unchanged
 from tlora_ref.checkpoint.reader import check_finite, inside, read_header, read_tensors
 from tlora_ref.errors import CheckpointError, ConfigError, ShapeError
+from tlora_ref.files import recovered
 from tlora_ref.oracle.scalars import unwrapped
 from tlora_ref.oracle.traces.manifest import Manifest
 from tlora_ref.oracle.traces.names import SAMPLE_FIELDS, TENSORS, axes_of, check_name, summary
@@ -20,7 +22,7 @@ class Trace:
     """A trace: tensors on demand, as float64 (or int64) host arrays; `read` says which were asked for."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = recovered(Path(folder))
         if not self.folder.is_dir():
             raise CheckpointError(f"{folder}: there is no such folder. Give the folder of a trace")
         manifest = Manifest.read(self.folder)
@@ -83,14 +85,16 @@ class Trace:
         tensor = self._tensors[name]
         if tensor.dtype.kind in "iub":
             return np.asarray(tensor)
-        check_finite(str(self.folder / TENSORS), name, tensor)
-        return np.asarray(tensor, dtype=np.float64)
+        with unchanged(tensor):
+            check_finite(str(self.folder / TENSORS), name, tensor)
+            return np.asarray(tensor, dtype=np.float64)
 
     def not_finite(self) -> dict[str, tuple[tuple[int, ...], float]]:
         """{name: the first place, and what stands there} of every quantity that holds a NaN or an infinity."""
         found = {}
         for name, tensor in self._tensors.items():
-            finite = np.isfinite(tensor)
+            with unchanged(tensor):
+                finite = np.isfinite(tensor)
             if not finite.all():
                 index = tuple(int(i) for i in np.argwhere(~finite)[0])
                 found[name] = index, float(tensor[index])
