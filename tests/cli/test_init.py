@@ -54,3 +54,15 @@ def test_workers_calibrate_to_the_same_bits(folder: Path, run: Run, monkeypatch:
         assert status == 0
     one, two = ((folder / f"a{n}" / "adapter_model.safetensors").read_bytes() for n in (1, 2))
     assert one == two
+
+
+def test_layers_at_once_make_the_same_adapter(folder: Path, run: Run) -> None:
+    common = ("init", folder / "model", "--data", folder / "data", "--samples", 4, "--rank", 2)
+    assert run(*common, "--out", folder / "whole")[0] == 0
+    status, said, _ = run(*common, "--out", folder / "parts", "--layers-at-once", 1)
+    assert status == 0 and "Allocation" in said
+    one, two = ((folder / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert one == two and sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == []
+    for more in (("--save-stats", folder / "stats.safetensors"), ("--resume",)):
+        status, _, error = run(*common, "--out", folder / "c", "--layers-at-once", 1, *more)
+        assert status == 2 and ("leave out --save-stats" in error or "no calibration to resume" in error)

@@ -35,6 +35,7 @@ def run(
     profile: o.Profile = "paper",
     init: o.Init = "wc-svd",
     workers: o.Workers = 1,
+    layers_at_once: o.LayersAtOnce = None,
     seed: o.Seed = 42,
     uniform_rank: o.UniformRank = False,
     uniform_scale: o.UniformScale = False,
@@ -81,23 +82,34 @@ def run(
             "too_long",
             "samples",
             "workers",
+            "layers_at_once",
             "resume",
         )
-        say_unused(context, "--stats brings the statistics", *unused, "resume")
+        say_unused(context, "--stats brings the statistics", *unused)
     if data is None and stats is None:
         raise ConfigError("init calibrates on --data, or takes the statistics of --stats: give one of the two")
+    if layers_at_once is not None and (resume or save_stats is not None):
+        raise ConfigError(
+            "--layers-at-once keeps no statistics of the whole model: leave out "
+            + ("--resume" if resume else "--save-stats")
+        )
     source = None if stats is not None else data_source(context)
     rows = [] if source is None else source.rows(split)
     say_memory(screen, model, dtype, hold, settings)
     base = tr.load_model(model, dtype, device, hold=hold, labels=classes(context, source), seed=seed)
     indices: list[int] | None = None
+    adapter: tr.Adapter | None = None
     if source is not None:
         encoded, left_out = source.encoded(rows, base, tr.load_tokenizer_for(model, rows))
         warn(*left_out.lines())
-        options: dict[str, Any] = {"workers": workers, "kept": kept, "resume": resume}
+        options: dict[str, Any] = {"workers": workers}
         try:
-            with screen.progress(f"calibrating on {samples} samples") as progress:
-                statistics, indices = tr.calibrate_for(settings, base, encoded, progress=progress, **options)
+            with screen.progress(f"calibrating on {samples} samples") as options["progress"]:
+                if layers_at_once is not None:
+                    adapter, indices = tr.adapter_in_parts(settings, base, encoded, layers_at_once, out, **options)
+                else:
+                    options |= {"kept": kept, "resume": resume}
+                    statistics, indices = tr.calibrate_for(settings, base, encoded, **options)
         except KeyboardInterrupt as stop:
             raise typer.Exit(say_stopped(out, context, stop, begun=False)) from None
     elif stats is not None:
@@ -106,7 +118,10 @@ def run(
     if save_stats is not None:
         statistics.save(save_stats)
         screen.say(f"wrote {save_stats}")
-    adapter = tr.make_adapter(settings, base, statistics, on_plan=lambda plan: show_plan(screen, plan, full=full))
+    if adapter is None:
+        adapter = tr.make_adapter(settings, base, statistics, on_plan=lambda plan: show_plan(screen, plan, full=full))
+    elif adapter.plan is not None:
+        show_plan(screen, adapter.plan, full=full)
     used = {"statistics": str(stats)} if source is None else data_facts(source.file(split))
     prompting = None if source is None else tr.prompting_of(source, rows)
     facts = manifest(context, data=used, calibration=indices, dtype=dtype, **noted(prompting))

@@ -149,6 +149,12 @@ Targets = Annotated[
 Profile = Annotated[str, typer.Option(help="paper, or released (what the authors' code does).")]
 Init = Annotated[str, typer.Option(help="How A is made: wc-svd, w-svd, random, theory.")]
 Samples = Annotated[int, typer.Option(min=1, help="Calibration samples.")]
+LayersAtOnce = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Calibrate so many layers at a time, with a pass each: less memory, more time, the same bits."
+    ),
+]
 SampleTokens = Annotated[int, typer.Option("--tokens", min=1, help="Tokens of a calibration sample.")]
 Workers = Annotated[
     int, typer.Option(min=1, help="Processes that calibrate; with as many BLAS threads each, the same bits.")

@@ -9,6 +9,7 @@ from tlora_ref.pipeline.adapters import (
     make_adapter,
 )
 from tlora_ref.pipeline.chatting import Chat
+from tlora_ref.pipeline.in_parts import adapter_in_parts
 from tlora_ref.pipeline.merging import Merged, merge_checkpoint
 from tlora_ref.pipeline.preview import BatchLoss, Preview, RowPreview, first_batch_loss, preview, weightless_model
 from tlora_ref.pipeline.prompts import Prompting, encode_question, prompting_of, read_prompting, with_system
@@ -26,6 +27,7 @@ __all__ = [
     "Responder",
     "Response",
     "RowPreview",
+    "adapter_in_parts",
     "calibrate_for",
     "encode_question",
     "finishes",

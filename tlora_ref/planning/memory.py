@@ -25,7 +25,7 @@ Shapes = Mapping[str, tuple[int, int]]
 HOLDERS = {
     "weights": "W_0, all of the model; every worker has it",
     "covariances": "C, once for modules that share an input; calibration holds two such sets, a worker one",
-    "covariances_of_a_layer": "the largest: calibrated layer by layer, no more is held at a time",
+    "covariances_of_a_layer": "the largest; `init --layers-at-once 1` holds two such sets",
     "adapter": "A and B at the uniform rank",
     "adamw_moments": "both moments of B",
 }
