@@ -95,7 +95,7 @@ def run(
         )
     source = None if stats is not None else data_source(context)
     rows = [] if source is None else source.rows(split)
-    say_memory(screen, model, dtype, hold, settings)
+    say_memory(screen, model, dtype, hold, settings, layers_at_once)
     base = tr.load_model(model, dtype, device, hold=hold, labels=classes(context, source), seed=seed)
     indices: list[int] | None = None
     adapter: tr.Adapter | None = None
@@ -104,7 +104,8 @@ def run(
         warn(*left_out.lines())
         options: dict[str, Any] = {"workers": workers}
         try:
-            with screen.progress(f"calibrating on {samples} samples") as options["progress"]:
+            parts = {None: "", 1: ", layer by layer"}.get(layers_at_once, f", {layers_at_once} layers at a time")
+            with screen.progress(f"calibrating on {samples} samples{parts}") as options["progress"]:
                 if layers_at_once is not None:
                     adapter, indices = tr.adapter_in_parts(settings, base, encoded, layers_at_once, out, **options)
                 else:

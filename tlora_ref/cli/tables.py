@@ -11,15 +11,21 @@ from tlora_ref.names import by_kind, span
 
 
 def say_memory(
-    screen: Screen, folder: Path, dtype: str | None, hold: str | None, settings: tr.AdapterSettings | None = None
+    screen: Screen,
+    folder: Path,
+    dtype: str | None,
+    hold: str | None,
+    settings: tr.AdapterSettings | None = None,
+    layers: int | None = None,
 ) -> None:
-    """What the command will need, said before anything large is read; with `settings`, for an adapter it will make."""
+    """What the command will need, said before anything large is read; with `settings`, for an adapter it will make, of
+    so many `layers` at a time."""
     memory = tr.plan_memory(folder, settings.rank if settings else 1, settings.targets if settings else None)
     need = memory.bytes(working_dtype(dtype, hold), hold)
     kept = working_dtype(dtype, hold) if hold is None else f"{hold}, computed with in float32"
     said = f"{memory.model_type}: {memory.weights:,} weights take {size(need['weights'])} in {kept}"
     if settings is not None:
-        held = size(need["covariances"] + need["covariances"])  # calibration's sums, and a sample's
+        held = size(memory.calibration_bytes(working_dtype(dtype, hold), layers))
         said += f"; covariances of {len(memory.shapes)} modules {held}, adapter {size(need['adapter'])}"
     screen.say(said)
     screen.say(f"linear algebra: {linear_algebra_line()}")

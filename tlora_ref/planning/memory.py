@@ -90,6 +90,13 @@ class MemoryPlan:
             taken["weights"] -= self.holdable * (checked_dtype(dtype).itemsize - BFLOAT16.itemsize)
         return taken
 
+    def calibration_bytes(self, dtype: str, layers: int | None = None) -> int:
+        """Bytes of the two sets of covariances that calibration holds, the sums and those of the block at work; with
+        `layers`, of so many layers at a time, about (the largest layer's, so many times)."""
+        taken = self.bytes(dtype)
+        whole, layer = taken["covariances"], taken["covariances_of_a_layer"]
+        return 2 * (whole if layers is None else min(whole, layers * layer))
+
     def work(self, dtype: str, hold: str | None = None) -> dict[str, int]:
         """Bytes that each kind of work holds at once, beside activations: {what is done: bytes}."""
         taken = self.bytes(dtype, hold)
@@ -98,8 +105,8 @@ class MemoryPlan:
         return {
             "generate, evaluate": weights + adapter,
             "train B": weights + adapter + taken["adamw_moments"] + gradient,
-            "calibrate layer by layer": weights + 2 * taken["covariances_of_a_layer"],
-            "calibrate at once": weights + 2 * taken["covariances"],
+            "calibrate layer by layer": weights + self.calibration_bytes(dtype, 1),
+            "calibrate at once": weights + self.calibration_bytes(dtype),
         }
 
     def to_dict(self) -> dict[str, Any]:
