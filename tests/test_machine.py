@@ -28,8 +28,9 @@ def facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Plants /proc/cpuinfo of a machine whose cores have these flags."""
     monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
 
-    def plant(*cores: str) -> Path:
-        text = "".join(f"processor\t: {i}\nvendor_id\t: X\nflags\t\t: fpu sse {c}\n\n" for i, c in enumerate(cores))
+    def plant(*cores: str, cpu: tuple[str, int] = ("GenuineIntel", 6)) -> Path:
+        told = f"vendor_id\t: {cpu[0]}\ncpu family\t: {cpu[1]}\nmodel\t\t: 17\n"
+        text = "".join(f"processor\t: {i}\n{told}flags\t\t: fpu sse {c}\n\n" for i, c in enumerate(cores))
         (tmp_path / "cpuinfo").write_text(text)
         return tmp_path / "cpuinfo"
 
@@ -44,6 +45,17 @@ def test_avx512_wants_every_flag_on_every_core(facts, tmp_path: Path, monkeypatc
     assert machine.faster_kernel(facts()) is None
     monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
     assert machine.faster_kernel(facts(AVX512)) is None
+
+
+def test_zen_4_takes_the_avx2_kernel_and_is_not_told_otherwise(facts, monkeypatch: pytest.MonkeyPatch) -> None:
+    for vendor, family, kernel in (("AuthenticAMD", 25, "Haswell"), ("AuthenticAMD", 26, "SkylakeX")):
+        assert machine.faster_kernel(facts(AVX512, AVX512, cpu=(vendor, family))) == kernel
+    assert machine.faster_kernel(facts(AVX512, cpu=("GenuineIntel", 25))) == "SkylakeX"
+    assert machine.faster_kernel(facts("avx2", cpu=("AuthenticAMD", 25))) is None
+    for kernel in ("Haswell", "SkylakeX"):
+        blas = {"library": "openblas", "kernel": kernel}
+        monkeypatch.setattr(machine, "linear_algebra", lambda blas=blas: blas)
+        assert machine.kernel_hint(facts(AVX512, cpu=("AuthenticAMD", 25))) is None
 
 
 def test_the_choice_leaves_a_users_own_and_a_loaded_numpy_alone(facts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,10 @@ interface, and no common static type exists.
 from __future__ import annotations
 
 import importlib
+import os
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from functools import cache
@@ -69,6 +71,10 @@ class Device:
         host = np.asarray(array) if dtype is None else np.asarray(array, dtype=dtype)
         return host if self.xp is np else self.xp.asarray(host)
 
+    def at_once(self) -> int:
+        """How many tasks `side_by_side` would run at once now."""
+        return 1 if self.xp is not np or _inside.get() else blas_threads()
+
     def side_by_side(self, tasks: Sequence[Callable[[], T]]) -> list[T]:
         """The results of `tasks`: on a CPU in threads, each with one BLAS thread, as many at once as BLAS has now.
         Fewer tasks than that run in turn, each with all of BLAS's threads; so do all on a device, which one keeps busy.
@@ -76,18 +82,48 @@ class Device:
         For work of which BLAS keeps only one core busy: arithmetic between products, decompositions of small matrices.
         The first error is raised when its turn comes. A task's own tasks run in turn.
         """
-        if len(tasks) < 2 or self.xp is not np or _inside.get():
+        at_once = 1 if len(tasks) < 2 else self.at_once()
+        if at_once == 1 or len(tasks) < at_once or not _side_by_side.acquire(blocking=False):
             return [task() for task in tasks]
-        with _side_by_side:
-            at_once = blas_threads()
-            if at_once == 1 or len(tasks) < at_once:
-                return [task() for task in tasks]
-            with _controller().select(user_api="blas").limit(limits=1), ThreadPoolExecutor(at_once) as threads:
-                contexts = [copy_context() for _ in tasks]  # np.errstate, say, holds in them too
-                for context in contexts:
-                    context.run(_inside.set, True)
-                return list(threads.map(lambda context, task: context.run(task), contexts, tasks))
+        try:
+            with _blas().limit(limits=1):
+                return _together(tasks, at_once)
+        finally:
+            _side_by_side.release()
 
+
+def _together(tasks: Sequence[Callable[[], T]], at_once: int) -> list[T]:
+    """The results of `tasks`, done by this thread and others, `at_once` in all; the first error in their order."""
+    left = iter(range(len(tasks)))
+    results: dict[int, T] = {}
+    errors: dict[int, BaseException] = {}
+
+    def take() -> None:
+        _inside.set(True)
+        for i in left:  # one iterator for all threads: who comes first has the next task
+            try:
+                results[i] = tasks[i]()
+            except BaseException as error:
+                errors[i] = error
+                deque(left, maxlen=0)  # nobody begins another one
+
+    contexts = [copy_context() for _ in range(at_once)]  # np.errstate, say, holds in them too
+    helpers = [_threads(at_once).submit(context.run, take) for context in contexts[1:]]
+    contexts[0].run(take)
+    wait(helpers)
+    if errors:
+        raise errors[min(errors)]
+    return [results[i] for i in range(len(tasks))]
+
+
+@cache
+def _threads(number: int) -> ThreadPoolExecutor:
+    """Threads that wait for work: making them anew would take longer than a small task."""
+    return ThreadPoolExecutor(number, "side by side")
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of them
+    os.register_at_fork(after_in_child=_threads.cache_clear)
 
 #: What others call them; another GPU than NVIDIA's cannot be used.
 DEVICES_ELSEWHERE = {"cuda": "gpu", "nvidia": "gpu", "mps": "cpu", "rocm": "cpu", "xpu": "cpu", "metal": "cpu"}
@@ -172,13 +208,13 @@ def cache_blocks(x: Array) -> list[slice]:
 
 def blas_threads() -> int:
     """How many threads a product of host arrays may use now."""
-    return max((library["num_threads"] for library in _controller().select(user_api="blas").info()), default=1)
+    return max((library.num_threads for library in _blas().lib_controllers), default=1)
 
 
 @cache
-def _controller() -> ThreadpoolController:
+def _blas() -> ThreadpoolController:
     """The linear-algebra libraries that are loaded; finding them takes milliseconds."""
-    return ThreadpoolController()
+    return ThreadpoolController().select(user_api="blas")
 
 
 def concatenate(arrays: Sequence[Array], axis: int = 0) -> Array:

@@ -1,6 +1,7 @@
 """What a process asks of its machine before it computes: the matrix-product kernel, and memory that stays.
 
-The kernel. On a CPU with AVX-512 the AVX-512 kernel of OpenBLAS is up to twice as fast as the AVX2 one. OpenBLAS looks
+The kernel. On a CPU with AVX-512 the AVX-512 kernel of OpenBLAS is up to twice as fast as the AVX2 one; but not where
+the CPU executes 512 bits in two halves, as AMD's Zen 4 does: there the AVX2 kernel is a little faster. OpenBLAS looks
 at the CPU itself, but an old one does not know every new CPU. What an environment variable tells it, it takes: once,
 when NumPy is imported. So this module imports nothing that imports NumPy.
 
@@ -25,6 +26,9 @@ KERNEL_VARIABLE = "OPENBLAS_CORETYPE"
 AVX512_KERNEL = "SkylakeX"
 AVX512_FLAGS = frozenset({"avx512f", "avx512cd", "avx512dq", "avx512bw", "avx512vl"})
 AVX512_KERNELS = frozenset({AVX512_KERNEL, "Cooperlake", "SapphireRapids"})
+#: The AVX2 kernel, and the CPUs (vendor, family) that are no slower with it though they have AVX-512: Zen 4.
+AVX2_KERNEL = "Haswell"
+HALVED_AVX512 = frozenset({("AuthenticAMD", "25")})
 #: For glibc's mallopt: never shrink the heap (M_TRIM_THRESHOLD), take arrays up to 1 GiB from it (M_MMAP_THRESHOLD),
 #: have one for all threads (M_ARENA_MAX).
 KEEP = ((-1, -1), (-3, 2**30), (-8, 1))
@@ -34,19 +38,26 @@ MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 def cpu_flags(facts: Path = CPU_FACTS) -> frozenset[str]:
     """The instruction sets that every core has, as Linux lists them; empty where that cannot be read."""
+    cores = [frozenset(values.split()) for values in _told(facts, "flags")]
+    return frozenset.intersection(*cores) if cores else frozenset()
+
+
+def _told(facts: Path, name: str) -> list[str]:
+    """What Linux says of every core under that name; empty where that cannot be read."""
     try:
         lines = facts.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
-        return frozenset()
-    cores = [frozenset(line.partition(":")[2].split()) for line in lines if line.startswith("flags")]
-    return frozenset.intersection(*cores) if cores else frozenset()
+        return []
+    pairs = (line.partition(":") for line in lines)
+    return [value.strip() for key, _, value in pairs if key.strip() == name]
 
 
 def faster_kernel(facts: Path = CPU_FACTS) -> str | None:
     """The kernel to ask for on this machine; None where OpenBLAS's own choice is right, or nothing is known."""
     if sys.platform != "linux" or platform.machine() != "x86_64" or not cpu_flags(facts) >= AVX512_FLAGS:
         return None
-    return AVX512_KERNEL
+    cpus = set(zip(_told(facts, "vendor_id"), _told(facts, "cpu family"), strict=False))
+    return AVX2_KERNEL if cpus and cpus <= HALVED_AVX512 else AVX512_KERNEL
 
 
 def prepare() -> None:
@@ -105,7 +116,7 @@ def linear_algebra() -> dict[str, Any]:
 def kernel_hint(facts: Path = CPU_FACTS) -> str | None:
     """What to do where OpenBLAS works with a slower kernel than this CPU has; None where all is well."""
     blas, faster = linear_algebra(), faster_kernel(facts)
-    if faster is None or blas.get("library") != "openblas" or blas.get("kernel") in AVX512_KERNELS:
+    if faster != AVX512_KERNEL or blas.get("library") != "openblas" or blas.get("kernel") in AVX512_KERNELS:
         return None
     told = os.environ.get(KERNEL_VARIABLE)
     remedy = f"set {KERNEL_VARIABLE}={faster} before Python starts"

@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 import scipy.special
+from threadpoolctl import threadpool_limits
 
 from tlora_ref import autograd as ag
-from tlora_ref.autograd import gradcheck
+from tlora_ref.autograd import gradcheck, visibility
 from tlora_ref.autograd import loss as loss_module
 from tlora_ref.errors import ConfigError, ShapeError
 
@@ -135,8 +136,7 @@ def dense_attention(q, k, v, scale, causal, window, keys, bias, cap=None):  # ty
 @pytest.mark.parametrize(("causal", "window"), [(False, None), (True, None), (True, 2), (False, 2)])
 @pytest.mark.parametrize("queries", [5, 2, 1])
 def test_attention(monkeypatch, block, with_bias, keys, causal, window, queries) -> None:  # type: ignore[no-untyped-def]
-    # The package re-exports the function under the module's own name: the module itself is found in sys.modules.
-    monkeypatch.setattr(sys.modules["tlora_ref.autograd.attention"], "BLOCK", block)
+    monkeypatch.setattr(visibility, "BLOCK", block)
     see = ag.Visibility(causal, window, keys)
     inputs = [normal(3, queries, 4, 3), normal(3, 5, 2, 3), normal(3, 5, 2, 2)]
     inputs += [normal(4, queries, 5)] if with_bias else []
@@ -153,7 +153,7 @@ def test_attention(monkeypatch, block, with_bias, keys, causal, window, queries)
 @pytest.mark.parametrize("block", [2, 128])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_capped_attention(monkeypatch, block: int, with_bias: bool) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(sys.modules["tlora_ref.autograd.attention"], "BLOCK", block)
+    monkeypatch.setattr(visibility, "BLOCK", block)
     see = ag.Visibility(causal=True, window=3, keys=KEYS)
     inputs = [normal(3, 5, 4, 3), normal(3, 5, 2, 3), normal(3, 5, 2, 2), *([normal(4, 5, 5)] if with_bias else [])]
 
@@ -163,6 +163,30 @@ def test_capped_attention(monkeypatch, block: int, with_bias: bool) -> None:  # 
     expected = dense_attention(*inputs[:3], 2.0, True, 3, KEYS, inputs[3] if with_bias else None, cap=1.5)
     np.testing.assert_allclose(f(*(ag.Tensor(x) for x in inputs)).data, expected, rtol=1e-12, atol=1e-13)
     gradcheck(f, inputs)
+
+
+@pytest.mark.parametrize("bias_shape", [None, (6, 7, 7), (2, 6, 7, 7)])
+def test_attention_by_heads_side_by_side_has_the_bits_of_all_at_once(monkeypatch, bias_shape) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(visibility, "BLOCK", 3)
+    see = ag.Visibility(causal=True, keys=np.arange(7) >= np.array([[0], [2]]))
+    inputs = [normal(2, 7, 6, 4), normal(2, 7, 2, 4), normal(2, 7, 2, 5)] + (
+        [normal(*bias_shape)] if bias_shape else []
+    )
+    dy = normal(2, 7, 6, 5)
+
+    def slopes(threads: int, cached: int) -> list[np.ndarray]:
+        # The package re-exports the function under the module's own name: the module itself is found in sys.modules.
+        monkeypatch.setattr(sys.modules["tlora_ref.autograd.attention"], "CACHED", cached)
+        q, k, v, *bias = (ag.leaf(x, str(i)) for i, x in enumerate(inputs))
+        with threadpool_limits(threads, user_api="blas"):
+            y = ag.attention(q, k, v, scale=0.5, see=see, bias=bias[0] if bias else None)
+            assert y.node is not None and y.node.vjp is not None
+            return [y.data, *y.node.vjp(dy)]
+
+    whole = slopes(1, 1)
+    for cached in (1, 2 * 3 * 7, 3 * 3 * 7, 6 * 3 * 7):  # parts of a head, of two, of a group, of a sample
+        for x, y in zip(whole, slopes(2, cached), strict=True):
+            assert np.array_equal(x, y)
 
 
 @pytest.mark.parametrize("of_keys", [False, True])
@@ -176,7 +200,7 @@ def test_position_scores(of_keys: bool) -> None:
 
 @pytest.mark.parametrize("block", [2, 128])
 def test_attention_with_a_bias_a_sample(monkeypatch, block: int) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(sys.modules["tlora_ref.autograd.attention"], "BLOCK", block)
+    monkeypatch.setattr(visibility, "BLOCK", block)
     see = ag.Visibility(keys=KEYS)
     q, k, v, bias = normal(3, 4, 4, 3), normal(3, 5, 2, 3), normal(3, 5, 2, 2), normal(3, 4, 4, 5)
 

@@ -3,8 +3,9 @@
     python -m tests.benchmarks --write                               # all rows, into README.md; about twelve minutes
     python -m tests.benchmarks --models smollm2 --rows decode        # some of it, kept with what was measured before
 
-Sides: ours with the kernel that the command line asks for ("ours") and with the AVX2 one ("avx2"), torch eager
-("torch"), torch.compile ("compiled", for a forward pass and a training step: getting ready takes it over a minute).
+Sides: ours with the kernel that the command line asks for ("ours") and with the other of AVX-512 and AVX2 ("other"),
+torch eager ("torch"), torch.compile ("compiled", for a forward pass and a training step: getting ready takes it over a
+minute). "Bare products" are the row's matrix products alone (see gemms.py), as a share of torch's time: the limit.
 Each side of each case has a process of its own; they take turns (ours, torch, ours, torch, ...), and a ratio is the
 median of the ratios of neighbouring runs. All must find the same number, or the case is an error.
 """
@@ -25,10 +26,10 @@ from rich.table import Table
 
 from tests.benchmarks.cases import CONFIGS, SHAPES, SHIPPED, Case, write_folder
 from tests.benchmarks.figures import HEADS, line, merged, write
-from tests.benchmarks.turns import bare_share, measure
+from tests.benchmarks.turns import OTHER_KERNEL, bare_products, measure
 from tlora_ref.machine import CPU_FACTS, KERNEL_VARIABLE, faster_kernel
 
-SIDES = ("ours", "avx2", "torch", "compiled")
+SIDES = ("ours", "other", "torch", "compiled")
 
 
 def facts() -> dict[str, Any]:
@@ -42,6 +43,7 @@ def facts() -> dict[str, Any]:
         "CPU": cpu,
         "cores": os.cpu_count(),
         "kernel": faster_kernel() or "OpenBLAS's own choice",
+        **({"other kernel": OTHER_KERNEL[kernel]} if (kernel := faster_kernel()) else {}),
         "Python": platform.python_version(),
         **{name: version(name) for name in packages},
     }
@@ -80,8 +82,8 @@ def main() -> None:
                 write_folder(name, Path(folder))
             for case in asked:
                 found = measure(case, Path(folder), options.sides, options.turns, options.seconds)
-                if case.row == "train step" and "ours" in options.sides:
-                    found["bare_share"] = bare_share(case, Path(folder), found["seconds"]["ours"])
+                if "ours" in options.sides:
+                    found["bare_seconds"] = bare_products(case, Path(folder))
                 results = merged(results, [found])
                 table.add_row(*line(found))
                 print(*line(found), sep="  ", flush=True)  # as it comes: a stop loses one case

@@ -15,11 +15,11 @@ HEADS = (
     "shape",
     "ours / torch",
     "quartiles",
-    "AVX2 / torch",
+    "other kernel / torch",
     "ours / compiled",
     "seconds: ours, torch",
     "peak GiB: ours, torch",
-    "bare products",
+    "bare products / torch",
 )
 
 
@@ -44,18 +44,18 @@ def line(result: dict[str, Any]) -> list[str]:
     def both(values: dict[str, float], unit: float, digits: int) -> str:
         return ", ".join(f"{values[side] / unit:.{digits}f}" for side in ("ours", "torch") if side in values)
 
-    own = ratios.get("ours / torch")
+    own, torch = ratios.get("ours / torch"), result["seconds"].get("torch")
     return [
         case.model,
         case.row,
         case.shape,
         median("ours / torch"),
         f"{own['low']:.2f} to {own['high']:.2f}" if own else "",
-        median("avx2 / torch"),
+        median("other / torch"),
         median("ours / compiled"),
         both(result["seconds"], 1.0, 3),
         both(result["peak_bytes"], 2**30, 2),
-        f"{result['bare_share']:.2f}" if "bare_share" in result else "",
+        f"{result['bare_seconds'] / torch:.2f}" if torch and "bare_seconds" in result else "",
     ]
 
 

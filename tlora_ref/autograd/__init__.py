@@ -1,7 +1,7 @@
 """A minimal reverse-mode autograd: a tape (`tape`), primitives with their VJPs (`basic`, `fused`, `attention`, `loss`)
 and a public gradient checker (`gradcheck`)."""
 
-from tlora_ref.autograd.attention import Visibility, attention
+from tlora_ref.autograd.attention import attention
 from tlora_ref.autograd.basic import (
     add,
     bucket_bias,
@@ -24,6 +24,7 @@ from tlora_ref.autograd.loss import cross_entropy, linear_cross_entropy
 from tlora_ref.autograd.recompute import recomputed
 from tlora_ref.autograd.relative import position_scores
 from tlora_ref.autograd.tape import Tensor, backward, grad, leaf, record
+from tlora_ref.autograd.visibility import Visibility
 
 __all__ = [
     "Tensor",

@@ -1,84 +1,40 @@
 """Softmax attention as one primitive: blocks of queries, grouped heads, masks, and no saved probabilities.
 
+On a CPU some heads and others are computed side by side: BLAS would share out products that are too small for it, and
+leave the softmax between them to one core.
+
 Legend: B batch, T queries, S keys, G key/value heads, R query heads a group (G * R query heads), D channels a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from dataclasses import dataclass, replace
+from functools import partial
 
 from tlora_ref.autograd.basic import row_dot
 from tlora_ref.autograd.tape import Tensor, record
-from tlora_ref.backend import Array, array_module
+from tlora_ref.autograd.visibility import Block, Mask, Visibility, query_blocks
+from tlora_ref.backend import CACHED, Array, array_module, device_of
 
-#: Queries handled at once: a block of scores is (B, G, R, BLOCK, S), and keys after a causal block are never touched.
-BLOCK = 128
-
-
-@dataclass(frozen=True)
-class Visibility:
-    """Which keys a query may see.
-
-    Query t stands at position `S - T + t` among the keys (with a key cache, T < S). `keys` (B, S) is False at padding;
-    `window` is the number of latest positions that a query sees, itself included; without `causal`, as many on its
-    other side too. `first` (B, T), on the host, is the first key that each query may see: where its sample begins, if
-    several stand in one row.
-    """
-
-    causal: bool = False
-    window: int | None = None
-    keys: Array | None = None
-    first: Array | None = None
-
-    def span(self, start: int, stop: int, offset: int, S: int) -> tuple[int, int]:
-        """The keys [low, high) that any of the queries [start, stop) may see."""
-        reach = S if self.window is None else self.window - 1  # how far a query sees
-        high = min(S, max(0, offset + stop + (0 if self.causal else reach)))
-        begins = 0 if self.first is None else int(self.first[:, start:stop].min())
-        return max(begins, offset + start - reach), high
-
-    def allowed(self, xp: Any, queries: tuple[int, int], keys: tuple[int, int], offset: int) -> Array | None:
-        """True where a query sees a key, broadcastable to (B, G, R, queries, keys); None where all do."""
-        (start, stop), (low, high) = queries, keys
-        mask = None
-        furthest = max(offset + stop - 1 - low, high - 1 - offset - start)
-        needs_window = self.window is not None and furthest >= self.window
-        if (self.causal and high - 1 > offset + start) or needs_window:
-            distance = (xp.arange(start, stop) + offset)[:, None] - xp.arange(low, high)[None, :]
-            mask = xp.ones(distance.shape, dtype=bool)
-            if self.causal:
-                mask &= distance >= 0
-            if self.window is not None:
-                mask &= (distance if self.causal else abs(distance)) < self.window
-        if self.first is not None:
-            begun = np.arange(low, high) >= self.first[:, start:stop, None]  # (B, queries, keys)
-            begun = xp.asarray(begun[:, None, None])
-            mask = begun if mask is None else begun & mask
-        if self.keys is None:
-            return mask
-        visible = self.keys[:, None, None, None, low:high]  # (B, 1, 1, 1, keys)
-        return visible if mask is None else visible & mask
+#: Samples, groups, and heads of a group.
+Part = tuple[slice, slice, slice]
 
 
-@dataclass(frozen=True)
-class Block:
-    """Queries [start, stop) against keys [low, high), and which of these they may see (None: all)."""
-
-    rows: slice
-    keys: slice
-    allowed: Array | None
-
-
-def _blocks(xp: Any, T: int, S: int, see: Visibility) -> Iterator[Block]:
-    """All blocks of queries, in order."""
-    for start in range(0, T, BLOCK):
-        stop = min(T, start + BLOCK)
-        low, high = see.span(start, stop, S - T, S)
-        yield Block(slice(start, stop), slice(low, high), see.allowed(xp, (start, stop), (low, high), S - T))
+def _parts(q: Array, blocks: list[Block], *, whole_batch: bool = False) -> list[Part]:
+    """The heads of q (B, G, R, T, D) in parts to be done side by side: of so many that a block of queries has scores
+    that fit a cache; all of them where nothing runs side by side. No bit depends on it."""
+    B, G, R = q.shape[:3]
+    each = max(1, max(block.scores for block in blocks))
+    heads = max(1, CACHED // each) if device_of(q).at_once() > 1 else B * G * R
+    b, g, r = max(1, heads // (G * R)), max(1, heads // R), min(R, heads)
+    if whole_batch:
+        b = B
+    return [
+        (slice(i, i + b), slice(j, j + g), slice(k, k + r))
+        for i in range(0, B, b)
+        for j in range(0, G, g)
+        for k in range(0, R, r)
+    ]
 
 
 def _heads(x: Array, groups: int) -> Array:
@@ -87,39 +43,30 @@ def _heads(x: Array, groups: int) -> Array:
     return x.reshape(B, T, groups, H // groups, D).transpose(0, 2, 3, 1, 4)
 
 
-def _softmax(scores: Array, allowed: Array | None, log_sum: Array | None = None) -> tuple[Array, Array]:
-    """In place: probabilities over the last axis, and the log-sum-exp (..., 1) (computed unless it is given).
+def _exponentials(scores: Array, mask: Mask | None, shift: Array) -> Array:
+    """exp(scores - shift) in place, 0 at hidden keys.
 
-    A row that sees nothing gets zeros. Hidden scores become 0 for the exponential and their probabilities 0 after it,
-    both by a product with the mask: exp(-inf) would be right too, but is many times slower.
+    Hidden scores become 0 for the exponential and their probabilities 0 after it, both by a product with the mask:
+    exp(-inf) would be right too, but is many times slower.
     """
-    xp = array_module(scores)
-    visible = None if allowed is None else allowed.astype(scores.dtype)
-    shift = log_sum
-    if shift is None:
-        shift = _largest(scores, allowed)
     scores -= shift
-    if visible is not None:
-        scores *= visible
-    xp.exp(scores, out=scores)
-    if visible is not None:
-        scores *= visible
-    if log_sum is not None:
-        return scores, log_sum
-    total = scores.sum(axis=-1, keepdims=True)
-    total[total == 0.0] = 1.0
-    scores /= total
-    return scores, shift + xp.log(total)
+    if mask is not None:
+        scores[..., mask.keys] *= mask.visible
+    array_module(scores).exp(scores, out=scores)
+    if mask is not None:
+        scores[..., mask.keys] *= mask.visible
+    return scores
 
 
-def _largest(scores: Array, allowed: Array | None) -> Array:
+def _largest(scores: Array, mask: Mask | None) -> Array:
     """The largest visible score of every row (..., 1); 0 where none is."""
-    xp = array_module(scores)
-    if allowed is None:
+    if mask is None:
         return scores.max(axis=-1, keepdims=True)
-    penalty = xp.zeros(allowed.shape, dtype=scores.dtype)
-    penalty[~allowed] = -xp.inf
-    top = (scores + penalty).max(axis=-1, keepdims=True)
+    xp = array_module(scores)
+    top = (scores[..., mask.keys] + mask.penalty).max(axis=-1, keepdims=True)
+    for beside in (scores[..., : mask.keys.start], scores[..., mask.keys.stop :]):
+        if beside.shape[-1]:
+            top = xp.maximum(top, beside.max(axis=-1, keepdims=True))
     return xp.where(xp.isfinite(top), top, 0.0).astype(scores.dtype)
 
 
@@ -135,6 +82,12 @@ class _Saved:
     scale: float
     cap: float | None
     see: Visibility
+
+    def part(self, part: Part) -> _Saved:
+        """That of some heads (views)."""
+        b, g, r = part
+        bias = self.bias if self.bias is None else self.bias[part] if self.bias.ndim == 5 else self.bias[g, r]
+        return replace(self, q=self.q[part], k=self.k[b, g], v=self.v[b, g], bias=bias, log_sum=self.log_sum[part])
 
 
 def _scores(saved: _Saved, block: Block) -> Array:
@@ -188,11 +141,13 @@ def attention(
         cap=cap,
         see=see,
     )
-
-    for block in _blocks(xp, T, S, see):
-        scores = _scores(saved, block)
-        p, saved.log_sum[..., block.rows, :] = _softmax(scores, block.allowed)
-        _heads(y, G)[..., block.rows, :] = p @ saved.v[..., block.keys, :]
+    blocks = query_blocks(saved.q, S, see)
+    tasks = [
+        partial(_attend, saved.part(part), block, part[0], _heads(y, G)[part])
+        for block in reversed(blocks)  # the largest first
+        for part in _parts(saved.q, blocks)
+    ]
+    device_of(y).side_by_side(tasks)
     parents = (q, k, v) if bias is None else (q, k, v, bias)
     needs = [parent.watched for parent in parents]
     shapes = [parent.shape for parent in parents]
@@ -204,32 +159,68 @@ def attention(
     return record(y, parents, vjp)
 
 
+def _attend(saved: _Saved, block: Block, samples: slice, y: Array) -> None:
+    """y[block] = softmax(scores) v for one part of the heads and one block, and its log-sum-exp."""
+    xp, mask = array_module(y), block.mask and block.mask.of_samples(samples)
+    scores = _scores(saved, block)
+    shift = _largest(scores, mask)
+    weights = _exponentials(scores, mask, shift)
+    total = weights.sum(axis=-1, keepdims=True)
+    total[total == 0.0] = 1.0  # a query that sees nothing gets zeros
+    saved.log_sum[..., block.rows, :] = shift + xp.log(total)
+    y[..., block.rows, :] = (weights @ saved.v[..., block.keys, :]) / total
+
+
 def _attention_vjp(saved: _Saved, dy: Array, shapes: list[tuple[int, ...]]) -> list[Array]:
-    """Cotangents of q, k, v (and the bias). With P the probabilities, again from the saved log-sum-exp:
+    """Cotangents of q, k, v (and the bias); k and v of a group have one of each of its heads, which add up."""
+    xp, S = array_module(dy), saved.k.shape[-2]
+    (B, G, R), blocks = saved.q.shape[:3], query_blocks(saved.q, S, saved.see)
+    slopes = [xp.zeros(shape, dtype=dy.dtype) for shape in shapes]
+    dq, dk, dv = (_heads(slope, G) for slope in slopes[:3])
+    of_heads = [xp.zeros((B, G, R, S, x.shape[-1]), dtype=dy.dtype) for x in (saved.k, saved.v)]
+    d_bias = None if saved.bias is None else slopes[3].reshape(saved.bias.shape)
+    dy = _heads(dy, G)
+    shared_bias = saved.bias is not None and saved.bias.ndim == 4
+    tasks = [
+        partial(
+            _attend_vjp,
+            saved.part(part),
+            blocks,
+            part,
+            dy[part],
+            (dq[part], of_heads[0][part], of_heads[1][part]),
+            d_bias,
+        )
+        for part in _parts(saved.q, blocks, whole_batch=shared_bias)
+    ]
+    device_of(dy).side_by_side(tasks)
+    dk[...], dv[...] = (x.sum(axis=2, keepdims=True) for x in of_heads)
+    return slopes
+
+
+def _attend_vjp(
+    saved: _Saved, blocks: list[Block], part: Part, dy: Array, slopes: tuple[Array, Array, Array], d_bias: Array | None
+) -> None:
+    """Adds one part's cotangents of q, k, v and the bias. With P the probabilities, again from the saved log-sum-exp:
 
     dV = P^T dY,   dP = dY V^T,   dscores = P * (dP - rowsum(P * dP)),   dQ = scale dscores K,   dK = scale dscores^T Q
 
-    A cap's own slope, 1 - tanh^2, is a factor of dscores.
+    A cap's own slope, 1 - tanh^2, is a factor of dscores. `saved.q` holds the scale already: dK has it, dQ does not.
     """
-    xp, (T, S) = array_module(dy), (saved.q.shape[-2], saved.k.shape[-2])
-    G, scale = saved.k.shape[1], saved.scale  # saved.q holds the factor already: dK has it, dQ does not
-    slopes = [xp.zeros(shape, dtype=dy.dtype) for shape in shapes]
-    dq, dk, dv = (_heads(slope, G) for slope in slopes[:3])
-    dy = _heads(dy, G)
-    for block in _blocks(xp, T, S, saved.see):
-        rows, keys = block.rows, block.keys
+    dq, dk, dv = slopes
+    for block in blocks:
+        rows, keys, mask = block.rows, block.keys, block.mask and block.mask.of_samples(part[0])
         scores = _scores(saved, block)
         cap_slope = None if saved.cap is None else 1.0 - (scores * (1.0 / saved.cap)) ** 2
-        p, _ = _softmax(scores, block.allowed, saved.log_sum[..., rows, :])
+        p = _exponentials(scores, mask, saved.log_sum[..., rows, :])
         ds = dy[..., rows, :] @ saved.v[..., keys, :].swapaxes(-1, -2)  # dP (B, G, R, queries, keys)
-        dv[..., keys, :] += (p.swapaxes(-1, -2) @ dy[..., rows, :]).sum(axis=2, keepdims=True)
+        dv[..., keys, :] += p.swapaxes(-1, -2) @ dy[..., rows, :]
         ds -= row_dot(p, ds)
         ds *= p
         if cap_slope is not None:
             ds *= cap_slope
-        if saved.bias is not None:
-            of_samples = ds if len(shapes[3]) == 4 else ds.sum(axis=0)
-            slopes[3][..., rows, keys] += of_samples.reshape(*shapes[3][:-2], *ds.shape[-2:])
-        dq[..., rows, :] = (ds @ saved.k[..., keys, :]) * scale
-        dk[..., keys, :] += (ds.swapaxes(-1, -2) @ saved.q[..., rows, :]).sum(axis=2, keepdims=True)
-    return slopes
+        if d_bias is not None:
+            own = d_bias[part] if d_bias.ndim == 5 else d_bias[part[1:]]
+            own[..., rows, keys] += ds if d_bias.ndim == 5 else ds.sum(axis=0)
+        dq[..., rows, :] = (ds @ saved.k[..., keys, :]) * saved.scale
+        dk[..., keys, :] += ds.swapaxes(-1, -2) @ saved.q[..., rows, :]
