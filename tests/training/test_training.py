@@ -92,7 +92,7 @@ def test_halves_side_by_side_are_the_whole_batch(monkeypatch: pytest.MonkeyPatch
         result = tr.train(model, adapter, data, steps=3, batch_size=5, lr=0.01)
         runs[limit] = (result.history, {name: B.copy() for name, B in adapter.B.items()})
     (history, B), (history_halved, B_halved) = runs.values()
-    assert tasks == [2, 2, 2]
+    assert [n for n in tasks if n > 1] == [2, 2, 2]  # attention asks for one at a time here
     for key in ("loss", "tokens", "grad_norm"):
         assert [e[key] for e in history] == pytest.approx([e[key] for e in history_halved], rel=1e-12)
     for name in B:
