@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tlora_ref.study.analysis import difference, interval, outcomes, seeds_needed
+from tests.study.misses import misses
+from tlora_ref.study.analysis import (
+    MISSES_OF_FIVE,
+    corrected,
+    difference,
+    interval,
+    outcomes,
+    p_value,
+    seeds_needed,
+)
 from tlora_ref.study.results import Results
 from tlora_ref.study.tables import cost, quality
 
@@ -73,6 +82,20 @@ def test_intervals_cover_the_mean_about_as_often_as_they_say() -> None:
     assert hits >= 50  # 57 are expected of 60; fewer than 50 come once in 3,000 tries
     assert interval(np.full(5, 0.25)) == (0.25, 0.25)
     assert seeds_needed(np.array([1.0, -1.0])) is None
+
+
+def test_intervals_of_five_miss_as_often_as_the_page_says() -> None:
+    # 200 tries: three standard deviations are 0.08
+    assert misses(200) == pytest.approx(MISSES_OF_FIVE, abs=0.08) and MISSES_OF_FIVE > 0.1
+
+
+def test_p_and_its_correction() -> None:
+    assert p_value(np.array([0.5, 0.5])) == 0.0 and p_value(np.zeros(3)) == 1.0
+    # one degree of freedom is Cauchy's distribution: differences 1 and 3 have t = 2
+    assert p_value(np.array([1.0, 3.0])) == pytest.approx(1 - 2 / math.pi * math.atan(2.0))
+    # three: factor 1 + 1/2 + 1/3, times m / rank
+    assert corrected([0.04, 0.001, 0.01]) == pytest.approx([0.04 * 11 / 6, 0.001 * 3 * 11 / 6, 0.01 * 1.5 * 11 / 6])
+    assert corrected([]) == []
 
 
 def test_tables_hold_every_setting_beside_the_papers_figure() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.study.test_analysis import run
@@ -19,7 +20,7 @@ STUDY = {"name": "s", "baseline": "b", "learning_rates": [0.1], "steps": 1, "bat
 
 def results(first: list[float], second: list[float]) -> list[Results]:
     runs = [run(v, 0.1, s, 1.0, x, phi=0.5) for v, its in (("a", first), ("b", second)) for s, x in enumerate(its)]
-    return [Results(STUDY, runs, len(runs))]
+    return [Results(dict(STUDY), runs, len(runs))]
 
 
 @pytest.mark.parametrize(
@@ -37,9 +38,36 @@ def test_a_verdict_is_the_intervals(first: list[float], second: list[float], ver
     claim = Claim("a beats b", "Table 0", "s", {"variant": "a"}, {"variant": "b"})
     (found,) = judge([claim], results(first, second))
     assert found.verdict == verdict
-    assert f"| a beats b | Table 0 | **{verdict}** |" in page([found], results(first, second), "make")
+    after = "" if found.stands or verdict not in ("reproduced", "not reproduced") else ", not after correction"
+    q = "" if found.q is None else f"{found.q:.2g}"
+    assert f"| a beats b | Table 0 | **{verdict}**{after} | {q} |" in page([found], results(first, second), "make")
     (elsewhere,) = judge([Claim("x", "", "another", {"variant": "a"}, {"variant": "b"})], results(first, second))
     assert elsewhere.verdict == "not measured" and elsewhere.figures == ""
+
+
+def test_q_is_of_all_claims_and_our_own_stand_apart() -> None:
+    claim = {"study": "s", "less": {"variant": "a"}, "than": {"variant": "b"}}
+    claims = [Claim("theirs", "Table 0", **claim), Claim("ours", "", **claim), Claim("open", "Table 1", larger="a GPU")]
+    first, second = [1.0, 1.1, 1.2, 1.0, 1.1], [2.0, 2.2, 2.3, 2.0, 2.1]
+    theirs, ours, open_ = found = judge(claims, results(first, second))
+    pairs = np.subtract(first, second)
+    t = pairs.mean() / (pairs.std(ddof=1) / np.sqrt(5))
+    # two-sided, four degrees of freedom: 1 - I = 1/2 + 3/4 s (1 - s^2 / 3), s = t / sqrt(4 + t^2)
+    s = abs(t) / np.sqrt(4 + t * t)
+    p = 1 - 1.5 * s * (1 - s * s / 3)
+    # equal p: m / rank is 1 for the last, and the rule's factor 1 + 1/2
+    assert theirs.q == pytest.approx(1.5 * p, rel=1e-6) and ours.q == theirs.q and open_.q is None
+    made = page(found, results(first, second), "make")
+    above, below = made.split("## Comparisons of our own")
+    assert "| theirs | Table 0 | **reproduced** |" in above and "**reproduced**, 1 (1 after correction):" in above
+    assert "| ours |  | **yes** |" in below.split("## The studies")[0]
+    assert "of the 2 comparisons" in below and "Of 2 that the interval decides, 2 have" in below
+
+
+def test_rates_by_variant_are_told_by_their_span() -> None:
+    found = results([1.0, 1.1], [2.0, 2.2])[0]
+    found.study["learning_rates"] = {"a": [0.1, 0.3], "b": [0.01]}
+    assert "| 0.01 to 0.3, by variant |" in page([], [found], "make")
 
 
 def test_a_figure_and_a_larger_model() -> None:

@@ -30,6 +30,15 @@ def test_variants_may_be_settings(place: Path) -> None:
     assert study.variants == {"LoRA": VARIANTS["LoRA"], "mine": Variant("w-svd", adapt_scale=True)}
 
 
+def test_learning_rates_may_be_each_variants_own(place: Path) -> None:
+    rates = {"LoRA": ["1e-2"], "TLoRA": [0.1, 0.2]}
+    study = tr.load_study(declare(place, learning_rates=rates, seeds=[1, 2]))
+    assert [(c.seed, c.variant, c.lr) for c in study.cells()] == [
+        (seed, variant, lr) for seed in (1, 2) for variant, lr in (("LoRA", 0.01), ("TLoRA", 0.1), ("TLoRA", 0.2))
+    ]
+    assert study.to_dict()["learning_rates"] == {"LoRA": [0.01], "TLoRA": [0.1, 0.2]}
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -47,6 +56,10 @@ def test_variants_may_be_settings(place: Path) -> None:
         ({"learning_rates": ["fast"]}, "learning_rates is ['fast']"),
         ({"learning_rates": [float("nan")]}, "learning_rates"),
         ({"learning_rates": [True]}, "learning_rates"),
+        ({"learning_rates": {"LoRA": [0.1]}}, "expected those of every variant, LoRA, TLoRA"),
+        ({"learning_rates": {"LoRA": [0.1], "TLoRA": [0.1], "mine": [0.1]}}, "expected those of every variant"),
+        ({"learning_rates": {"LoRA": [0.1], "TLoRA": []}}, "learning_rates is []"),
+        ({"learning_rates": {}}, "expected those of every variant"),
         ({"seeds": [1, 1]}, "twice"),
         ({"seeds": [-1]}, "whole numbers"),
         ({"ranks": [0]}, "positive whole numbers"),

@@ -18,8 +18,9 @@ import pytest
 import tlora_ref as tr
 from tests.study.conftest import declare
 from tlora_ref.calibration import processes
-from tlora_ref.errors import DataError, TLoRAError
-from tlora_ref.study import VARIANTS, holds_results, read_results, run, work_of
+from tlora_ref.errors import DataError, NumericsError, TLoRAError
+from tlora_ref.study import VARIANTS, cell, holds_results, read_results, run, work_of
+from tlora_ref.study.analysis import outcomes
 from tlora_ref.study.cell import digests_of, key_of
 from tlora_ref.study.results import RUN
 
@@ -59,9 +60,9 @@ def test_what_is_there_is_not_run_again(place: Path, monkeypatch: pytest.MonkeyP
     study = tr.load_study(declare(place, equal=["rank", "parameters"]))
     calls: list[Any] = []
     real = run.run_cell
-    monkeypatch.setattr(run, "run_cell", lambda study, cell: calls.append(cell) or real(study, cell))
+    monkeypatch.setattr(run, "run_cell", lambda study, its: calls.append(its) or real(study, its))
 
-    def stop(done: int, total: int, cell: str) -> None:
+    def stop(done: int, total: int, said: str) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -120,13 +121,38 @@ def test_a_run_that_diverges_is_a_result(place: Path) -> None:
     assert tr.run_study(study, place / "out").runs[0] == found
 
 
+def test_an_initialisation_that_cannot_be_made_is_a_result(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **options: Any) -> Any:
+        if options["init"] == "theory":
+            raise NumericsError("C has the eigenvalue -1")
+        return tr.initialize(*_, **options)
+
+    monkeypatch.setattr(cell, "initialize", refuse)
+    study = tr.load_study(declare(place, variants=["LoRA", "theory"]))
+    found = tr.run_study(study, place / "out")
+    assert found.complete and found.runs[1]["test_loss"] is None and "eigenvalue -1" in found.runs[1]["error"]
+    assert read_results(place / "out") == [found] and [o.setting["variant"] for o in outcomes(found.runs)] == ["LoRA"]
+
+
+def test_cells_in_a_row_share_a_calibration_and_its_phi(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for name in ("calibrate", "phi_root"):
+        real = getattr(cell, name)
+        monkeypatch.setattr(cell, name, lambda *a, real=real, name=name, **k: calls.append(name) or real(*a, **k))
+    study = tr.load_study(declare(place, variants=["+Init", "+Init+SA", "TLoRA"], learning_rates=["1e-2", "2e-2"]))
+    found = tr.run_study(study, place / "out")
+    assert sorted(calls) == ["calibrate", "phi_root", "phi_root"]  # equal ranks, and those by Eq. 6
+    phis = {run["variant"]: run["phi"] for run in found.runs}
+    assert phis["+Init"] == phis["+Init+SA"] != phis["TLoRA"]
+
+
 def test_other_weights_or_rows_are_other_runs(place: Path) -> None:
     study = tr.load_study(place / "study.yaml")
-    cell = study.cells()[0]
-    before = key_of(study, cell, digests_of(study))
+    first = study.cells()[0]
+    before = key_of(study, first, digests_of(study))
     with (place / "data" / "valid.jsonl").open("a") as file:
         file.write("\n" + json.dumps({"input_ids": [1, 2, 3], "labels": [1, 2, 3]}))
-    assert key_of(study, cell, digests_of(study)) != before
+    assert key_of(study, first, digests_of(study)) != before
 
 
 def test_an_error_names_the_cell(place: Path) -> None:

@@ -2,7 +2,7 @@
 
 from tlora_ref.study.declaration import Cell, Rows, Study, load_study, study_of
 from tlora_ref.study.results import Results, holds_results, read_results
-from tlora_ref.study.run import Work, run_study, work_of
+from tlora_ref.study.run import Work, run_study, work_of, works_of
 from tlora_ref.study.variants import VARIANTS, Variant
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "run_study",
     "study_of",
     "work_of",
+    "works_of",
 ]

@@ -21,6 +21,8 @@ CONFIDENCE, POWER = 0.95, 0.8
 RESAMPLES, BOOTSTRAP_SEED = 9999, 42
 #: Pairs without which nothing is decided: a bootstrap of two or three has hardly anything to draw from.
 LEAST_SEEDS = 5
+#: How often the interval of five normal differences of mean zero leaves zero out (`python -m tests.study.misses`).
+MISSES_OF_FIVE = 0.17
 
 #: What a place of the grid is beside the learning rate and the seed.
 SETTING = ("model", "task", "calibrated_on", "equal", "rank", "samples", "variant")
@@ -79,6 +81,7 @@ class Difference:
     mean, low, high : the mean paired difference and its bootstrap interval; negative: the first has less loss
     seeds : how many pairs
     seeds_needed : how many would show a difference of this size and spread at CONFIDENCE with POWER
+    p : of a two-sided paired t test, for a correction over many comparisons (`corrected`)
     verdict : "better", "worse" (the interval is on one side of zero), or "undecided"; with fewer than LEAST_SEEDS it
         is always "undecided"
     """
@@ -88,6 +91,7 @@ class Difference:
     high: float
     seeds: int
     seeds_needed: int | None
+    p: float
     verdict: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,7 +159,7 @@ def difference(first: Outcome, second: Outcome) -> Difference | None:
     low, high = interval(pairs)
     decided = len(seeds) >= LEAST_SEEDS
     verdict = BETTER if decided and high < 0 else WORSE if decided and low > 0 else UNDECIDED
-    return Difference(float(pairs.mean()), low, high, len(seeds), seeds_needed(pairs), verdict)
+    return Difference(float(pairs.mean()), low, high, len(seeds), seeds_needed(pairs), p_value(pairs), verdict)
 
 
 def interval(pairs: np.ndarray) -> tuple[float, float]:
@@ -170,6 +174,25 @@ def interval(pairs: np.ndarray) -> tuple[float, float]:
         options: dict[str, Any] = {"confidence_level": CONFIDENCE, "n_resamples": RESAMPLES, "rng": rng}
         found = stats.bootstrap((pairs,), np.mean, method="BCa", **options).confidence_interval
     return float(found.low), float(found.high)
+
+
+def p_value(pairs: np.ndarray) -> float:
+    """Of a two-sided t test that the mean of paired differences is zero."""
+    if np.ptp(pairs) == 0:
+        return float(pairs[0] == 0)
+    from scipy import stats
+
+    return float(stats.ttest_1samp(pairs, 0.0).pvalue)
+
+
+def corrected(p_values: Sequence[float]) -> list[float]:
+    """Benjamini and Yekutieli's q of each: of those with q up to 0.05, at most one in twenty is expected to be chance.
+
+    It holds however the comparisons depend on each other, as those do that share a baseline and seeds.
+    """
+    from scipy import stats
+
+    return [float(q) for q in stats.false_discovery_control(list(p_values), method="by")] if p_values else []
 
 
 def seeds_needed(pairs: np.ndarray) -> int | None:

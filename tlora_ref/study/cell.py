@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -75,23 +75,24 @@ def _measured(study: Study, cell: Cell, variant: Variant) -> dict[str, Any]:
     model, samples = prepared(*place)
     stats, calibrated = None, 0.0
     if variant.calibrated:
-        stats, calibrated = calibration(study, cell, variant.profile)
-    began = time.perf_counter()
+        stats, calibrated = calibration(draw_of(study, cell, variant.profile))
     plan = plan_of(variant, cell, model, stats)
-    adapter = None if variant.trained == "all" else initialize(model, stats, plan, init=variant.init, seed=cell.seed)
-    calibrated += time.perf_counter() - began
     head = tuple(sorted(model.fresh))
     found: dict[str, Any] = {"r_init": plan.r_init, "trained": _trained(variant, plan, model, head), "phi": None}
     if stats is not None:
         found |= _similarities(study, cell, variant, model, stats, plan)
     try:
-        if adapter is None:  # its weights are trained, so it is no one else's
+        began, adapter = time.perf_counter(), None
+        if variant.trained == "all":  # its weights are trained, so it is no one else's
             model = load_model(place[0], dtype=study.dtype, labels=place[1].labels or None, seed=cell.seed)
+        else:
+            adapter = initialize(model, stats, plan, init=variant.init, seed=cell.seed)
+        calibrated += time.perf_counter() - began
         also = () if adapter is None else head
         settings = study.training(cell.lr, cell.seed)
         result = train(model, adapter, samples["train"], settings=settings, trainable=variant.trained, also=also)
         losses = {f"{split}_loss": _loss(model, samples[split]) for split in ("valid", "test")}
-    except NumericsError as error:  # a learning rate too large is a result
+    except NumericsError as error:  # a learning rate too large is a result, or a C without C^-1/2
         return {**found, "valid_loss": None, "test_loss": None, "error": str(error)}
     finally:
         model.detach()
@@ -105,11 +106,13 @@ def _similarities(
     study: Study, cell: Cell, variant: Variant, model: Model, stats: CalibrationStats, plan: Plan
 ) -> dict[str, Any]:
     """What is told of a calibration beside what it is for."""
-    adapted = {module: rank for module, rank in plan.rank.items() if rank}
-    found: dict[str, Any] = {"phi": phi_root(model, stats, adapted) if variant.init == "wc-svd" else None}
+    adapted = tuple((module, rank) for module, rank in plan.rank.items() if rank)
+    found: dict[str, Any] = {"phi": None}
+    if variant.init == "wc-svd":
+        found["phi"] = _phi(draw_of(study, cell, variant.profile), adapted)
     if study.calibrated_on != (OWN,):
-        another = replace(cell, calibrated_on=OWN, seed=cell.seed + ANOTHER_DRAW)
-        found["phi_draw"] = phi_draws(model, stats, calibration(study, another, variant.profile)[0], plan.r_init)
+        another, _ = calibration(another_draw(study, cell, variant.profile))
+        found["phi_draw"] = phi_draws(model, stats, another, plan.r_init)
     if study.per_module:
         found |= {"sensitivity": dict(stats.sensitivity), "rank_by_module": dict(plan.rank)}
     return found
@@ -163,21 +166,39 @@ def prepared(folder: Path, rows: Rows, dtype: str, seed: int) -> tuple[Model, Sa
     return model, samples
 
 
-def calibration(study: Study, cell: Cell, profile: str) -> tuple[CalibrationStats, float]:
-    """Alg. 1, lines 4 to 11, on samples of the task that the cell is calibrated on, and the seconds that it took."""
+class Draw(NamedTuple):
+    """What decides a calibration: where the samples come from, how many, their seed, and the method's profile."""
+
+    place: Place
+    samples: int
+    seed: int
+    profile: str
+
+
+def draw_of(study: Study, cell: Cell, profile: str) -> Draw:
+    """That of the task which the cell is calibrated on."""
     task = cell.task if cell.calibrated_on == OWN else cell.calibrated_on
-    return _calibrated(*place_of(study, replace(cell, task=task)), cell.samples, cell.seed, profile)
+    return Draw(place_of(study, replace(cell, task=task)), cell.samples, cell.seed, profile)
+
+
+def another_draw(study: Study, cell: Cell, profile: str) -> Draw:
+    """Other samples of the task that the cell is trained on, which `phi_draw` compares with."""
+    return draw_of(study, replace(cell, calibrated_on=OWN, seed=cell.seed + ANOTHER_DRAW), profile)
 
 
 @lru_cache(maxsize=2)
-def _calibrated(
-    folder: Path, rows: Rows, dtype: str, head_seed: int, samples: int, seed: int, profile: str
-) -> tuple[CalibrationStats, float]:
-    """`calibration`, once for all the cells in a row that share it."""
-    model, split = prepared(folder, rows, dtype, head_seed)
+def calibration(draw: Draw) -> tuple[CalibrationStats, float]:
+    """Alg. 1, lines 4 to 11, and the seconds that it took: once for all the cells in a row that share it."""
+    model, samples = prepared(*draw.place)
     began = time.perf_counter()
-    drawn, _ = choose_samples(split["train"], samples, seed)
-    return calibrate(model, drawn, profile=profile), time.perf_counter() - began
+    drawn, _ = choose_samples(samples["train"], draw.samples, draw.seed)
+    return calibrate(model, drawn, profile=draw.profile), time.perf_counter() - began
+
+
+@lru_cache(maxsize=4)
+def _phi(draw: Draw, ranks: tuple[tuple[str, int], ...]) -> float | None:
+    """`phi_root`, once for all the cells in a row that share a calibration and its ranks."""
+    return phi_root(prepared(*draw.place)[0], calibration(draw)[0], dict(ranks))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ which; its verdict follows from the paired differences alone. One about larger m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ from tlora_ref.errors import ConfigError, did_you_mean
 from tlora_ref.files import read_yaml
 from tlora_ref.study.analysis import (
     BETTER,
+    CONFIDENCE,
     LEAST_SEEDS,
     SETTING,
     WORSE,
+    Difference,
     Outcome,
+    corrected,
     difference,
     find,
     outcomes,
@@ -44,7 +47,7 @@ class Claim:
 
     Attributes
     ----------
-    claim, where : its words, and the table or section
+    claim, where : its words, and the table or section; nothing for a comparison of our own, not the paper's
     study : whose results decide
     less, than : two settings (`SETTING`, those that matter): the first should have less test loss
     measure, of, beside : the name of a measure (`Outcome.measures`), the setting for which it is told, and perhaps
@@ -88,11 +91,21 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim's verdict (one of MEANING), and its figures for a person."""
+    """A claim's verdict (one of MEANING), its figures for a person, and the difference where one is compared.
+
+    `q` is the difference's p, corrected for all the claims that were judged with it and have seeds enough.
+    """
 
     claim: Claim
     verdict: str
     figures: str
+    gap: Difference | None = None
+    q: float | None = None
+
+    @property
+    def stands(self) -> bool:
+        """Whether the difference is beyond chance when corrected for the number of comparisons."""
+        return self.q is not None and self.q <= round(1 - CONFIDENCE, 6)
 
 
 def load_claims(file: str | Path) -> list[Claim]:
@@ -115,7 +128,10 @@ def load_claims(file: str | Path) -> list[Claim]:
 def judge(claims: Sequence[Claim], results: Sequence[Results]) -> list[Finding]:
     """Every claim with what the results say of it."""
     found = {result.name: outcomes(result.runs) for result in results}
-    return [_finding(claim, found.get(claim.study, [])) for claim in claims]
+    findings = [_finding(claim, found.get(claim.study, [])) for claim in claims]
+    compared = {i: f.gap.p for i, f in enumerate(findings) if f.gap is not None and f.gap.seeds >= LEAST_SEEDS}
+    qs = dict(zip(compared, corrected(list(compared.values())), strict=True))
+    return [replace(finding, q=qs.get(i)) for i, finding in enumerate(findings)]
 
 
 def _finding(claim: Claim, found: Sequence[Outcome]) -> Finding:
@@ -138,6 +154,7 @@ def _finding(claim: Claim, found: Sequence[Outcome]) -> Finding:
         verdict,
         f"{one:.4f} against {other:.4f}, difference {gap.mean:+.4f} ({gap.low:+.4f} to {gap.high:+.4f}), "
         f"{gap.seeds} seeds; {first.trained:,.0f} and {second.trained:,.0f} trained{more}",
+        gap,
     )
 
 

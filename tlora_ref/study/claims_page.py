@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from tlora_ref.study.analysis import outcomes
-from tlora_ref.study.claims import MEANING, Finding
+from tlora_ref.study.analysis import MISSES_OF_FIVE, outcomes
+from tlora_ref.study.claims import MEANING, NOT, REPRODUCED, Finding
 from tlora_ref.study.figures import alternative
 from tlora_ref.study.modules import agreement, by_group, has_modules
 from tlora_ref.study.results import Results
@@ -19,14 +19,24 @@ The model is the shipped one, of 857,216 weights, unless a study says otherwise;
 orders are compared, not values. Figures are test losses (nats a scored token, less is better), each at the learning
 rate of least validation loss. How: [the room of studies](../../tlora_ref/study/README.md). Each study is
 run, or goes on, by `tlora-ref study examples/studies/NAME.yaml --out examples/studies/results`.
-A row without a place in the paper is a comparison of our own.
 """
+OUR_OWN = """
+## Comparisons of our own
+
+The paper does not make them, so they count above neither for it nor against it.
+
+"""
+#: What verdicts are called where the paper claims nothing.
+OWN_WORDS = {REPRODUCED: "yes", NOT: "no, the other way round"}
 STUDIES = """
 ## The studies
 
-Intervals are scipy's BCa bootstrap over paired differences. With five seeds they are somewhat too short, and
-they are not corrected for the number of comparisons: of twenty, one may be decided by chance. An outcome at the edge of
-the learning rates may have a better rate beyond it.
+**How sure.** Intervals are scipy's BCa bootstrap over paired differences. With five seeds they are too short: of five
+normal differences whose mean is zero, {misses:.0%} of the intervals leave zero out, not 5%. So if nothing differed,
+about {chance:.0f} of the {compared} comparisons above with five seeds would be decided by chance. The q beside a
+verdict corrects for it: the p of a paired t test, corrected for all of these comparisons by Benjamini and Yekutieli's
+rule. Of {decided} that the interval decides, {stand} have a q of at most 0.05. An outcome at the edge of the learning
+rates may have a better rate beyond it. Rates were widened where an outcome was at the edge, by its validation loss.
 
 | study | runs | seeds | steps x batch | learning rates | at the edge of those | seconds of all runs |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -40,14 +50,14 @@ def page(
 
     files : {study: its YAML's path from examples/studies}, where it is not NAME.yaml
     """
+    theirs, ours = ([f for f in findings if bool(f.claim.where) is paper] for paper in (True, False))
     lines = [
         HEAD.format(regenerate=regenerate),
-        *_counts(findings),
+        *_counts(theirs),
         "",
-        "| claim | where | verdict | figures | study |",
-        "| --- | --- | --- | --- | --- |",
-        *(_row(finding) for finding in findings),
-        STUDIES.rstrip("\n"),
+        *_claims(theirs),
+        *([OUR_OWN.rstrip("\n"), "", *_claims(ours)] if ours else []),
+        STUDIES.rstrip("\n").format(**_how_sure(findings)),
         *(_study(result) for result in results),
         "",
         f"In the tables below: {LEGEND[0].lower()}{LEGEND[1:]}",
@@ -62,14 +72,30 @@ def page(
 def _counts(findings: Sequence[Finding]) -> Iterator[str]:
     counted = Counter(finding.verdict for finding in findings)
     for verdict, meaning in MEANING.items():
-        yield f"- **{verdict}**, {counted[verdict]}: {meaning}"
+        stand = sum(finding.stands for finding in findings if finding.verdict == verdict)
+        after = f" ({stand} after correction)" if verdict in (REPRODUCED, NOT) else ""
+        yield f"- **{verdict}**, {counted[verdict]}{after}: {meaning}"
 
 
-def _row(finding: Finding) -> str:
-    study = finding.claim.study
-    link = f"[{study}](#{study})" if study else ""
-    figures = "; ".join(said for said in (finding.figures, finding.claim.note) if said)
-    return _cells(finding.claim.claim, finding.claim.where, f"**{finding.verdict}**", figures, link)
+def _claims(findings: Sequence[Finding]) -> Iterator[str]:
+    yield "| claim | where | verdict | q | figures | study |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for finding in findings:
+        claim = finding.claim
+        link = f"[{claim.study}](#{claim.study})" if claim.study else ""
+        figures = "; ".join(said for said in (finding.figures, claim.note) if said)
+        verdict = finding.verdict if claim.where else OWN_WORDS.get(finding.verdict, finding.verdict)
+        only = "" if finding.stands or finding.verdict not in (REPRODUCED, NOT) else ", not after correction"
+        q = "" if finding.q is None else f"{finding.q:.2g}"
+        yield _cells(claim.claim, claim.where, f"**{verdict}**{only}", q, figures, link)
+
+
+def _how_sure(findings: Sequence[Finding]) -> dict[str, float]:
+    """How many comparisons have seeds enough, what chance alone would decide, and what stands when corrected."""
+    compared = [finding for finding in findings if finding.q is not None]
+    decided = [finding for finding in compared if finding.verdict in (REPRODUCED, NOT)]
+    counts = {"compared": len(compared), "decided": len(decided), "stand": sum(f.stands for f in decided)}
+    return {"misses": MISSES_OF_FIVE, "chance": MISSES_OF_FIVE * len(compared), **counts}
 
 
 def _study(result: Results) -> str:
@@ -77,11 +103,19 @@ def _study(result: Results) -> str:
     found, study = outcomes(result.runs), result.study
     seeds = sorted({len(outcome.test) for outcome in found})
     span = "none" if not seeds else str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    rates = ", ".join(f"{lr:g}" for lr in study["learning_rates"])
+    rates = _rates_said(study["learning_rates"])
     edge = f"{sum(outcome.at_edge for outcome in found)} of {len(found)} outcomes"
     took = sum(sum(run["seconds"].values()) for run in result.runs if "seconds" in run)
     steps = f"{study['steps']} x {study['batch_size']}"
     return _cells(result.name, f"{len(result.runs)} of {result.cells}", span, steps, rates, edge, f"{took:,.0f}")
+
+
+def _rates_said(rates: Sequence[float] | Mapping[str, Sequence[float]]) -> str:
+    """Those of all variants, or how far those of each go."""
+    if isinstance(rates, Mapping):
+        tried = [lr for its in rates.values() for lr in its]
+        return f"{min(tried):g} to {max(tried):g}, by variant" if tried else "none"
+    return ", ".join(f"{lr:g}" for lr in rates)
 
 
 def _section(result: Results, file: str) -> Iterator[str]:

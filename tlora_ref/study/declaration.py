@@ -94,6 +94,7 @@ class Study:
     variants, ranks, samples, learning_rates, seeds, models, tasks, equal : the grid. A seed is that of the choice of
         calibration samples, of the data's order and of a random A. `equal` "rank" gives every variant the same r_init,
         "parameters" the largest one that trains no more than plain LoRA does at that rank
+    learning_rates : those that every variant is run with, or {variant: its own}
     calibrated_on : the tasks whose samples the variants are calibrated on; "own" is the task that is trained on
     per_module : keep the sensitivity and the rank of every module with a run
     baseline : the variant that the others are compared with
@@ -111,7 +112,7 @@ class Study:
     ranks: tuple[int, ...] = (8,)
     samples: tuple[int, ...] = (32,)
     calibrated_on: tuple[str, ...] = (OWN,)
-    learning_rates: tuple[float, ...] = (1e-3,)
+    learning_rates: tuple[float, ...] | dict[str, tuple[float, ...]] = (1e-3,)
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     steps: int = 100
     batch_size: int = 16
@@ -132,8 +133,18 @@ class Study:
             if task not in (OWN, *self.tasks):
                 known = ", ".join((OWN, *self.tasks))
                 raise ConfigError(f'calibrated_on: "{task}" is no task here: expected some of {known}')
-        for lr in self.learning_rates:
-            self.training(lr, 0)
+        if isinstance(self.learning_rates, dict) and set(self.learning_rates) != set(self.variants):
+            raise ConfigError(
+                f"learning_rates are of {', '.join(self.learning_rates)}: expected those of every variant, "
+                f"{', '.join(self.variants)}, or one list for all"
+            )
+        for name in self.variants:
+            for lr in self.rates(name):
+                self.training(lr, 0)
+
+    def rates(self, variant: str) -> tuple[float, ...]:
+        """The learning rates that a variant is run with."""
+        return self.learning_rates[variant] if isinstance(self.learning_rates, dict) else self.learning_rates
 
     def training(self, lr: float, seed: int) -> TrainSettings:
         """The settings of a run's training but what it trains."""
@@ -142,16 +153,21 @@ class Study:
     def cells(self) -> list[Cell]:
         """Every run, whole seeds one after the other: a study that is stopped has whole comparisons."""
         grid = itertools.product(
-            self.seeds, self.models, self.tasks, self.calibrated_on, self.equal, self.ranks, self.samples,
-            self.variants, self.learning_rates,
+            self.seeds, self.models, self.tasks, self.calibrated_on, self.equal, self.ranks, self.samples, self.variants
         )  # fmt: skip
-        return [Cell(m, t, v, equal, rank, n, lr, seed, on) for seed, m, t, on, equal, rank, n, v, lr in grid]
+        return [
+            Cell(m, t, v, equal, rank, n, lr, seed, on)
+            for seed, m, t, on, equal, rank, n, v in grid
+            for lr in self.rates(v)
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values, without this machine's paths."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         values |= {"variants": {name: variant.to_dict() for name, variant in self.variants.items()}}
+        if isinstance(self.learning_rates, dict):
+            values["learning_rates"] = {name: list(rates) for name, rates in self.learning_rates.items()}
         return {**values, "models": list(self.models), "tasks": list(self.tasks)}
 
 
@@ -195,6 +211,8 @@ def study_of(values: Mapping[str, Any], folder: Path = Path()) -> Study:
     for key, read in AXES.items():
         if key in values:
             chosen[key] = _axis(key, values[key], read)
+    if "learning_rates" in values:
+        chosen["learning_rates"] = _rates(values["learning_rates"])
     for key in ("steps", "batch_size"):
         if key in values and _count(values[key]) is None:
             raise ConfigError(f"{key} is {values[key]!r}: expected a positive whole number")
@@ -276,6 +294,13 @@ def _axis(key: str, values: Any, read: Callable[[Any], Any]) -> tuple[Any, ...]:
     return tuple(found)
 
 
+def _rates(values: Any) -> tuple[float, ...] | dict[str, tuple[float, ...]]:
+    """The learning rates of all variants, or of each by its name."""
+    if isinstance(values, dict):
+        return {str(name): _axis("learning_rates", its, _positive) for name, its in values.items()}
+    return _axis("learning_rates", values, _positive)
+
+
 EXPECTED = {
     "learning_rates": "positive numbers, e.g. [3e-3, 1e-2]",
     "equal": f"some of {', '.join(EQUAL)}",
@@ -313,7 +338,6 @@ def _equal(value: Any) -> str | None:
 
 #: The axes of plain values, and what reads one.
 AXES: dict[str, Callable[[Any], Any]] = {
-    "learning_rates": _positive,
     "equal": _equal,
     "seeds": _whole,
     "ranks": _count,

@@ -33,6 +33,10 @@ def _numbers(value: Any) -> bool:
     return all(map(_number, value.values() if isinstance(value, dict) else value if isinstance(value, list) else [""]))
 
 
+def _rates(value: Any) -> bool:
+    return all(map(_numbers, value.values())) if isinstance(value, dict) else _numbers(value)
+
+
 def _or_nothing(kind: Kind) -> Kind:
     return lambda value: value is None or kind(value)
 
@@ -41,7 +45,7 @@ def _or_nothing(kind: Kind) -> Kind:
 HEAD: dict[str, Kind] = {
     **dict.fromkeys(("study/name", "study/title", "study/baseline"), _text),
     **dict.fromkeys(("study/steps", "study/batch_size", "cells"), _count),
-    "study/learning_rates": _numbers,
+    "study/learning_rates": _rates,
     "study/paper": _or_nothing(lambda value: isinstance(value, dict)),
     "study/paper/values": _or_nothing(lambda value: isinstance(value, dict) and _numbers(value)),
 }

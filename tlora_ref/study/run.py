@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,9 +10,8 @@ from typing import Any
 
 from tlora_ref.errors import DeviceError, TLoRAError
 from tlora_ref.files import claimed
-from tlora_ref.planning import plan_memory
-from tlora_ref.planning.time import EFFICIENCY, operations, product_rate
-from tlora_ref.study.cell import digests_of, key_of, place_of, prepared, run_cell
+from tlora_ref.study.cell import digests_of, key_of, run_cell
+from tlora_ref.study.cost import estimated_seconds
 from tlora_ref.study.declaration import Cell, Study
 from tlora_ref.study.results import Results, measured, read_results, write_results
 
@@ -28,13 +27,14 @@ class Work:
     Attributes
     ----------
     cells : every cell with its key; cells of one key are one run
-    todo : {key: a cell} of the runs that are not there yet
+    there : keys of the runs that are there
+    todo : {key: a cell} of those that are not
     seconds : about how long they take one after the other on this machine
-    measured : whether `seconds` is from runs that are there; else operations are counted, which is too little for
-        small models
+    measured : whether `seconds` is from runs that are there; else from a part of a training step, made here
     """
 
     cells: list[tuple[str, Cell]]
+    there: frozenset[str]
     todo: dict[str, Cell]
     seconds: float
     measured: bool
@@ -42,8 +42,8 @@ class Work:
     def states(self) -> Iterator[tuple[Cell, str]]:
         """Each cell with "there", "to run", or "same run as above" where another cell makes it."""
         for key, cell in self.cells:
-            own = self.todo.get(key)
-            yield cell, "there" if own is None else "to run" if own == cell else "same run as above"
+            state = "to run" if self.todo.get(key) == cell else "same run as above"
+            yield cell, "there" if key in self.there else state
 
 
 def run_study(
@@ -85,33 +85,27 @@ def run_study(
     return kept
 
 
-def work_of(study: Study, out: str | Path | None = None) -> Work:
-    """What `run_study` would do, and about what it would take."""
+def work_of(study: Study, out: str | Path | None = None, listed: Collection[str] = ()) -> Work:
+    """What `run_study` would do, and about what it would take; `listed` are keys of runs that come before it anyway."""
     cells, held = _keyed(study), [] if out is None else read_results(out)
     found = measured(held, PLACES)
-    todo = _todo(cells, found)
+    todo = {key: cell for key, cell in _todo(cells, found).items() if key not in listed}
     mine = [value["seconds"] for key, value in found.items() if key in dict(cells) and "seconds" in value]
     if mine:
         each = sum(sum(seconds.values()) for seconds in mine) / len(mine)
-        return Work(cells, todo, each * len(todo), True)
-    return Work(cells, todo, _estimated(study, todo), False)
+        return Work(cells, frozenset(found), todo, each * len(todo), True)
+    return Work(cells, frozenset(found), todo, estimated_seconds(study, todo.values()), False)
 
 
-def _estimated(study: Study, todo: dict[str, Cell]) -> float:
-    """Seconds, from the operations of calibration, training and evaluation, at the rate of bare products."""
-    flop = 0.0
-    each: dict[tuple[str, str, int], float] = {}
-    for cell in todo.values():
-        place = (cell.model, cell.task, cell.samples)
-        if place not in each:
-            memory = plan_memory(study.models[cell.model], cell.rank)
-            _, samples = prepared(*place_of(study, cell))
-            lengths = [len(sample["input_ids"]) for sample in samples["train"]]
-            held_out = (len(samples["valid"]) + len(samples["test"])) // 3  # a third: forwards alone
-            passes = study.steps * study.batch_size + cell.samples + held_out
-            each[place] = sum(operations(memory, passes, max(1, sum(lengths) // len(lengths))).values())
-        flop += each[place]
-    return flop / (EFFICIENCY * product_rate()) if todo else 0.0
+def works_of(studies: Sequence[Study], out: str | Path | None = None) -> tuple[list[Work], int, float]:
+    """The work of studies that are run one after the other into one folder; its runs and its seconds in all.
+
+    A run that two of them need is the first one's.
+    """
+    works: list[Work] = []
+    for study in studies:
+        works.append(work_of(study, out, {key for work in works for key in work.todo}))
+    return works, sum(len(work.todo) for work in works), sum(work.seconds for work in works)
 
 
 def _keyed(study: Study) -> list[tuple[str, Cell]]:

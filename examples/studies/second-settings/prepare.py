@@ -19,9 +19,9 @@ import numpy as np
 
 SEED = 42
 SST2_ROWS = {"train": 2000, "valid": 200, "test": 400}
-GSM8K_ROWS = {"train": 800, "valid": 24, "test": 48}
+GSM8K_ROWS = {"train": 120, "valid": 4, "test": 20}
 #: Of question and answer together.
-GSM8K_CHARACTERS = 350
+GSM8K_CHARACTERS = 220
 CLASSES = ("negative", "positive")
 HERE = Path(__file__).resolve().parent
 
