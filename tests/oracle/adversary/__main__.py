@@ -17,6 +17,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from tests.oracle.adversary.false_alarms import SHAPES, real_runs, tiny_runs
@@ -30,6 +31,7 @@ from tests.oracle.adversary.population import (
     WITHOUT,
     Outcome,
     measured,
+    read,
 )
 
 KINDS = ("model", "data", "method", "loop")
@@ -84,16 +86,16 @@ def failures(outcomes: Sequence[Outcome]) -> list[str]:
         elif not o.caught:
             lines.append(f"LET PASS      {where} (planted in {o.planted}{', not judged in full' if o.told else ''})")
         elif not o.stage_right:
-            lines.append(f"OTHER STAGE   {where}: {o.report.first_failing}, planted in {o.planted}")
+            lines.append(f"OTHER STAGE   {where}: {o.first_failing}, planted in {o.planted}")
         if o.caught and o.named and not o.cause_right:
-            lines.append(f"WRONG CAUSE   {where}: {o.report.cause}")
+            lines.append(f"WRONG CAUSE   {where}: {o.cause}")
     return lines
 
 
-def false_alarms(runs: int, precisions: Sequence[str], real: bool) -> int:
+def false_alarms(runs: int, first: int, precisions: Sequence[str], real: bool) -> int:
     """Prints how many right runs are called wrong, and each of them."""
     with tempfile.TemporaryDirectory() as folder:
-        found = list(tiny_runs(runs, Path(folder), precisions))
+        found = list(tiny_runs(runs, Path(folder), precisions, first))
         found += list(real_runs(SHAPES, Path(folder), precisions)) if real else []
     for judged in found:
         if judged.alarm:
@@ -111,15 +113,27 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--every", type=int, default=1, help="each n-th mistake alone")
     parser.add_argument("--match", default="", help="mistakes with this in their name alone")
     parser.add_argument("--way", choices=WAYS, action="append", help="verify with or without the checkpoint, or check")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FILE", help="verdicts, a line each: a run that is stopped goes on"
+    )
     parser.add_argument("--list", action="store_true", help="name what is short of the best verdict")
     parser.add_argument("--right", type=int, metavar="RUNS", help="right runs of tiny models, and of real shapes")
+    parser.add_argument("--first", type=int, default=0, metavar="SEED", help="with --right: of the first tiny model")
     parser.add_argument("--tiny", action="store_true", help="with --right: leave the real shapes out")
     given = parser.parse_args(arguments)
     if given.right is not None:
-        return false_alarms(given.right, given.precision or PRECISIONS, not given.tiny)
+        return false_alarms(given.right, given.first, given.precision or PRECISIONS, not given.tiny)
     chosen = [m for m in MISTAKES if m.kind in (given.kind or KINDS) and given.match in m.name][:: given.every]
+    precisions, ways = given.precision or PRECISIONS, given.way or WAYS
+    kept = read(given.keep) if given.keep else []
+    asked = set(product([m.name for m in chosen], precisions, ways))
+    found = [outcome for outcome in kept if outcome.key in asked]
     with tempfile.TemporaryDirectory() as folder:
-        found = list(measured(chosen, given.precision or PRECISIONS, Path(folder), given.way or WAYS))
+        for outcome in measured(chosen, precisions, Path(folder), ways, {outcome.key for outcome in found}):
+            found.append(outcome)
+            if given.keep:
+                with given.keep.open("a", encoding="utf-8") as file:
+                    print(outcome.to_json(), file=file)
     print(f"{len(chosen)} mistakes: {', '.join(f'{sum(m.kind == k for m in chosen)} of the {k}' for k in KINDS)}")
     print(*table(found), *(failures(found) if given.list else []), sep="\n")
     return 0

@@ -107,10 +107,10 @@ def judged(name: str, golden: Path, folder: Path, model: Model, precision: str, 
     return Judged(f"{name}, {precision}, {variant.name}", reports)
 
 
-def tiny_runs(runs: int, folder: Path, precisions: Iterable[str]) -> Iterator[Judged]:
-    """Every variant in turn, a new tiny model every few runs."""
+def tiny_runs(runs: int, folder: Path, precisions: Iterable[str], first: int = 0) -> Iterator[Judged]:
+    """Every variant in turn, a new tiny model every few runs, from this seed on."""
     variants, done = usable(VARIANTS), 0
-    for seed in range(runs):
+    for seed in range(first, first + runs):
         model, samples = seeded(seed)
         (folder / str(seed)).mkdir()
         golden = goldens(folder / str(seed), model, samples, ["plain"])["plain"]

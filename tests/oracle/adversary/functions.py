@@ -129,16 +129,14 @@ def _changes_ids(mistake: Mistake) -> bool:
     return "sample" in mistake.parts and not torch.equal(mistake.made().sample(ids, labels)[0], ids)
 
 
-def checked(mistakes: Iterable[Mistake], dtypes: Iterable[str]) -> Iterator[tuple[Mistake, str, KitReport]]:
-    """What `check` says of each mistake in each precision, of the functions that it is in alone.
+def checked(mistake: Mistake, dtypes: Iterable[str]) -> Iterator[tuple[str, KitReport]]:
+    """What `check` says of a mistake in each precision, of the functions that it is in alone.
 
     The other functions are right, and `right` shows that all of them together pass.
     """
-    dtypes = list(dtypes)
-    for mistake in mistakes:
-        for dtype in dtypes if stages_of(mistake) else ():
-            functions = Functions(mistake.made(), dtype)
-            yield mistake, dtype, tr.check_implementation(functions, stages=stages_of(mistake), shrink=False)
+    stages = stages_of(mistake)
+    for dtype in dtypes if stages else ():
+        yield dtype, tr.check_implementation(Functions(mistake.made(), dtype), stages=stages, shrink=False)
 
 
 def right(parts: Parts, dtype: str, examples: int = 20) -> KitReport:

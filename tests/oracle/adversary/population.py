@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ from tests.oracle.adversary.mistakes_model import DATA, MODEL, Mistake
 from tests.oracle.adversary.run import candidate
 from tests.tiny import tiny_llama
 from tlora_ref.oracle.precision import Precision
-from tlora_ref.oracle.reports.checks import KitReport
+from tlora_ref.oracle.reports.checks import FAILED, KitReport
 from tlora_ref.oracle.reports.comparison import FULL, Report
+from tlora_ref.oracle.reports.finding import FAIL
 from tlora_ref.training import TrainSettings
 from tlora_ref.transformer import Model
 
@@ -33,6 +36,8 @@ PRECISIONS = ("float64", "float32", "bfloat16", "mixed")
 CHECKED = ("float64", "float32")
 #: Who judges: `verify` with the checkpoint, `verify` without, `check`.
 WITH, WITHOUT, CHECK = WAYS = ("with", "without", "check")
+#: Of an outcome: mistake, precision, way.
+Key = tuple[str, str, str]
 MISTAKES = [*MODEL, *DATA, *METHOD, *LOOP]
 #: Mistakes below the rounding of a precision: nothing can see them there.
 BELOW_BFLOAT16 = {
@@ -80,65 +85,104 @@ def goldens(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one of WAYS, `way`, said of one member of the population."""
+    """What one of WAYS, `way`, said of one member of the population.
+
+    Attributes
+    ----------
+    planted : the stage that must be the first to fail
+    failing : the stages that are wrong by themselves
+    told : let pass, with the verdict saying that it did not judge the planted stage in full
+    refused : an error in the place of a verdict
+    """
 
     mistake: Mistake
     precision: str
     way: str
-    planted: str  # the stage that must be the first to fail
-    report: Report | KitReport
-    refused: str = ""  # an error in the place of a verdict
+    planted: str
+    passed: bool
+    first_failing: str | None = None
+    failing: Sequence[str] = ()
+    cause: str | None = None
+    told: bool = False
+    refused: str = ""
+
+    @staticmethod
+    def of(mistake: Mistake, precision: str, way: str, planted: str, report: Report | KitReport) -> Outcome:
+        passed = report.passed
+        told = passed and isinstance(report, Report) and report.coverage[planted] != FULL
+        wrong = report.of(FAIL if isinstance(report, Report) else FAILED)
+        failing = sorted({finding.stage for finding in wrong})
+        return Outcome(mistake, precision, way, planted, passed, report.first_failing, failing, report.cause, told)
+
+    @property
+    def key(self) -> Key:
+        return self.mistake.name, self.precision, self.way
 
     @property
     def caught(self) -> bool:
-        return not self.report.passed and not self.refused
-
-    @property
-    def told(self) -> bool:
-        """Let pass, with the verdict saying that it did not judge the planted stage in full."""
-        judged = self.report.coverage[self.planted] if isinstance(self.report, Report) else FULL
-        return not self.caught and judged != FULL
+        return not self.passed and not self.refused
 
     @property
     def stage_right(self) -> bool:
-        return self.report.first_failing == self.planted
+        return self.first_failing == self.planted
 
     @property
     def named(self) -> bool:
-        return self.report.cause is not None
+        return self.cause is not None
 
     @property
     def cause_right(self) -> bool:
-        pattern, cause = self.mistake.cause, self.report.cause
-        return pattern is not None and cause is not None and re.search(pattern, cause) is not None
+        pattern = self.mistake.cause
+        return pattern is not None and self.cause is not None and re.search(pattern, self.cause) is not None
+
+    def to_json(self) -> str:
+        """A line of a file of outcomes."""
+        return json.dumps({**vars(self), "mistake": self.mistake.name})
+
+
+def read(file: Path) -> list[Outcome]:
+    """The outcomes that a file holds, of mistakes that are still there."""
+    by_name = {mistake.name: mistake for mistake in MISTAKES}
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    return [Outcome(**{**line, "mistake": by_name[line["mistake"]]}) for line in lines if line["mistake"] in by_name]
 
 
 def measured(
-    mistakes: Iterable[Mistake], precisions: Iterable[str], folder: Path, ways: Sequence[str] = WAYS
+    mistakes: Iterable[Mistake],
+    precisions: Iterable[str],
+    folder: Path,
+    ways: Sequence[str] = WAYS,
+    known: Collection[Key] = (),
 ) -> Iterator[Outcome]:
-    """The verdict on every mistake in every precision, by `verify` with the checkpoint and without, and by `check`."""
+    """The verdict on every mistake in every precision, by `verify` with the checkpoint and without, and by `check`.
+
+    What is `known` is left out.
+    """
     mistakes, precisions = list(mistakes), list(precisions)
-    whole = [way for way in ways if way != CHECK]
-    if whole:
-        yield from _whole_runs(mistakes, precisions, folder, whole)
-    if CHECK in ways:
-        for mistake, precision, report in checked(mistakes, [p for p in precisions if p in CHECKED]):
-            yield Outcome(mistake, precision, CHECK, stages_of(mistake)[0], report)
+    asked = {key for key in product([m.name for m in mistakes], precisions, ways) if key not in known}
+    if any(way != CHECK for _, _, way in asked):
+        yield from _whole_runs(mistakes, precisions, folder, asked)
+    for mistake in mistakes if CHECK in ways else ():
+        of_functions = [p for p in precisions if p in CHECKED and (mistake.name, p, CHECK) in asked]
+        for precision, report in checked(mistake, of_functions):
+            yield Outcome.of(mistake, precision, CHECK, stages_of(mistake)[0], report)
 
 
-def _whole_runs(mistakes: list[Mistake], precisions: list[str], folder: Path, ways: Sequence[str]) -> Iterator[Outcome]:
+def _whole_runs(mistakes: list[Mistake], precisions: list[str], folder: Path, asked: set[Key]) -> Iterator[Outcome]:
     model, samples = tiny()
     golden = goldens(folder, model, samples)
-    for mistake in mistakes:
-        for precision in precisions:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                kept = ("bfloat16", torch.float32) if precision == "mixed" else (precision, None)
-                candidate(golden[mistake.golden], folder / "c", model, kept[0], mistake.made(), kept[1])
-            for way in ways:
-                checkpoint = model if way == WITH else None
-                try:
-                    report = tr.compare(golden[mistake.golden], folder / "c", checkpoint=checkpoint)
-                    yield Outcome(mistake, precision, way, mistake.stage, report)
-                except tr.TLoRAError as error:
-                    yield Outcome(mistake, precision, way, mistake.stage, Report([]), str(error))
+    for mistake, precision in product(mistakes, precisions):
+        ways = [way for way in (WITH, WITHOUT) if (mistake.name, precision, way) in asked]
+        if not ways:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            kept = ("bfloat16", torch.float32) if precision == "mixed" else (precision, None)
+            candidate(golden[mistake.golden], folder / "c", model, kept[0], mistake.made(), kept[1])
+        for way in ways:
+            checkpoint = model if way == WITH else None
+            try:
+                report = tr.compare(golden[mistake.golden], folder / "c", checkpoint=checkpoint)
+                yield Outcome.of(mistake, precision, way, mistake.stage, report)
+            except tr.TLoRAError as error:
+                yield Outcome(mistake, precision, way, mistake.stage, False, refused=str(error))

@@ -30,7 +30,7 @@ def test_the_population_is_large_and_every_mistake_has_a_name() -> None:
 
 def test_mistakes_are_caught_where_they_were_planted(tmp_path: Path) -> None:
     for outcome in measured(MISTAKES[::19], ["float64"], tmp_path, [WITH]):
-        assert outcome.caught and outcome.stage_right, (outcome.mistake.name, outcome.report.first_failing)
+        assert outcome.caught and outcome.stage_right, (outcome.mistake.name, outcome.first_failing)
 
 
 def test_check_catches_mistakes_where_they_were_planted(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_check_catches_mistakes_where_they_were_planted(tmp_path: Path) -> None:
     of_functions = [m for m in MISTAKES if stages_of(m)]
     assert len(of_functions) >= 170
     for outcome in measured(of_functions[::61], ["float64"], tmp_path, [CHECK]):
-        assert outcome.caught and outcome.stage_right, (outcome.mistake.name, outcome.report.first_failing)
+        assert outcome.caught and outcome.stage_right, (outcome.mistake.name, outcome.first_failing)
 
 
 def test_check_passes_the_right_parts_in_float32() -> None:
