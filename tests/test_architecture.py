@@ -75,7 +75,7 @@ ARROWS: dict[str, set[str]] = {
     | {"method", "adapter", "calibration", "checkpoint", "data", "tasks", "training", "transformer"},
     "oracle": ALL_BUT_CLI - {"tasks", "planning", "pipeline", "reports", "explanation", "study"},
     "harness": {"backend", "errors", "data", "pipeline"},
-    "reports": MAKES_ARTEFACTS | {"adapter", "checkpoint", "oracle", "pages", "training"},
+    "reports": MAKES_ARTEFACTS | {"adapter", "calibration", "checkpoint", "oracle", "pages", "training"},
     "explanation": MAKES_ARTEFACTS
     | {"method", "algorithm", "adapter", "calibration", "pages", "pipeline", "training", "transformer"},
     "study": MAKES_ARTEFACTS

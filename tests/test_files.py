@@ -14,7 +14,8 @@ import pytest
 
 from tlora_ref import files
 from tlora_ref.checkpoint.write import check_output, new_folder
-from tlora_ref.errors import ConfigError, OutputError
+from tlora_ref.errors import ConfigError, OutputError, reason
+from tlora_ref.files import read_yaml
 
 
 def dead_process() -> int:
@@ -217,3 +218,38 @@ def test_a_folder_that_was_being_swapped_is_whole(tmp_path: Path) -> None:
     with new_folder(tmp_path / "m", overwrite=True) as folder:
         (folder / "new").write_text("x")
     assert [p.name for p in tmp_path.rglob("*")] == ["m", "new"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "x.yaml"), "No such file or directory"),
+        (OSError("[Errno 28] No space left on device: 'x'"), "No space left on device: 'x'"),
+        (RuntimeError("I/O error: Permission denied (os error 13)"), "I/O error: Permission denied"),
+        (ValueError("first\n  second"), "first second"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_a_reason_is_one_line_without_numbers(error: Exception, said: str) -> None:
+    assert reason(error) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("rank: [", "line 1, column 8: expected the node content, but found '<stream end>'"),
+        ("a: 1\nb: 2\na: 3", "line 3: the key 'a' is there twice: keep one"),
+        ("a: &x 1\nb: *x", "aliases (*name) are not read"),
+        ("a: \tb: c", "line 1, column"),
+    ],
+)
+def test_yaml_that_is_none_is_told_in_one_line(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError) as found:
+        read_yaml(tmp_path / "a.yaml")
+    assert said in str(found.value) and "\n" not in str(found.value) and "unicode string" not in str(found.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read \(No such file or directory\)$"):
+        read_yaml(tmp_path / "none.yaml")

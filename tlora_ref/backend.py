@@ -27,7 +27,7 @@ import ml_dtypes
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from tlora_ref.errors import DeviceError, did_you_mean
+from tlora_ref.errors import DeviceError, did_you_mean, reason
 
 Array: TypeAlias = np.ndarray[Any, Any]
 T = TypeVar("T")
@@ -146,13 +146,15 @@ def get_device(name: str = "cpu") -> Device:
         cupy = importlib.import_module("cupy")
     except ImportError as error:
         raise DeviceError(
-            f'device "gpu" needs CuPy, which cannot be imported ({error}). Install the extra that fits your CUDA: '
-            "pip install 'tlora-ref[cuda13x]' or 'tlora-ref[cuda12x]'"
+            f'device "gpu" needs CuPy, which cannot be imported ({reason(error)}). Install the extra that fits your '
+            "CUDA: pip install 'tlora-ref[cuda13x]' or 'tlora-ref[cuda12x]'"
         ) from error
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise DeviceError(f'device "gpu": CuPy is installed but finds no usable CUDA device ({error})') from error
+        raise DeviceError(
+            f'device "gpu": CuPy is installed but finds no usable CUDA device ({reason(error)})'
+        ) from error
     if count < 1:
         raise DeviceError('device "gpu": CuPy is installed but this machine has no CUDA device')
     _modules["cupy"] = cupy

@@ -7,6 +7,7 @@ and exits with status 2; a caller who wants to catch whatever this library refus
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 
 
@@ -44,6 +45,19 @@ class DeviceError(TLoRAError):
 
 class OutputError(TLoRAError):
     """A result cannot be written where it was asked for."""
+
+
+def reason(error: BaseException) -> str:
+    """What stopped something, in one line for the brackets of a message: the system's words without their numbers, and
+    of a parser's many lines what it says and where."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    mark = getattr(error, "problem_mark", None)  # YAML's
+    if mark is not None:
+        problem = getattr(error, "problem", None) or getattr(error, "context", None)
+        return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
+    said = re.sub(r" \(os error \d+\)|\[Errno -?\d+\] ", "", str(error))
+    return " ".join(said.split()) or type(error).__name__
 
 
 def did_you_mean(word: object, known: Iterable[str], usual: Mapping[str, str] | None = None) -> str:

@@ -30,7 +30,7 @@ import psutil
 import yaml
 from filelock import FileLock, Timeout
 
-from tlora_ref.errors import ConfigError, OutputError
+from tlora_ref.errors import ConfigError, OutputError, reason
 
 #: In a folder that a process is writing into.
 LOCK_FILE = ".lock"
@@ -106,10 +106,12 @@ class _Plain(yaml.SafeLoader):
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        words = [key.value for key in keys]
+        twice = next((key for i, key in enumerate(keys) if key.value in words[:i]), None)
         if twice is not None:
-            raise yaml.YAMLError(f"the key {twice!r} is there twice{node.start_mark}: keep one")
+            line = twice.start_mark.line + 1
+            raise yaml.YAMLError(f"line {line}: the key {twice.value!r} is there twice: keep one")
         return node
 
 
@@ -120,9 +122,9 @@ def read_yaml(path: Path) -> Any:
         _check_texts(values)
         return values
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
+        raise ConfigError(f"{path}: cannot be read ({reason(error)})") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date that is none
-        raise ConfigError(f"{path}: not valid YAML ({error})") from error
+        raise ConfigError(f"{path}: not valid YAML ({reason(error)})") from error
 
 
 def _check_texts(value: Any) -> None:
@@ -200,7 +202,7 @@ def claimed(folder: Path) -> Iterator[None]:
             f"{folder}: another run is writing into this folder now. Wait for its end, or choose another folder"
         ) from None
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        raise OutputError(f"{folder}: cannot be written ({reason(error)})") from error
     try:
         yield
     finally:

@@ -68,7 +68,7 @@ def test_the_resolved_config_of_a_run_repeats_it(folder: Path, run: Run) -> None
         ("- 5", "expected flags and their values"),
         ("rank: [1, 2]", 'key "rank" holds [1, 2], expected one value'),
         ("rank: {a: 1}", 'key "rank"'),
-        ("rank: many", "--rank"),
+        ("rank: many", 'key "rank" holds'),
         ("rank: [", "not valid YAML"),
         ("!!python/object/apply:os.getcwd []", "not valid YAML"),
     ],

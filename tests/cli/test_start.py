@@ -67,3 +67,13 @@ def test_help_says_of_each_command_what_its_function_says(run: Run) -> None:
         assert f"  {name} " in said
         assert " ".join(doc.split())[:20] in said
     assert list(Commands()) == list(COMMANDS)
+
+
+def test_the_list_has_the_whole_summary_of_each_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 80 columns, as a pipe has them."""
+    monkeypatch.setenv("COLUMNS", "80")
+    said = run("--help")[1]
+    assert max(map(len, said.splitlines())) <= 80
+    for name in COMMANDS:
+        line = next(line for line in said.splitlines() if line.startswith(f"  {name} "))
+        assert line.split(maxsplit=1)[1] == summary(name).split("\n")[0], name

@@ -66,6 +66,11 @@ class Plan:
         return sum(self.rank.values())
 
     @property
+    def rounding(self) -> int:
+        """By how much the ranks of Eq. 6, each rounded by itself, sum to more than the budget."""
+        return sum(self.rank_eq6.values()) - self.budget
+
+    @property
     def lora_parameters(self) -> int:
         """Entries of A and B of plain LoRA at r_init."""
         return sum((d_out + d_in) * self.r_init for d_out, d_in in self.shapes.values())

@@ -19,7 +19,7 @@ from tlora_ref.backend import Array, array_module, concatenate, to_numpy
 from tlora_ref.calibration.blocked import add_second_moment, blocked_sensitivity
 from tlora_ref.calibration.saving import SAVE_SECONDS, SavedSums, Sums, held_back, samples_digest
 from tlora_ref.calibration.statistics import CalibrationStats
-from tlora_ref.errors import ConfigError, DataError, DeviceError, NumericsError, OutputError
+from tlora_ref.errors import ConfigError, DataError, DeviceError, NumericsError, OutputError, reason
 from tlora_ref.method.covariance import centred
 from tlora_ref.method.switches import Switches, resolve
 from tlora_ref.transformer import Model, ModuleInputs
@@ -180,8 +180,8 @@ class _Work:
                     saved.save_if_due(sums)
             except BrokenExecutor as error:
                 raise DeviceError(
-                    f"a calibration worker died ({error}), most likely for want of memory: nothing was kept. Use fewer "
-                    "workers"
+                    f"a calibration worker died ({reason(error)}), most likely for want of memory: nothing was kept. "
+                    "Use fewer workers"
                 ) from error
             finally:
                 for future in submitted:
@@ -194,7 +194,7 @@ def _shared_folder(scratch: str | Path | None) -> TemporaryDirectory[str]:
     try:
         return TemporaryDirectory(prefix="tlora-calibration-", dir=scratch)
     except OSError as error:
-        raise OutputError(f"{scratch}: statistics cannot be written there ({error.strerror or error})") from error
+        raise OutputError(f"{scratch}: statistics cannot be written there ({reason(error)})") from error
 
 
 def _write_weights(folder: str, model: Model) -> None:
@@ -202,7 +202,7 @@ def _write_weights(folder: str, model: Model) -> None:
     try:
         save_file({name: to_numpy(W) for name, W in model.tensors.items()}, Path(folder) / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise OutputError(f"{folder}: the weights cannot be written there for the workers ({error})") from error
+        raise OutputError(f"{folder}: the weights cannot be written there for the workers ({reason(error)})") from error
 
 
 @lru_cache(maxsize=1)

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from tlora_ref.backend import Array, to_numpy
 from tlora_ref.calibration.statistics import CalibrationStats
-from tlora_ref.errors import CheckpointError, ConfigError, OutputError
+from tlora_ref.errors import CheckpointError, ConfigError, OutputError, reason
 from tlora_ref.files import beside, parse_json
 
 FORMAT = "tlora_ref.calibration.unfinished"
@@ -84,7 +84,7 @@ class SavedSums:
             with beside(self.file) as new:
                 save_file(tensors, new, metadata={FORMAT: json.dumps(facts)})
         except (OSError, SafetensorError) as error:
-            raise OutputError(f"{self.file}: the calibration so far cannot be written ({error})") from error
+            raise OutputError(f"{self.file}: the calibration so far cannot be written ({reason(error)})") from error
         self.written = True
         now = time.perf_counter()
         self._next = now + max(self.seconds, 10 * (now - began))
@@ -117,7 +117,7 @@ class SavedSums:
             self._check(sums, tensors)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
-                f"{self.file}: damaged calibration ({error}). Start again without resuming"
+                f"{self.file}: damaged calibration ({reason(error)}). Start again without resuming"
             ) from error
         self.written = True
         return sums

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from tlora_ref.backend import Array, to_numpy
 from tlora_ref.calibration.blocked import mirror
-from tlora_ref.errors import CheckpointError, ConfigError, OutputError
+from tlora_ref.errors import CheckpointError, ConfigError, OutputError, reason
 from tlora_ref.files import beside, parse_json
 from tlora_ref.names import span, told_by_kind
 from tlora_ref.provenance import provenance
@@ -145,7 +145,7 @@ class CalibrationStats:
             with beside(path) as new:
                 save_file(tensors, new, metadata=metadata)
         except (OSError, SafetensorError) as error:
-            raise OutputError(f"{path}: the calibration statistics cannot be written ({error})") from error
+            raise OutputError(f"{path}: the calibration statistics cannot be written ({reason(error)})") from error
 
     @classmethod
     def load(cls, path: str | Path) -> CalibrationStats:
@@ -170,7 +170,9 @@ class CalibrationStats:
                     )
                 stats = cls.unpacked({name: file.get_tensor(name) for name in file.keys()}, header["facts"])  # noqa: SIM118
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
-            raise CheckpointError(f"{path}: damaged calibration statistics ({error}). Calibrate again") from error
+            raise CheckpointError(
+                f"{path}: damaged calibration statistics ({reason(error)}). Calibrate again"
+            ) from error
         stats.check(path)
         return stats
 

@@ -1,7 +1,14 @@
 """Hugging Face folders in and out, PEFT adapters in and out: the one room that knows files and their vendors."""
 
 from tlora_ref.checkpoint.export import FORMATS, export_adapter
-from tlora_ref.checkpoint.folders import adapter_facts, adapter_folder, check_model_folder, holds_adapter
+from tlora_ref.checkpoint.folders import (
+    INITIAL,
+    TRAINED,
+    adapter_facts,
+    adapter_folder,
+    check_model_folder,
+    holds_adapter,
+)
 from tlora_ref.checkpoint.generation_config import choices_of
 from tlora_ref.checkpoint.hub import find_adapter, find_model
 from tlora_ref.checkpoint.load import load_model, read_config, working_dtype
@@ -12,6 +19,8 @@ from tlora_ref.checkpoint.write import check_output
 
 __all__ = [
     "FORMATS",
+    "INITIAL",
+    "TRAINED",
     "adapter_facts",
     "adapter_folder",
     "check_model_folder",

@@ -64,9 +64,11 @@ def check_model_folder(path: str | Path) -> Path:
     Raises
     ------
     CheckpointError
-        for an adapter's or a run's folder, data, or one file of a model; the message says what it is.
+        for nothing, an adapter's or a run's folder, data, or one file of a model; the message says what it is.
     """
     path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: there is no such folder. Give that of a Hugging Face checkpoint")
     if path.is_file() and path.suffix == ".safetensors":
         raise CheckpointError(f"{path}: is one file of a model: give its folder, {path.parent}")
     if path.is_file() and path.suffix != ".json":

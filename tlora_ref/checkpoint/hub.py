@@ -50,7 +50,8 @@ def other_weights(names: Sequence[str], stem: str = "model") -> str | None:
 
 
 def find_model(name: str | Path, *, download: bool = False) -> Path:
-    """The folder of a model: `name` itself where it is one, else the repository NAME/REPO in the local cache.
+    """The folder of a model: `name` itself where it is one (or the config.json in it), else the repository NAME/REPO in
+    the local cache.
 
     Parameters
     ----------
@@ -65,7 +66,8 @@ def find_model(name: str | Path, *, download: bool = False) -> Path:
     """
     if Path(name).suffix == ".gguf":
         raise CheckpointError(f"{name}: {OTHERS['.gguf']}")
-    return _found(name, "config.json", download)
+    found = _found(name, "config.json", download)
+    return found.parent if found.name == "config.json" and found.is_file() else found
 
 
 def find_adapter(name: str | Path, *, download: bool = False) -> Path:

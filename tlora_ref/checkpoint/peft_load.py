@@ -18,7 +18,7 @@ from tlora_ref.checkpoint.mapping import unchanged
 from tlora_ref.checkpoint.peft_claims import CONFIG, RENAMED, Claims
 from tlora_ref.checkpoint.peft_config import FACTS, PREFIX, WEIGHTS, read_peft_config, scale_of
 from tlora_ref.checkpoint.reader import check_finite, inside, read_header, read_json, read_tensors, shown
-from tlora_ref.errors import CheckpointError, TLoRAError
+from tlora_ref.errors import CheckpointError, TLoRAError, reason
 
 #: What models call their embedding tables and output matrices.
 EMBEDDINGS = ("embed_tokens", "wte", "shared", "embed_in", "word_embeddings", "lm_head")
@@ -210,7 +210,7 @@ def _facts(folder: Path, ranks: Mapping[str, int], scales: Mapping[str, float]) 
         known["tied"] = {str(name): tuple(map(str, others)) for name, others in values.get("tied", {}).items()}
     except (TLoRAError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: not what this library writes ({type(error).__name__}: {error}). {mend}"
+            f"{path}: not what this library writes ({type(error).__name__}: {reason(error)}). {mend}"
         ) from error
     for module, rank in ranks.items():
         # alpha / rank loses the last bit of the scale; tlora.json has it whole.

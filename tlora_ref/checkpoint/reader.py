@@ -16,7 +16,7 @@ import numpy as np
 from tlora_ref.backend import Array
 from tlora_ref.checkpoint.hub import other_weights
 from tlora_ref.checkpoint.mapping import MappedFile, Stamp, stamp_of
-from tlora_ref.errors import CheckpointError
+from tlora_ref.errors import CheckpointError, reason
 from tlora_ref.files import parse_json
 
 #: The safetensors format's own limit on the length of a header, in bytes.
@@ -72,7 +72,7 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: the safetensors header is not valid JSON ({error}). {MEND}") from error
+        raise CheckpointError(f"{path}: the safetensors header is not valid JSON ({reason(error)}). {MEND}") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: the safetensors header is not a JSON object. {MEND}")
     metadata = header.pop("__metadata__", None) or {}
@@ -106,7 +106,7 @@ def _header_text(path: Path) -> tuple[bytes, Stamp]:
                 )
             return file.read(length), stamp
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise CheckpointError(f"{path}: cannot be read ({reason(error)})") from error
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -278,9 +278,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such file. Is this the folder of a checkpoint?") from error
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise CheckpointError(f"{path}: cannot be read ({reason(error)})") from error
     except ValueError as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error}). {MEND}") from error
+        raise CheckpointError(f"{path}: not valid JSON ({reason(error)}). {MEND}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(values).__name__}")
     return values

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from tlora_ref.backend import Array
-from tlora_ref.errors import OutputError
+from tlora_ref.errors import OutputError, reason
 from tlora_ref.files import LOCK_FILE, SET_ASIDE, clear_leftovers, exchanged, removed, temporary
 
 
@@ -50,7 +50,7 @@ def check_output(folder: str | Path, *, overwrite: bool = False, replace: bool =
         trial.mkdir()
         trial.rmdir()
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        raise OutputError(f"{folder}: cannot be written ({reason(error)})") from error
     return folder
 
 
@@ -65,7 +65,7 @@ def new_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Path]
         yield beside
         _swap(beside, target)
     except (OSError, SafetensorError) as error:
-        raise OutputError(f"{target}: cannot be written ({error})") from error
+        raise OutputError(f"{target}: cannot be written ({reason(error)})") from error
     finally:
         removed(beside)
 

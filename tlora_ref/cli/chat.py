@@ -43,9 +43,10 @@ def run(
     download: o.Download = False,
     json: o.Json = False,
 ) -> None:
-    """Talk with a model, a line a turn: /save FILE, /reset, /quit. From a pipe, each line is a turn.
+    """Talk with a model, a line a turn.
 
-    A model without a chat template (or --template plain, question, alpaca) is asked each line by itself.
+    /save FILE, /reset and /quit are commands. From a pipe, each line is a turn. A model without a chat template (or
+    --template plain, question, alpaca) is asked each line by itself.
     """
     screen, alive = Screen(json), sys.stdin.isatty()
     tokenizer = tr.load_tokenizer(model)

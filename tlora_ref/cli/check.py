@@ -36,7 +36,10 @@ def run(
     report: o.Report = None,
     json: o.Json = False,
 ) -> None:
-    """Check a Python implementation over generated cases of its stages: exit status 1 if it is wrong."""
+    """Check a Python implementation of the stages on many cases.
+
+    The cases are generated. The exit status is 1 if it is wrong.
+    """
     screen = Screen(json)
     check_report_file(report)
     silent = redirect_stdout(sys.stderr)  # what the candidate prints is no part of the report

@@ -14,6 +14,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from tlora_ref.cli.stopping import told
+from tlora_ref.cli.usage import Command, UsageError, one_line
+from tlora_ref.errors import ConfigError
 
 #: Each is a file of this folder with a function `run`; in the order in which a newcomer needs them.
 COMMANDS = (
@@ -68,6 +70,15 @@ class LazyGroup(TyperGroup):
         super().__init__(**options)
         self.commands = Commands()  # type: ignore[assignment]
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args:  # its help
+            return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except UsageError as error:
+            said = one_line(error).rstrip(".")
+            raise ConfigError(f"{said}: the command comes first, then its flags (`tlora-ref -h` lists them)") from None
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         commands, self.commands = self.commands, {name: TyperCommand(name, help=summary(name)) for name in COMMANDS}
         try:
@@ -81,7 +92,7 @@ def _command(name: str) -> Any:
     app = typer.Typer(
         add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=markup(), context_settings=HELP_FLAGS
     )
-    app.command(name)(_interruptible(_module(name).run))
+    app.command(name, cls=Command)(_interruptible(_module(name).run))
     return typer.main.get_command(app)
 
 

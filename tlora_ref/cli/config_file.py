@@ -8,8 +8,9 @@ from typing import Any
 
 import typer
 
-from tlora_ref.cli.suggestions import COMMANDS_ELSEWHERE, flag_hint
-from tlora_ref.cli.words import flags_of
+from tlora_ref.cli.suggestions import ADVICE, COMMANDS_ELSEWHERE, flag_hint
+from tlora_ref.cli.values import expected, value_of_file
+from tlora_ref.cli.words import keys_of
 from tlora_ref.errors import ConfigError, did_you_mean
 from tlora_ref.files import read_yaml
 
@@ -30,16 +31,16 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     command, commands = str(context.info_name), context.find_root().command.commands  # type: ignore[attr-defined]
     if any(isinstance(part, Mapping) and key in (COMMON, *commands) for key, part in values.items()):
         values = _parts(path, values, command, commands)
-    known = _keys(context.command)
+    known, takes = _keys(context.command), expected(context.command.callback)
     defaults: dict[str, Any] = {}
     for key, value in values.items():
         parameter = known.get(_plain(str(key)))
         if parameter is None:
-            hint = flag_hint(str(key), command, flags_of(commands), dashes="")
+            hint = _key_hint(str(key), value, command, commands)
             raise ConfigError(f'{path}: unknown key "{key}" for this command: {hint}')
         if value is not None:
-            many = bool(getattr(parameter, "multiple", False))
-            defaults[str(parameter.name)] = _value(path, str(key), value, many, parameter.nargs)
+            name = str(parameter.name)
+            defaults[name] = value_of_file(f'{path}: key "{key}"', value, takes[name])
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
 
@@ -60,7 +61,7 @@ def _parts(path: Path, values: Mapping[Any, Any], command: str, commands: Mappin
         }
         for key in part or {}:
             if _plain(str(key)) not in known:
-                hint = flag_hint(str(key), command if name == COMMON else str(name), flags_of(commands), dashes="")
+                hint = _key_hint(str(key), None, command if name == COMMON else str(name), commands)
                 raise ConfigError(f'{path}, part "{name}": unknown key "{key}": {hint}')
     shared = {key: value for key, value in (values.get(COMMON) or {}).items() if _plain(str(key)) in own}
     mine = values.get(command) or {}
@@ -79,15 +80,9 @@ def _plain(spelling: str) -> str:
     return spelling.lstrip("-").replace("-", "_")
 
 
-def _value(path: Path, key: str, value: Any, many: bool, entries: int) -> Any:
-    """A YAML value as a flag takes it; one that may be repeated takes a list, or a mapping (`a: b` is a=b)."""
-    if many:
-        if isinstance(value, Mapping):
-            return [f"{name}={text}" for name, text in value.items()]
-        return [str(entry) for entry in value] if isinstance(value, list) else [str(value)]
-    if isinstance(value, list) and entries == len(value):
-        return tuple(value)
-    if isinstance(value, list | dict):
-        expected = "one value" if entries == 1 else f"a list of {entries} values"
-        raise ConfigError(f'{path}: key "{key}" holds {value!r:.60}, expected {expected}')
-    return value
+def _key_hint(key: str, value: Any, command: str, commands: Mapping[str, Any]) -> str:
+    """What may have been meant by an unknown key: one that holds keys of its own may be a part."""
+    repeated = [str(p.name) for p in commands[command].params if getattr(p, "multiple", False)]
+    known = () if key.replace("_", "-") in ADVICE or not isinstance(value, Mapping) else (COMMON, *commands, *repeated)
+    part = did_you_mean(key, known, COMMANDS_ELSEWHERE if known else None)
+    return part.strip(" ()") or flag_hint(key, command, keys_of(commands), dashes="")

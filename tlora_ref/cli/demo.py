@@ -21,7 +21,10 @@ def run(
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 100,
     overwrite: o.Overwrite = False,
 ) -> None:
-    """Fine-tune the shipped model, and show each command that does it: half a minute on two cores."""
+    """Fine-tune the shipped model, and show each command that does it.
+
+    Half a minute on two cores.
+    """
     folder = tr.shipped_model()
     check_folder(out, overwrite=overwrite, model=folder)
     print(f"{folder.name}, a Llama of 857,216 weights, learns to write the calculation inside a sentence.")

@@ -44,7 +44,10 @@ def run(
     download: o.Download = False,
     json: o.Json = False,
 ) -> None:
-    """Loss, perplexity, and (with --generate) exact matches on held-out rows; with --task, that task's own scores."""
+    """Loss and perplexity on held-out rows, and a task's own scores.
+
+    With --generate also exact matches; --task names the task.
+    """
     template = template_of_rows(template, task, adapter)
     screen, source = Screen(json), data_source(context, template=template)
     check_write(source.task, write)
@@ -61,10 +64,17 @@ def run(
     warn(*left_out.lines())
     result = tr.evaluate(ready, samples, batch_size=batch_size)
     found: dict[str, Any] = {"loss": result.loss, "perplexity": result.perplexity, "tokens": result.tokens}
-    found |= {"samples": len(samples), "too_long": len(left_out.too_long), "unlabelled": len(left_out.unlabelled)}
+    found |= {
+        "file": str(source.file(split)),
+        "samples": len(samples),
+        "too_long": len(left_out.too_long),
+        "unlabelled": len(left_out.unlabelled),
+    }
     unit = "row" if sample_form(ready) == "classes" else "token"
     parts = f" in {len(samples)} parts" if len(samples) > left_out.used else ""
-    screen.say(f"{left_out.used} of {len(rows)} rows{parts}, {result.tokens:,} scored {unit}s")
+    screen.say(
+        f"{source.file(split).name}: {left_out.used} of {len(rows)} rows{parts}, {result.tokens:,} scored {unit}s"
+    )
     perplexity = f", perplexity {result.perplexity:.3f}" if unit == "token" else ""
     screen.say(f"loss {result.loss:.4f} nats a {unit}{perplexity}")
     if tokenizer is not None and (generate or task is not None):

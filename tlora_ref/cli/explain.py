@@ -46,17 +46,18 @@ def run(
     download: o.Download = False,
     json: o.Json = False,
 ) -> None:
-    """Write a page that explains Algorithm 1 line by line on this model's own numbers."""
+    """Write a page that explains Algorithm 1 on a model's numbers."""
     screen, source = Screen(json), data_source(context)
     check_page(out, overwrite=overwrite)
     chosen = tuple(target or ()) or None
     settings = tr.AdapterSettings(rank, alpha, chosen, switches(context), samples=samples, seed=seed)
     training = tr.TrainSettings(steps=steps, batch_size=batch_size, lr=lr, seed=seed)
     rows = source.rows(split)
+    knowing = tr.weightless_model(model, classes(context, source))  # what is wrong with rows is told at once
+    encoded, left_out = source.encoded(rows, knowing, tr.load_tokenizer_for(model, rows))
+    warn(*left_out.lines())
     say_memory(screen, model, dtype, hold, settings)
     base = tr.load_model(model, dtype, device, hold=hold, labels=classes(context, source), seed=seed)
-    encoded, left_out = source.encoded(rows, base, tr.load_tokenizer_for(model, rows))
-    warn(*left_out.lines())
     with screen.stages() as progress:
         found = tr.explain(
             base,

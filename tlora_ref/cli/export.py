@@ -32,7 +32,10 @@ def run(
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> None:
-    """Write an adapter for llama.cpp, mlx-lm, or whatever knows one rank and one alpha."""
+    """Write an adapter for llama.cpp, mlx-lm, or PEFT at one rank.
+
+    The last is for whatever knows one rank and one alpha.
+    """
     screen = Screen(json)
     check_folder(out, overwrite=overwrite, replace=True, adapter=adapter)
     written = tr.export_adapter(adapter, to, out, model_folder=model, overwrite=overwrite)

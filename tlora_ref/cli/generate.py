@@ -11,7 +11,7 @@ import typer
 import tlora_ref as tr
 from tlora_ref.cli import options as o
 from tlora_ref.cli.output import check_file
-from tlora_ref.cli.prompting import template_of_prompt
+from tlora_ref.cli.prompting import say_ends, template_of_prompt
 from tlora_ref.cli.screen import Screen, warn
 from tlora_ref.cli.settings import responder, say_unused
 from tlora_ref.data import Row, encode_prompt, sample_form
@@ -51,13 +51,18 @@ def run(
     download: o.Download = False,
     json: o.Json = False,
 ) -> None:
-    """Continue a prompt, printed as it is made; or answer a file of prompts (--prompts FILE --out FILE)."""
+    """Continue a prompt, or answer a file of prompts.
+
+    Text is printed as it is made; --prompts FILE --out FILE answers a file.
+    """
     screen = Screen(json)
     asked = _asked(context, prompt, prompts, out)
     tokenizer = tr.load_tokenizer(model)
     if asked and all(row.form == "messages" for _, row in asked):
         chat = True
     template = template_of_prompt(tokenizer, adapter, template, chat, system)
+    pairs = [row.values["prompt"] for _, row in asked if "prompt" in row.values]
+    say_ends(adapter, template, pairs if prompt is None else [prompt])
     ready, _ = tr.load_adapted(model, adapter, dtype, device, hold=hold)
     answering = responder(context, ready, tokenizer, within_context=prompt is None)
     if prompt is None and out is not None:

@@ -13,7 +13,7 @@ from tlora_ref.cli import options as o
 from tlora_ref.cli.output import check_file, data_facts, manifest, write_beside
 from tlora_ref.cli.prompting import noted
 from tlora_ref.cli.run_folder import check_calibration, check_run_folder, say_stopped
-from tlora_ref.cli.screen import Screen, warn
+from tlora_ref.cli.screen import Screen, counted, warn
 from tlora_ref.cli.settings import adapter_settings, data_source, say_unused
 from tlora_ref.cli.settings import labels as classes
 from tlora_ref.cli.tables import say_memory, show_plan
@@ -64,7 +64,10 @@ def run(
     full: o.Full = False,
     json: o.Json = False,
 ) -> None:
-    """Calibrate, allocate and initialise: writes a PEFT adapter folder (B is zero)."""
+    """Make an adapter: calibrate, allocate ranks, initialise A.
+
+    OUT is a PEFT adapter's folder; B is zero.
+    """
     screen, settings = Screen(json), adapter_settings(context)
     kept, places = out / CALIBRATION_FILE, {"model": model, "data": data, "statistics": stats}
     check_run_folder(out, overwrite=overwrite, resume=resume, replace=True, **places)
@@ -95,17 +98,20 @@ def run(
         )
     source = None if stats is not None else data_source(context)
     rows = [] if source is None else source.rows(split)
+    encoded: list[dict[str, Any]] = []
+    if source is not None:  # what is wrong with rows is told at once
+        knowing = tr.weightless_model(model, classes(context, source))
+        encoded, left_out = source.encoded(rows, knowing, tr.load_tokenizer_for(model, rows))
+        warn(*left_out.lines())
     say_memory(screen, model, dtype, hold, settings, layers_at_once)
     base = tr.load_model(model, dtype, device, hold=hold, labels=classes(context, source), seed=seed)
     indices: list[int] | None = None
     adapter: tr.Adapter | None = None
     if source is not None:
-        encoded, left_out = source.encoded(rows, base, tr.load_tokenizer_for(model, rows))
-        warn(*left_out.lines())
         options: dict[str, Any] = {"workers": workers}
         try:
             parts = {None: "", 1: ", layer by layer"}.get(layers_at_once, f", {layers_at_once} layers at a time")
-            with screen.progress(f"calibrating on {samples} samples{parts}") as options["progress"]:
+            with screen.progress(f"calibrating on {counted(samples, 'sample')}{parts}") as options["progress"]:
                 if layers_at_once is not None:
                     adapter, indices = tr.adapter_in_parts(settings, base, encoded, layers_at_once, out, **options)
                 else:

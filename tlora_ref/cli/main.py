@@ -15,7 +15,7 @@ from tlora_ref.cli.commands import HELP_FLAGS, Commands, LazyGroup, markup
 from tlora_ref.cli.screen import linear_algebra_line, warn
 from tlora_ref.cli.stopping import heed_sigterm, told
 from tlora_ref.cli.words import check_words
-from tlora_ref.errors import TLoRAError
+from tlora_ref.errors import TLoRAError, reason
 from tlora_ref.provenance import provenance
 
 app = typer.Typer(
@@ -58,9 +58,9 @@ def main(arguments: list[str] | None = None) -> None:
         message = str(error)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        message = f"{where}{error.strerror or error}. Mend that and run the command again"
+        message = f"{where}{reason(error)}. Mend that and run the command again"
     except MemoryError as error:
-        message = f"not enough memory ({error}). Try --dtype float32, a smaller --batch-size or --max-length"
+        message = f"not enough memory ({reason(error)}). Try --dtype float32, a smaller --batch-size or --max-length"
     except KeyboardInterrupt as stop:  # before the command was there to answer
         what, status = told(stop)
         print(f"stopped by {what}: nothing was written", file=sys.stderr)

@@ -28,7 +28,10 @@ def run(
     download: o.Download = False,
     json: o.Json = False,
 ) -> None:
-    """Fold an adapter into the weights: writes a Hugging Face folder that transformers loads."""
+    """Fold an adapter into the weights of its model.
+
+    OUT is a Hugging Face folder that transformers loads.
+    """
     screen = Screen(json)
     check_folder(out, overwrite=overwrite, replace=True, model=model, adapter=adapter)
     file_dtype(dtype_out)  # refused before any work

@@ -11,7 +11,7 @@ import typer
 import tlora_ref as tr
 from tlora_ref.checkpoint import check_model_folder, find_adapter
 from tlora_ref.cli.config_file import read_config
-from tlora_ref.errors import ConfigError
+from tlora_ref.errors import CheckpointError, ConfigError
 
 Config = Annotated[
     Path | None,
@@ -21,7 +21,10 @@ Config = Annotated[
 
 def _found(context: typer.Context, folder: Path) -> Path:
     """The folder that MODEL names: a local one, or a repository's in the Hugging Face cache."""
-    return check_model_folder(tr.find_model(folder, download=bool(context.params.get("download"))))
+    found = check_model_folder(tr.find_model(folder, download=bool(context.params.get("download"))))
+    if found.is_file() and context.info_name != "plan":  # which needs a configuration alone
+        raise CheckpointError(f"{found}: is one file, not a model's folder: give the folder that config.json is in")
+    return found
 
 
 def _found_adapter(context: typer.Context, folder: Path | None) -> Path | None:

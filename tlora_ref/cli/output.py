@@ -16,7 +16,7 @@ import yaml
 
 from tlora_ref.checkpoint import check_output
 from tlora_ref.data import file_sha256
-from tlora_ref.errors import CheckpointError, ConfigError, OutputError
+from tlora_ref.errors import CheckpointError, ConfigError, OutputError, reason
 from tlora_ref.files import parse_json, read_yaml, write_text
 from tlora_ref.provenance import provenance
 
@@ -65,16 +65,19 @@ def write_beside(folder: Path, context: typer.Context, facts: Mapping[str, Any] 
         if facts is not None:
             write_text(folder / MANIFEST_FILE, json.dumps(facts, indent=2) + "\n")
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        raise OutputError(f"{folder}: cannot be written ({reason(error)})") from error
 
 
 def read_beside(folder: Path, context: typer.Context, *, free: frozenset[str]) -> dict[str, Any]:
     """The manifest of the run in `folder`, whose flags must be those of this command but for the `free` ones."""
+    absent = next((name for name in (CONFIG_FILE, MANIFEST_FILE) if not folder.joinpath(name).is_file()), None)
+    if absent is not None:
+        raise CheckpointError(f"{folder}: no run to resume: there is no {absent}. Start one without --resume")
     try:
         then = read_yaml(folder / CONFIG_FILE)
         facts = parse_json((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, ConfigError) as error:
-        raise CheckpointError(f"{folder}: no run to resume ({error}). Start one without --resume") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / MANIFEST_FILE}: damaged ({reason(error)}). Start the run again") from error
     if not isinstance(then, dict) or not isinstance(facts, dict):
         raise CheckpointError(f"{folder}: {CONFIG_FILE} or {MANIFEST_FILE} is damaged. Start the run again")
     now = resolved(context)

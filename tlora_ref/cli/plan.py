@@ -12,8 +12,8 @@ import typer
 import tlora_ref as tr
 from tlora_ref import machine
 from tlora_ref.cli import options as o
-from tlora_ref.cli.screen import Screen, duration, seconds, size, warn
-from tlora_ref.cli.settings import data_source, say_unused, train_settings
+from tlora_ref.cli.screen import Screen, counted, duration, seconds, size, warn
+from tlora_ref.cli.settings import data_source, given, say_unused, train_settings
 from tlora_ref.cli.settings import labels as classes
 from tlora_ref.errors import ConfigError
 from tlora_ref.planning.memory import HOLDERS, KEPT
@@ -46,9 +46,10 @@ def run(
     download: o.Download = False,
     json: o.Json = False,
 ) -> None:
-    """Parameters, memory and time of an adapter, from config.json alone (MODEL: its folder, or the file itself).
+    """Parameters, memory and time of an adapter, from config.json.
 
-    With --data the lengths of its rows are reckoned with, and how many steps they make.
+    MODEL is the folder, or the file alone. With --data the lengths of its rows are reckoned with, and how many steps
+    they make.
     """
     screen, settings = Screen(json), train_settings(context)
     alpha = float(rank) if alpha is None else alpha
@@ -59,7 +60,9 @@ def run(
     lengths = row_lengths(context, model)
     mean = tokens if lengths is None else tr.mean_tokens(lengths)
     time = tr.plan_time(memory, samples=samples, tokens=mean, workers=workers)
-    show_time(screen, time, samples, mean, workers)
+    if time.tokens < mean and given(context, ["tokens"]):
+        warn(f"--tokens {tokens} is beyond the model's context: it is reckoned with {time.tokens}")
+    show_time(screen, time, samples, workers)
     training = show_training(screen, memory, settings, lengths, tokens)
     found = {"alpha": alpha, "machine_bytes": machine.memory(), **memory.to_dict(), **time.to_dict()}
     screen.finish({**found, "training": training})
@@ -120,6 +123,7 @@ def show_memory(screen: Screen, memory: tr.MemoryPlan, alpha: float) -> None:
     taken = [memory.bytes(*kept) for kept in KEPT.values()]
     lines = [(name.replace("_", " "), *(size(t[name]) for t in taken), what) for name, what in HOLDERS.items()]
     screen.table("Memory, beside activations (bfloat16: --hold)", ("", *KEPT, ""), lines)
+    screen.say("Calibration holds two such sets of covariances (init --layers-at-once 1: of a\nlayer), a worker one")
     show_fit(screen, memory, machine.memory())
 
 
@@ -135,10 +139,12 @@ def show_fit(screen: Screen, memory: tr.MemoryPlan, there: int | None) -> None:
     screen.table(f"{title}, beside activations", ("", *KEPT), lines)
 
 
-def show_time(screen: Screen, time: tr.TimePlan, samples: int, tokens: int, workers: int) -> None:
+def show_time(screen: Screen, time: tr.TimePlan, samples: int, workers: int) -> None:
     """About how long the work before training takes."""
     machines = f"; {workers} such machines calibrate" if workers > 1 else ""
     rate = time.gflop_per_second
     screen.say(f"Time in float32, about, at {EFFICIENCY:.0%} of the {rate:,.0f} GFLOP/s measured now{machines}")
-    screen.say(f"  calibration, {samples} samples of {tokens} tokens: {duration(time.hours['calibration'])}")
+    screen.say(
+        f"  calibration, {counted(samples, 'sample')} of {time.tokens} tokens: {duration(time.hours['calibration'])}"
+    )
     screen.say(f"  initialisation, the SVD of every W C: {duration(time.hours['initialisation'])}")

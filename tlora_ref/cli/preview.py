@@ -44,7 +44,10 @@ def run(
     download: o.Download = False,
     json: o.Json = False,
 ) -> None:
-    """Rows as rendered and tokenised; what is scored (in colour, elsewhere in [[ ]]); what is left out, and why."""
+    """Show rows as rendered and tokenised, and what is left out.
+
+    What is scored is in colour, elsewhere in [[ ]]; of what is left out it is said why.
+    """
     screen, source = Screen(json), data_source(context)
     if not forward:
         unused = ("batch_size", "group_by_length", "seed", "dtype", "device")

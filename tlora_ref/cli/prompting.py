@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tlora_ref as tr
 from tlora_ref.cli.screen import warn
 from tlora_ref.data import Tokenizer
-from tlora_ref.data.templates import CHAT
+from tlora_ref.data.templates import CHAT, PLAIN
 from tlora_ref.errors import ConfigError
 from tlora_ref.pipeline.prompts import FACT
 from tlora_ref.tasks import tasks
-
-PLAIN = "plain"
 
 
 def template_of(given: str | None, trained: tr.Prompting | None) -> str:
@@ -54,6 +53,17 @@ def template_of_prompt(
     if trained is not None and trained.system is not None and system is None and template == CHAT:
         warn(f"the adapter was trained with the system message {trained.system!r}: it can be set with --system")
     return template
+
+
+def say_ends(adapter: Path | None, template: str, prompts: Sequence[str]) -> None:
+    """A note on prompts that end otherwise than all those did that the adapter was trained on."""
+    trained = None if adapter is None else tr.read_prompting(adapter)
+    if trained is None or trained.end is None or template != PLAIN:
+        return
+    other = [prompt for prompt in prompts if not prompt.endswith(trained.end)]
+    if other:
+        which = "the prompt does not" if len(prompts) == 1 else f"{len(other)} of {len(prompts)} prompts do not"
+        warn(f"all prompts that the adapter was trained on end in {trained.end!r}; {which}")
 
 
 def noted(prompting: tr.Prompting | None) -> dict[str, Any]:

@@ -27,7 +27,10 @@ def run(
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> None:
-    """Say what a run, an adapter, a trace or a study holds: budget, ranks by layer, scales, updates, losses."""
+    """Say what a run, an adapter, a trace or a study holds.
+
+    Budget, ranks by layer, scales, updates, losses; of a run that was stopped, how to go on.
+    """
     screen = Screen(json)
     page = None if html is None else check_page(html, overwrite=overwrite)
     if folder.is_dir() and holds_results(folder):

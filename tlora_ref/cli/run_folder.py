@@ -12,6 +12,7 @@ import typer
 
 import tlora_ref as tr
 from tlora_ref.calibration import CALIBRATION_FILE
+from tlora_ref.checkpoint import INITIAL, TRAINED
 from tlora_ref.cli.output import (
     CONFIG_FILE,
     MANIFEST_FILE,
@@ -23,13 +24,13 @@ from tlora_ref.cli.output import (
     write_beside,
 )
 from tlora_ref.cli.stopping import told
-from tlora_ref.errors import CheckpointError, ConfigError, OutputError
+from tlora_ref.errors import CheckpointError, ConfigError, OutputError, reason
 from tlora_ref.training import HISTORY_FILE, METRICS_FILE, STATE_FILE, STEPS_FOLDER, check_step
 from tlora_ref.training.tensorboard import FOLDER as TENSORBOARD
 from tlora_ref.training.tensorboard import TensorBoard
 
 CONVENTIONS = "AdamW as torch (decoupled decay, bias correction); schedule as transformers (first warm-up step: lr 0)"
-START, END = "initial_adapter", "adapter"
+START, END = INITIAL, TRAINED
 #: What a run leaves in its folder, and --overwrite clears.
 PARTS = (STATE_FILE, STEPS_FOLDER, HISTORY_FILE, METRICS_FILE, MANIFEST_FILE, CONFIG_FILE, START, END, TENSORBOARD)
 #: What --resume goes on from.
@@ -102,7 +103,7 @@ def begin_folder(out: Path, context: typer.Context, adapter: tr.Adapter, facts: 
     try:
         clear_run(out, PARTS)
     except OSError as error:
-        raise OutputError(f"{out}: cannot be cleared ({error.strerror or error})") from error
+        raise OutputError(f"{out}: cannot be cleared ({reason(error)})") from error
     write_beside(out, context, facts)
     tr.save_peft(adapter, out / START, base_model=context.params["base_model_id"] or facts["model"], facts=facts)
     (out / CALIBRATION_FILE).unlink(missing_ok=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +17,9 @@ from rich.text import Text
 
 from tlora_ref.files import json_text
 from tlora_ref.machine import linear_algebra
+
+#: Columns of characters where there is no terminal that has its own; and the fewest that a column of text gets.
+WIDTH, LEAST_TEXT = 80, 18
 
 
 class Advance(Protocol):
@@ -47,7 +52,7 @@ class Screen:
             print(json_text(values))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table: drawn on a terminal, columns padded with blanks elsewhere.
+        """A table: drawn on a terminal, columns padded with blanks elsewhere (see `padded`).
 
         The first column is text, the last one too unless it holds numbers alone.
         """
@@ -62,11 +67,9 @@ class Screen:
                 table.add_row(*row)
             self.console.print(table)
             return
-        widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
         print(title)
-        for row in [columns, *rows]:
-            cells = [cell.rjust(widths[i]) if right[i] else cell.ljust(widths[i]) for i, cell in enumerate(row)]
-            print("  " + "  ".join(cells).rstrip())
+        for line in padded([columns, *rows], right):
+            print(line)
 
     def passage(self, parts: Sequence[tuple[str, bool]], indent: str = "  ") -> None:
         """A text of which the parts with True are in colour, the tokens of it in two by turns; where there is no colour
@@ -150,6 +153,24 @@ class StepLine:
             self.screen.say(f"step {step:>5} of {self.total}  {said}{left}")
 
 
+def padded(rows: Sequence[Sequence[str]], right: Sequence[bool], width: int = WIDTH) -> Iterator[str]:
+    """The lines of a table in plain characters. A last column of text takes several, to stay within `width`.
+
+    right : which columns stand at their right
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(right))]
+    if not right[-1]:
+        room = width - sum(2 + w for w in widths[:-1]) - 2
+        widths[-1] = max(LEAST_TEXT, min(widths[-1], room))
+    for row in rows:
+        cells = [[cell] for cell in row]
+        if not right[-1]:
+            cells[-1] = textwrap.wrap(row[-1], widths[-1], break_long_words=False, break_on_hyphens=False) or [""]
+        for line in itertools.zip_longest(*cells, fillvalue=""):
+            parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)]
+            yield "  " + "  ".join(parts).rstrip()
+
+
 def _is_number(text: str) -> bool:
     return not text or text.replace(",", "").replace(".", "").replace("-", "").replace("e", "").isdigit()
 
@@ -166,6 +187,11 @@ def warn(*lines: str) -> None:
     """Lines that must be seen even when standard output is read by a machine."""
     for text in lines:
         print(f"note: {text}", file=sys.stderr, flush=True)
+
+
+def counted(number: int, what: str) -> str:
+    """How many of what: "1 sample", "32 samples"."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def size(number: float) -> str:

@@ -29,7 +29,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and their cost, and run nothing.")] = False,
     json: o.Json = False,
 ) -> None:
-    """Compare variants fairly: run every cell of a grid, or go on where a stopped study was."""
+    """Compare variants fairly: run a grid of runs, or go on with it."""
     screen, studies = Screen(json), load_studies(files)
     if dry_run:
         show_work(screen, studies, out)

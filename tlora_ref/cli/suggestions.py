@@ -70,10 +70,13 @@ _FLAGS_ELSEWHERE: dict[str, str] = {
 }
 FLAGS_ELSEWHERE = {theirs: ours for ours, names in _FLAGS_ELSEWHERE.items() for theirs in names.split()}
 
+#: The model is an argument on the command line, and a key like any other in a file.
+MODEL_ADVICE = "the model's folder stands without a flag, right after the command"
+
 #: What other tools have and this one has not, or not as a flag: what to do instead.
 _ADVICE: dict[str, str] = {
     "model model-name-or-path model-path base-model model-name pretrained-model-name-or-path model-id checkpoint-dir": (
-        "the model's folder stands without a flag, right after the command"
+        MODEL_ADVICE
     ),
     "lora-dropout dropout": "TLoRA trains without dropout: leave it out",
     "optim optimizer optimiser optimizer-type": "AdamW is the one optimizer: leave it out",
@@ -131,14 +134,22 @@ def flag_hint(given: str, command: str, flags: Mapping[str, Collection[str]], da
     ours = name if name in own else FLAGS_ELSEWHERE.get(name)
     if ours in own:
         return f"did you mean {dashes}{ours}?"
+    if ADVICE.get(name) == MODEL_ADVICE and "model" in own:
+        return f"did you mean {dashes}model?"
     if name in ADVICE:
         return ADVICE[name]
-    elsewhere = [other for other, theirs in flags.items() if (ours or name) in theirs]
-    if elsewhere:
+    if any((ours or name) in theirs for theirs in flags.values()):
         meant = "" if (ours or name) == name else f"did you mean {dashes}{ours}? "
-        return f"{meant}it belongs to {', '.join(elsewhere)}, not to {command}"
-    close = difflib.get_close_matches(name, own, n=1)
-    return f"did you mean {dashes}{close[0]}?" if close else f"tlora-ref {command} -h lists those there are"
+        return f"{meant}it belongs to {_owners(ours or name, flags)}"
+    if close := difflib.get_close_matches(name, own, n=1):
+        return f"did you mean {dashes}{close[0]}?"
+    if close := difflib.get_close_matches(name, {flag for theirs in flags.values() for flag in theirs}, n=1):
+        return f"did you mean {dashes}{close[0]}? it belongs to {_owners(close[0], flags)}"
+    return f"tlora-ref {command} -h lists those there are"
+
+
+def _owners(flag: str, flags: Mapping[str, Collection[str]]) -> str:
+    return ", ".join(command for command, theirs in flags.items() if flag in theirs)
 
 
 def command_hint(given: str, commands: Collection[str]) -> str:

@@ -48,8 +48,11 @@ def show_plan(screen: Screen, plan: tr.Plan, *, full: bool = False) -> None:
             screen.say(f"{len(plan.notes)} modules have a note, e.g. {first}: {plan.notes[first]}")
     screen.say(
         f"profile {plan.profile}: ranks sum to {plan.spent} of {plan.budget}; B has {plan.trainable_parameters:,} "
-        f"parameters (LoRA at rank {plan.r_init}, A and B: {plan.lora_parameters:,})"
+        f"parameters\n(LoRA at rank {plan.r_init}, A and B: {plan.lora_parameters:,})"
     )
+    if plan.rounding and plan.spent != plan.budget:
+        more = f"{abs(plan.rounding)} {'more' if plan.rounding > 0 else 'less'}"
+        screen.say(f"Eq. 6 rounds each rank by itself: they sum to {more} than the budget before any other rule")
 
 
 def _module_row(plan: tr.Plan, module: str) -> tuple[str, ...]:

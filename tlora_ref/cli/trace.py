@@ -59,7 +59,10 @@ def run(
     download: o.Download = False,
     json: o.Json = False,
 ) -> None:
-    """Record a whole run, every intermediate quantity by name: calibration, allocation, A, training, merge."""
+    """Record a whole run, for others to be held against.
+
+    Every quantity by its name: calibration, allocation, A, training, merge.
+    """
     screen = Screen(json)
     if not uniform_scale:
         say_unused(context, "it says what --uniform-scale means", "scale_rule")

@@ -28,7 +28,7 @@ from tlora_ref.cli.run_folder import (
     run_facts,
     say_stopped,
 )
-from tlora_ref.cli.screen import Screen, StepLine, seconds, warn
+from tlora_ref.cli.screen import Screen, StepLine, counted, seconds, warn
 from tlora_ref.cli.settings import ADAPTER_FLAGS, adapter_settings, data_source, given, say_unused, train_settings
 from tlora_ref.cli.settings import labels as classes
 from tlora_ref.cli.tables import say_memory, show_plan
@@ -108,7 +108,10 @@ def run(
     full: o.Full = False,
     json: o.Json = False,
 ) -> None:
-    """Fine-tune: makes the adapter (or takes one), trains it, writes OUT/adapter, history and manifest."""
+    """Fine-tune: make an adapter and train it, or go on with a run.
+
+    OUT/adapter is the trained adapter; OUT has the history and the manifest beside it.
+    """
     screen, making, settings = Screen(json), adapter_settings(context), checked_settings(context)
     if steps is not None:
         say_unused(context, "--steps says how long", "epochs")
@@ -121,13 +124,14 @@ def run(
     source = data_source(context)
     rows, held = split_rows(context, source)
     start = adapter if facts is None else out / START
+    knowing = tr.weightless_model(model, classes(context, source), start)  # what is wrong with rows is told at once
+    train_samples, valid_samples = encoded(source, knowing, model, rows, held)
+    settings.check_rates(len(train_samples))
     say_memory(screen, model, dtype, hold, None if start else making)
     base, trained = tr.load_adapted(model, start, dtype, device, hold=hold, labels=classes(context, source), seed=seed)
     base.recompute = base.recompute or recompute
     settings = with_fresh_head(screen, base, settings)
     say_of_head(base, whole_tensors(base, settings.also))
-    train_samples, valid_samples = encoded(source, base, model, rows, held)
-    settings.check_rates(len(train_samples))
     check_packing(base, train_samples, settings.packing)
     context.with_resource(claimed(out))
     try:
@@ -234,7 +238,7 @@ def made(
 
     kept : where the calibration is kept while it runs, and whether it is resumed (see `calibrate_for`)
     """
-    with screen.progress(f"calibrating on {settings.samples} samples") as progress:
+    with screen.progress(f"calibrating on {counted(settings.samples, 'sample')}") as progress:
         statistics, indices = tr.calibrate_for(settings, base, samples, progress=progress, **kept)
     return tr.make_adapter(settings, base, statistics, on_plan=lambda plan: show_plan(screen, plan, full=full)), indices
 
@@ -277,6 +281,8 @@ def fit(
         options |= {"resume": resume, "from_step": flags["from_step"] if resume else None}
         options |= {"valid": valid, "out": out, "on_step": on_step, "save_adapter": write}
         result = tr.train(base, adapter, data, settings=settings, **options)
+    if not line.seen:
+        screen.say(f"nothing was left to do: this run had ended, at step {result.steps}")
     if valid:
         screen.say(f"held-out loss after: {result.history[result.kept - 1]['valid_loss']:.4f}")
         if result.kept != result.steps:

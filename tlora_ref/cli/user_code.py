@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from tlora_ref.errors import ConfigError
+from tlora_ref.errors import ConfigError, reason
 
 
 def loaded(target: str) -> object:
@@ -20,7 +20,7 @@ def loaded(target: str) -> object:
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:  # whatever the user's module raises
-        raise ConfigError(f"{place}: cannot be imported ({type(error).__name__}: {error})") from error
+        raise ConfigError(f"{place}: cannot be imported ({type(error).__name__}: {reason(error)})") from error
     if not name:
         return module
     if not hasattr(module, name):
@@ -32,7 +32,8 @@ def loaded(target: str) -> object:
         return found()
     except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"{target}: cannot be made without arguments ({type(error).__name__}: {error}). Name an instance instead"
+            f"{target}: cannot be made without arguments ({type(error).__name__}: {reason(error)}). Name an "
+            "instance instead"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import typer
@@ -22,7 +23,7 @@ def show_checks(screen: Screen, report: KitReport, file: Path | None) -> None:
     """The table of stages, what fails with its smallest case, and the verdict; all of it in `file` as well."""
     _write(screen, report, file)
     screen.say(f"profile {report.profile}, judged as {report.dtype}")
-    screen.table("Stages", ("stage", "paper", "result", "checks", "which"), report.rows())
+    screen.table("Stages", ("stage", "paper", "result", "checks"), joined(report.rows()))
     wrong = [r for r in report.results if r.status in (FAILED, UNEXPECTED)]
     for result in wrong[:SHOWN_CHECKS]:
         screen.say(result.line())
@@ -48,13 +49,18 @@ def finish_checks(screen: Screen, report: KitReport) -> None:
 def show_findings(screen: Screen, report: Report, file: Path | None) -> None:
     """The table of stages, what is wrong, and the verdict; all of it in `file` as well."""
     _write(screen, report, file)
-    screen.table("Stages", ("stage", "paper", "result", "checks", "worst"), report.rows())
+    screen.table("Stages", ("stage", "paper", "result", "checks"), joined(report.rows()))
     *lines, verdict = report.lines()
     for line in lines:
         screen.say(line)
     if not report.judged:
         raise CheckpointError("nothing could be checked: the candidate has nothing that the golden trace can judge")
     screen.say(verdict)
+
+
+def joined(rows: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
+    """The rows with how many checks and which, or the worst, in one column, which may take several lines."""
+    return [(*row[:-2], ": ".join(filter(None, row[-2:]))) for row in rows]
 
 
 def _write(screen: Screen, report: KitReport | Report, file: Path | None) -> None:

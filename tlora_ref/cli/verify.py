@@ -38,7 +38,10 @@ def run(
     report: o.Report = None,
     json: o.Json = False,
 ) -> None:
-    """Hold a candidate against a golden trace, stage by stage: exit status 1 if it is wrong."""
+    """Hold a candidate against a golden trace, stage by stage.
+
+    The exit status is 1 if it is wrong.
+    """
     screen = Screen(json)
     check_report_file(report)
     if (golden / CASES).is_file():

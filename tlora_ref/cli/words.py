@@ -15,6 +15,15 @@ def flags_of(commands: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: _flags(command) for name, command in commands.items()}
 
 
+def keys_of(commands: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """`flags_of`, and the arguments, which a file names too."""
+    arguments = {
+        name: {str(p.name): p for p in command.params if p.param_type_name == "argument"}
+        for name, command in commands.items()
+    }
+    return {name: {**arguments[name], **flags} for name, flags in flags_of(commands).items()}
+
+
 def _flags(command: Any) -> dict[str, Any]:
     return {o.lstrip("-"): p for p in command.params for o in p.opts if o.startswith("-")}
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tlora_ref.errors import DataError
+from tlora_ref.errors import DataError, reason
 
 #: Seconds after which a template that has not come to an end is stopped.
 SECONDS = 5.0
@@ -142,7 +142,7 @@ class _Worker:
                     env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 )
             except OSError as error:
-                raise DataError(f"no process can be started to render the chat template ({error})") from error
+                raise DataError(f"no process can be started to render the chat template ({reason(error)})") from error
             self.owner = os.getpid()
         return self.process
 

@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tlora_ref.errors import DataError
+from tlora_ref.errors import DataError, did_you_mean, reason
 
 SUFFIXES = (
     *(".jsonl", ".json", ".csv", ".tsv", ".parquet"),
     *(".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz"),
 )
 FORMS = "data are read from .jsonl, .json, .csv and .tsv (each also packed, .gz), and .parquet"
+#: What others call the splits.
+SPLITS_ELSEWHERE = {"training": "train", "evaluation": "test", **dict.fromkeys(("validation", "val", "dev"), "valid")}
 #: Fields that hold lists: a cell of CSV has them as JSON.
 LISTS = ("messages", "conversations", "input_ids", "labels", "token_type_ids")
 
@@ -37,7 +39,19 @@ def dataset_file(path: str | Path, split: str = "train") -> Path:
         return found
     if (path / "config.json").is_file():
         raise DataError(f"{path}: is a model's folder, not data: give a file, or a directory of train, valid, test")
-    raise DataError(f"{path}: there is no {' or '.join(f'{split}{end}' for end in SUFFIXES)} in this directory")
+    there = splits(path)
+    if there:
+        hint = did_you_mean(split, there, SPLITS_ELSEWHERE)
+        raise DataError(f'{path}: there is no split "{split}" in it: there is {" and ".join(there)}{hint}')
+    raise DataError(f"{path}: holds no data: expected {split}.jsonl there, or under another ending; {FORMS}")
+
+
+def splits(path: Path) -> list[str]:
+    """The splits that a directory of data has, by name."""
+    files = sorted(file.name for file in path.iterdir() if file.is_file())
+    named = (re.fullmatch(r"(.+?)(-\d{5}-of-\d{5})?(\.\w+)(\.gz)?", name) for name in files)
+    found = (m[1] for m in named if m is not None and f"{m[3]}{m[4] or ''}" in SUFFIXES)
+    return [name for name in dict.fromkeys(found) if split_file(path, name) is not None]
 
 
 def split_file(path: Path, split: str) -> Path | None:
@@ -95,7 +109,7 @@ def _text(file: Path) -> str:
             f"{file}: not {error.encoding.upper()} text (byte {error.start}): save it as UTF-8. {FORMS}"
         ) from error
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file}: cannot be read ({error})") from error
+        raise DataError(f"{file}: cannot be read ({reason(error)})") from error
 
 
 # ---- JSON ----
@@ -112,7 +126,7 @@ def _lines(file: Path, text: str) -> Iterator[tuple[str, Any]]:
             found = list(_values(text))
         except ValueError:
             raise DataError(
-                f"{file}, line {number}: not valid JSON ({error}). Expected one object a line; {FORMS}"
+                f"{file}, line {number}: not valid JSON ({reason(error)}). Expected one object a line; {FORMS}"
             ) from error
     yield from _rows(file, found)
 
@@ -122,7 +136,7 @@ def _json(file: Path, text: str) -> Iterator[tuple[str, Any]]:
     try:
         found = list(_values(text))
     except ValueError as error:
-        raise DataError(f"{file}: not valid JSON ({error}). {FORMS}") from error
+        raise DataError(f"{file}: not valid JSON ({reason(error)}). {FORMS}") from error
     if len(found) != 1:
         yield from _rows(file, found)
         return
@@ -218,7 +232,7 @@ def _table(file: Path, text: str, delimiter: str) -> Iterator[tuple[str, Any]]:
                 raise DataError(f"{where}: {len(cells)} cells, but the first line names {len(names)} columns")
             yield where, {name: _cell(name, cell) for name, cell in zip(names, cells, strict=True)}
     except csv.Error as error:
-        raise DataError(f"{file}, line {reader.line_num}: not valid CSV ({error}). {FORMS}") from error
+        raise DataError(f"{file}, line {reader.line_num}: not valid CSV ({reason(error)}). {FORMS}") from error
 
 
 def _delimited(text: str, delimiter: str) -> tuple[str, str]:
@@ -250,5 +264,5 @@ def _parquet(file: Path) -> Iterator[tuple[str, Any]]:
     try:
         rows = pyarrow.parquet.read_table(file).to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError, TypeError) as error:
-        raise DataError(f"{file}: not a Parquet file that can be read ({error}). {FORMS}") from error
+        raise DataError(f"{file}: not a Parquet file that can be read ({reason(error)}). {FORMS}") from error
     yield from ((f"{file}, row {i}", row) for i, row in enumerate(rows, 1))

@@ -11,11 +11,11 @@ import yaml
 
 from tlora_ref.errors import ConfigError, did_you_mean
 
-#: The name that stands for the tokenizer's own chat template.
-CHAT = "chat"
+#: The template that leaves prompts as they are; the name that stands for the tokenizer's own chat template.
+PLAIN, CHAT = "plain", "chat"
 #: What others call them; a model's own format is in its tokenizer.
 TEMPLATES_ELSEWHERE = {
-    **dict.fromkeys(("none", "default", "raw", "empty", "vanilla"), "plain"),
+    **dict.fromkeys(("none", "default", "raw", "empty", "vanilla"), PLAIN),
     **dict.fromkeys(("chatml", "llama2", "llama3", "llama-3", "qwen", "mistral", "gemma", "phi", "auto"), CHAT),
     **dict.fromkeys(("stanford", "alpaca_gpt4"), "alpaca"),
 }

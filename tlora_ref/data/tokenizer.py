@@ -13,7 +13,7 @@ import tokenizers
 
 from tlora_ref.data.chat_template import ChatTemplate
 from tlora_ref.data.special_tokens import complete_vocabulary, named_tokens
-from tlora_ref.errors import DataError
+from tlora_ref.errors import DataError, reason
 
 Offsets = list[tuple[int, int]]
 #: Blanks that `clean_up_tokenization_spaces` takes out of a decoded text, in transformers' order.
@@ -256,4 +256,4 @@ def _our_errors(what: str) -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        raise DataError(f"{what} ({type(error).__name__}: {error})") from error
+        raise DataError(f"{what} ({type(error).__name__}: {reason(error)})") from error

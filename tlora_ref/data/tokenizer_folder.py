@@ -10,7 +10,7 @@ import tokenizers
 
 from tlora_ref.data.special_tokens import named_tokens, with_class_defaults
 from tlora_ref.data.tokenizer import Tokenizer
-from tlora_ref.errors import DataError
+from tlora_ref.errors import DataError, reason
 from tlora_ref.files import parse_json
 
 
@@ -58,7 +58,7 @@ def _backend(path: Path) -> tokenizers.Tokenizer:
     except BaseException as error:  # the library raises bare Exception, and panics that are not even that
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        raise DataError(f"{path}: not a tokenizer of the `tokenizers` library ({error})") from error
+        raise DataError(f"{path}: not a tokenizer of the `tokenizers` library ({reason(error)})") from error
 
 
 def _added(tokens: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise DataError(f"{path}: cannot be read ({reason(error)})") from error
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         values = parse_json(_text(path))
     except ValueError as error:
-        raise DataError(f"{path}: not a JSON file ({error})") from error
+        raise DataError(f"{path}: not a JSON file ({reason(error)})") from error
     if not isinstance(values, dict):
         raise DataError(f"{path}: expected a JSON object, found {type(values).__name__}")
     return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tlora_ref.backend import Array, array_module
-from tlora_ref.errors import NumericsError
+from tlora_ref.errors import NumericsError, reason
 
 
 def right_singular_vectors(M: Array, r: int, svd_dtype: str = "float64") -> tuple[Array, Array]:
@@ -43,5 +43,5 @@ def right_singular_vectors(M: Array, r: int, svd_dtype: str = "float64") -> tupl
             _, sigma, Vt = xp.linalg.svd(R.T)
             Vt = Vt[:r] @ Q.T
     except np.linalg.LinAlgError as error:
-        raise NumericsError(f"the SVD of a {M.shape} matrix did not converge ({error})") from error
+        raise NumericsError(f"the SVD of a {M.shape} matrix did not converge ({reason(error)})") from error
     return sigma, Vt[:r]

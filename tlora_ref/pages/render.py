@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, StrictUndefined
 
-from tlora_ref.errors import OutputError
+from tlora_ref.errors import OutputError, reason
 from tlora_ref.files import write_text
 
 BASE = Path(__file__).with_name("template")
@@ -56,4 +56,4 @@ def write_page(path: Path, text: str) -> None:
     try:
         write_text(path, text)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise OutputError(f"{path}: cannot be written ({reason(error)})") from error

@@ -162,8 +162,9 @@ def load_adapted(
     if adapter is None:
         return load_model(folder, dtype, device, hold=hold, labels=labels, seed=seed), None
     low_rank = load_peft(adapter, working_dtype(dtype, hold, device), device)
-    if labels is None and low_rank.task_type == "SEQ_CLS" and is_bare_encoder(folder):
-        labels, seed = _labels_of(low_rank), low_rank.seed
+    if labels is None and is_bare_encoder(folder):
+        labels = labels_of(low_rank)
+        seed = seed if labels is None else low_rank.seed
     model = load_model(folder, dtype, device, hold=hold, labels=labels, seed=seed)
     headless = sorted(model.fresh - set(low_rank.saved))
     if headless:
@@ -181,8 +182,11 @@ def is_bare_encoder(folder: str | Path) -> bool:
     return model_class.task_type == Model.task_type
 
 
-def _labels_of(adapter: Adapter) -> tuple[str, ...] | None:
-    """The classes of an adapter's head: their names, or as transformers calls them where it does not say."""
+def labels_of(adapter: Adapter) -> tuple[str, ...] | None:
+    """The classes of an adapter's head: their names, or as transformers calls them where it does not say; None where it
+    has no head."""
+    if adapter.task_type != "SEQ_CLS":
+        return None
     if adapter.labels:
         return adapter.labels
     for name in ("classifier.out_proj.weight", "classifier.weight"):

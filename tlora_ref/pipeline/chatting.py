@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tlora_ref.data import Row, encode_prompt, sample_form
 from tlora_ref.data.templates import CHAT, check_template
-from tlora_ref.errors import ConfigError, OutputError
+from tlora_ref.errors import ConfigError, OutputError, reason
 from tlora_ref.files import write_text
 from tlora_ref.pipeline.responding import OnText, Responder, Response
 from tlora_ref.transformer.cache import KeyValueCache
@@ -100,5 +100,5 @@ class Chat:
         try:
             write_text(file, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in self.rows()))
         except OSError as error:
-            raise OutputError(f"{file}: cannot be written ({error.strerror or error})") from error
+            raise OutputError(f"{file}: cannot be written ({reason(error)})") from error
         self._saved.add(file.resolve())

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlora_ref.checkpoint import read_config
+from tlora_ref.checkpoint import load_peft, read_config
 from tlora_ref.data import EncodedRow, EncodingReport, Row, Tokenizer, batches, encode_row, token_texts
 from tlora_ref.data.lengths import IGNORED
 from tlora_ref.errors import DataError
+from tlora_ref.pipeline.adapters import is_bare_encoder, labels_of
 from tlora_ref.pipeline.samples import DataSource
 from tlora_ref.training import evaluate
 from tlora_ref.transformer import Model, classifier
@@ -138,12 +139,17 @@ class BatchLoss:
     uniform: float
 
 
-def weightless_model(folder: str | Path, labels: Sequence[str] | None = None) -> Model:
+def weightless_model(
+    folder: str | Path, labels: Sequence[str] | None = None, adapter: str | Path | None = None
+) -> Model:
     """A checkpoint's configuration as a model without tensors: it knows its context and what it makes of rows.
 
     labels : the classes of the head that a bare encoder gets
+    adapter : where that brings the head, its classes
     """
     config, model_class = read_config(folder)
+    if labels is None and adapter is not None and is_bare_encoder(folder):
+        labels = labels_of(load_peft(adapter))
     if labels is not None:
         config, model_class = classifier(config, labels)
     return model_class(config, {})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,12 +12,14 @@ from typing import Any
 from tlora_ref.checkpoint import adapter_facts, adapter_folder
 from tlora_ref.data import Row, Tokenizer, encode_prompt
 from tlora_ref.data.chat import messages_of
-from tlora_ref.data.templates import CHAT, check_template
-from tlora_ref.errors import CheckpointError, ConfigError
+from tlora_ref.data.templates import CHAT, PLAIN, check_template
+from tlora_ref.errors import CheckpointError, ConfigError, reason
 from tlora_ref.pipeline.samples import DataSource
 
 #: Its name among the facts that `save_peft` keeps beside an adapter.
 FACT = "prompting"
+#: Different prompts from which on it is no chance that all end alike.
+ENOUGH = 8
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,13 @@ class Prompting:
     template : a named template, or "chat" for the tokenizer's own
     task : whose prompts they are, if a task's
     system : the system message that every conversation had, if all had one and the same
+    end : how every prompt ended that stands as it is (the template "plain"), if all ended alike
     """
 
     template: str = "plain"
     task: str | None = None
     system: str | None = None
+    end: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -43,12 +49,26 @@ def prompting_of(source: DataSource, rows: Sequence[Row]) -> Prompting | None:
     forms = {row.form for row in rows}
     if not forms or "tokens" in forms:
         return None
+    prompts = [row.values.get("prompt") for row in rows] if forms == {"pair"} and source.template == PLAIN else []
+    as_they_are = source.task is None and all(isinstance(prompt, str) for prompt in prompts)
     systems = {_system(row) for row in rows} if forms == {"messages"} else {None}
     return Prompting(
         template=CHAT if forms == {"messages"} else source.template,
         task=None if source.task is None else source.task.name,
         system=systems.pop() if len(systems) == 1 else None,
+        end=common_end(prompts) if as_they_are else None,
     )
+
+
+def common_end(prompts: Sequence[str]) -> str | None:
+    """What all of many prompts end in, a line break or "Answer:" say, and not the end of a word; None for nothing, and
+    for too few prompts to tell chance from habit."""
+    if len(set(prompts)) < ENOUGH:
+        return None
+    first, last = (edge(prompt[::-1] for prompt in prompts) for edge in (min, max))  # what these share, all do
+    shared = "".join(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    shared = shared[::-1]
+    return re.sub(r"^\w+", "", shared) or None
 
 
 def read_prompting(adapter: str | Path) -> Prompting | None:
@@ -59,10 +79,12 @@ def read_prompting(adapter: str | Path) -> Prompting | None:
     try:
         found = Prompting(**noted)
         check_template(found.template)
-        if not all(part is None or isinstance(part, str) for part in (found.task, found.system)):
+        if not all(part is None or isinstance(part, str) for part in (found.task, found.system, found.end)):
             raise ConfigError(f"a text was expected: {found}")
     except (TypeError, ConfigError) as error:
-        raise CheckpointError(f"{adapter_folder(adapter)}: what it says of prompts is damaged ({error})") from error
+        raise CheckpointError(
+            f"{adapter_folder(adapter)}: what it says of prompts is damaged ({reason(error)})"
+        ) from error
     return found
 
 

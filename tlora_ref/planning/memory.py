@@ -23,11 +23,11 @@ Shapes = Mapping[str, tuple[int, int]]
 
 #: What takes memory, beside activations: name -> what it is.
 HOLDERS = {
-    "weights": "W_0, all of the model; every worker has it",
-    "covariances": "C, once for modules that share an input; calibration holds two such sets, a worker one",
-    "covariances_of_a_layer": "the largest; `init --layers-at-once 1` holds two such sets",
-    "adapter": "A and B at the uniform rank",
-    "adamw_moments": "both moments of B",
+    "weights": "W_0, in every worker",
+    "covariances": "C, of equal inputs once",
+    "covariances_of_a_layer": "of the largest",
+    "adapter": "A and B, uniform rank",
+    "adamw_moments": "both, of B",
 }
 
 
@@ -71,6 +71,11 @@ class MemoryPlan:
     def mean_scale(self, alpha: float) -> float:
         """The mean of alpha_i / r_i under plain LoRA's `alpha`."""
         return alpha / self.rank
+
+    def sample_tokens(self, tokens: int) -> int:
+        """How long samples of `tokens` tokens are: no longer than the model's context, if it has one."""
+        context = self.family(self.settings, {}).context
+        return tokens if context is None else min(tokens, context)
 
     def bytes(self, dtype: str, hold: str | None = None) -> dict[str, int]:
         """Bytes of each of HOLDERS in "float32" or "float64"; with `hold` "bfloat16", most weights take two each."""

@@ -22,11 +22,13 @@ class TimePlan:
 
     Attributes
     ----------
+    tokens : of a sample, no more than the model's context has
     flop : {"calibration": ..., "initialisation": ...}, floating-point operations
     flop_per_second : of bare float32 products, as measured; EFFICIENCY of it is reckoned with
     hours : {"calibration": ..., "initialisation": ...}
     """
 
+    tokens: int
     flop: dict[str, float]
     flop_per_second: float
     hours: dict[str, float]
@@ -54,10 +56,11 @@ def plan_time(memory: MemoryPlan, *, samples: int = 32, tokens: int = 512, worke
     for name, value in (("samples", samples), ("tokens", tokens), ("workers", workers)):
         if value < 1:
             raise ConfigError(f"{name} is {value}: expected at least 1")
+    tokens = memory.sample_tokens(tokens)
     flop, rate = operations(memory, samples, tokens), product_rate()
     hours = {name: number / (EFFICIENCY * rate) / 3600 for name, number in flop.items()}
     hours["calibration"] /= workers
-    return TimePlan(flop, rate, hours)
+    return TimePlan(tokens, flop, rate, hours)
 
 
 def operations(memory: MemoryPlan, samples: int, tokens: int) -> dict[str, float]:

@@ -88,8 +88,7 @@ def plan_training(
     for name, value in (("tokens", tokens), ("batch_size", batch_size), ("grad_accumulation", grad_accumulation)):
         if value < 1:
             raise ConfigError(f"{name} is {value}: expected at least 1")
-    context = memory.family(memory.settings, {}).context
-    tokens = tokens if context is None else min(tokens, context)  # longer rows there are none
+    tokens = memory.sample_tokens(tokens)
     part = _part(memory, tokens, batch_size)
     scale = batch_size * tokens / (part.rows * part.tokens)
     if part.measured:

@@ -16,9 +16,11 @@ Line = list[tuple[int, float]]
 
 
 def losses_said(summary: Summary) -> list[str]:
-    """The losses of a run in a line each: training, held-out, and which step's weights were kept."""
+    """The losses of a run in a line each: training, held-out, which step's weights were kept, and of a
+    run that was stopped how to go on."""
+    left = summary.unfinished.lines() if summary.unfinished is not None else []
     if not summary.losses:
-        return []
+        return left
     first, last = summary.losses[0], summary.losses[-1]
     lines = [f"training loss: {first['loss']:.4f} at step {first['step']}, {last['loss']:.4f} at step {last['step']}"]
     held_out = [entry for entry in summary.losses if "valid_loss" in entry]
@@ -28,7 +30,7 @@ def losses_said(summary: Summary) -> list[str]:
         lines.append(f"{said}, the least {best['valid_loss']:.4f} at step {best['step']}")
     if summary.kept is not None:
         lines.append(f"kept: the weights of step {summary.kept} of {last['step']}")
-    return lines
+    return [*lines, *left]
 
 
 def loss_lines(losses: Sequence[Mapping[str, Any]]) -> dict[str, Line]:

@@ -10,16 +10,14 @@ from typing import Any
 
 from tlora_ref.adapter import Adapter
 from tlora_ref.backend import Array
-from tlora_ref.checkpoint import load_peft
+from tlora_ref.calibration import CALIBRATION_FILE
+from tlora_ref.checkpoint import INITIAL, TRAINED, load_peft
 from tlora_ref.checkpoint.peft_config import CONFIG, FACTS
 from tlora_ref.checkpoint.reader import read_json
 from tlora_ref.errors import CheckpointError
-from tlora_ref.files import read_yaml
 from tlora_ref.oracle.traces import MANIFEST, TENSORS, Trace
+from tlora_ref.reports.unfinished import Unfinished, flags_of, unfinished
 from tlora_ref.training import read_history
-
-#: Where a run keeps its flags.
-FLAGS = "config.yaml"
 
 
 @dataclass
@@ -43,6 +41,7 @@ class Summary:
     modules : {module path: ModuleFacts}
     losses : {"step", "loss", ...} for every step; empty where none was kept
     kept : the step whose weights a run's adapter holds; None where that is not known
+    unfinished : what a run that was stopped has left to do; None for one that ended
     """
 
     kind: str
@@ -50,6 +49,7 @@ class Summary:
     modules: dict[str, ModuleFacts]
     losses: list[dict[str, Any]] = field(default_factory=list)
     kept: int | None = None
+    unfinished: Unfinished | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -63,12 +63,30 @@ def summarize(folder: str | Path) -> Summary:
         raise CheckpointError(f"{folder}: there is no such folder. Give one that train, init or trace wrote")
     if (folder / MANIFEST).is_file() and (folder / TENSORS).is_file():
         return of_trace(Trace(folder))
-    for place, kind in ((folder, "an adapter"), (folder / "adapter", "a training run")):
+    for place, kind in ((folder, "an adapter"), (folder / TRAINED, "a training run"), (folder / INITIAL, "")):
         if (place / CONFIG).is_file():
             adapter = of_adapter(load_peft(place), read_json(place / FACTS) if (place / FACTS).is_file() else {})
+            if not kind:
+                return begun(folder, adapter)
             losses = read_history(folder)
-            return Summary(kind, adapter.said, adapter.modules, losses, kept_step(folder, losses))
+            left = unfinished(folder, losses)
+            return Summary(kind, adapter.said, adapter.modules, losses, kept_step(folder, losses), left)
+    if (folder / CALIBRATION_FILE).is_file():
+        raise CheckpointError(
+            f"{folder}: holds a calibration that was stopped, and no adapter yet: the command that began it goes on "
+            "with it, with --resume"
+        )
     raise CheckpointError(f"{folder}: neither a trace ({TENSORS}), nor an adapter or a run that has one ({CONFIG})")
+
+
+def begun(folder: Path, start: Summary) -> Summary:
+    """A run that has no adapter yet but the one it started from, whose B is zero."""
+    for module in start.modules.values():
+        module.update = None
+    losses = read_history(folder)
+    return Summary(
+        "a training run that did not end", start.said, start.modules, losses, None, unfinished(folder, losses)
+    )
 
 
 def kept_step(folder: Path, losses: Sequence[Mapping[str, Any]]) -> int | None:
@@ -82,9 +100,7 @@ def kept_step(folder: Path, losses: Sequence[Mapping[str, Any]]) -> int | None:
     best = max((int(entry["step"]) for entry in losses if entry.get("best")), default=last)
     if best == last:
         return last
-    flags = read_yaml(folder / FLAGS) if (folder / FLAGS).is_file() else None
-    keep = flags.get("keep") if isinstance(flags, dict) else None
-    return {"best": best, "last": last}.get(str(keep))
+    return {"best": best, "last": last}.get(str(flags_of(folder).get("keep")))
 
 
 def of_adapter(adapter: Adapter, beside: Mapping[str, Any]) -> Summary:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlora_ref.errors import DataError
+from tlora_ref.errors import DataError, reason
 from tlora_ref.files import parse_json, write_text
 
 SUFFIX = ".jsonl"
@@ -118,7 +118,7 @@ def read_file(file: Path) -> Results:
         for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
             lines.append(_line(file, number, text))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read ({error})") from error
+        raise DataError(f"{file}: cannot be read ({reason(error)})") from error
     if not lines:
         raise DataError(f"{file}: is empty: remove it, and run the study again")
     head, *runs = lines
@@ -130,7 +130,7 @@ def _line(file: Path, number: int, text: str) -> dict[str, Any]:
         found = parse_json(text)
     except ValueError as error:
         raise DataError(
-            f"{file}, line {number}: is no JSON ({error}): remove that line; its run is made again"
+            f"{file}, line {number}: is no JSON ({reason(error)}): remove that line; its run is made again"
         ) from error
     odd = _odd(found, HEAD if number == 1 else RUN if _place(found, "valid_loss") is not None else DIVERGED)
     if odd:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from tlora_ref.errors import DeviceError, TLoRAError
+from tlora_ref.errors import DeviceError, TLoRAError, reason
 from tlora_ref.files import claimed
 from tlora_ref.study.cell import digests_of, key_of, run_cell
 from tlora_ref.study.cost import estimated_seconds
@@ -142,8 +142,8 @@ def _ended(study: Study, todo: dict[str, Cell], executor: Executor | None) -> It
             yield key, _named(todo[key], future.result)
     except BrokenExecutor as error:
         raise DeviceError(
-            f"a worker of the study died ({error}), most likely for want of memory: the runs that had ended are kept. "
-            "Run the study again with fewer workers"
+            f"a worker of the study died ({reason(error)}), most likely for want of memory: the runs that had ended "
+            "are kept. Run the study again with fewer workers"
         ) from error
     finally:
         for future in submitted:

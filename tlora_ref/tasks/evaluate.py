@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tlora_ref.data import Row, response_text
-from tlora_ref.errors import OutputError
+from tlora_ref.errors import OutputError, reason
 from tlora_ref.files import write_text
 from tlora_ref.tasks.answering import Answering
 from tlora_ref.tasks.scoring import chosen_option, final_number
@@ -90,7 +90,7 @@ def write_responses(path: Path, result: TaskResult) -> None:
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _lines(result))
         write_text(path, lines)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise OutputError(f"{path}: cannot be written ({reason(error)})") from error
 
 
 def _responses(

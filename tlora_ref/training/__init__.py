@@ -2,11 +2,12 @@
 
 from tlora_ref.training.evaluate import Evaluation, evaluate, likelihoods
 from tlora_ref.training.history import HISTORY_FILE, METRICS_FILE, read_history
+from tlora_ref.training.keeping import out_of_patience
 from tlora_ref.training.loop import TrainResult, train
 from tlora_ref.training.packing import check_packing
 from tlora_ref.training.parameters import whole_tensors
 from tlora_ref.training.settings import TrainSettings
-from tlora_ref.training.state import STATE_FILE
+from tlora_ref.training.state import STATE_FILE, planned_steps
 from tlora_ref.training.steps import STEPS_FOLDER, check_step
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "check_step",
     "evaluate",
     "likelihoods",
+    "out_of_patience",
+    "planned_steps",
     "read_history",
     "train",
     "whole_tensors",

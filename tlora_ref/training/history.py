@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlora_ref.errors import CheckpointError, OutputError
+from tlora_ref.errors import CheckpointError, OutputError, reason
 from tlora_ref.files import parse_json, write_text
 
 HISTORY_FILE = "history.jsonl"
@@ -77,7 +77,7 @@ def _line(entry: Mapping[str, Any]) -> str:
 
 
 def _unwritable(folder: Path, error: OSError) -> OutputError:
-    return OutputError(f"{folder}: the run's history cannot be written ({error.strerror or error})")
+    return OutputError(f"{folder}: the run's history cannot be written ({reason(error)})")
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
@@ -88,7 +88,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     try:
         return checked([parse_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line])
     except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: the run's history is damaged ({error})") from error
+        raise CheckpointError(f"{path}: the run's history is damaged ({reason(error)})") from error
 
 
 def checked(entries: Any) -> list[dict[str, Any]]:

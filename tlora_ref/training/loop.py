@@ -129,8 +129,9 @@ def train(
     if resume and from_step is None:
         save.keep(state)  # a killed run may have saved this state and not come to keeping it
     pad = getattr(model.config, "pad_token_id", None) or 0
+    ended = bool(valid) and out_of_patience(state.history, patience)  # resumed after it had ended for want of patience
     try:
-        for micro_batches in step_batches(data, plan, state.step, total, pad):
+        for micro_batches in () if ended else step_batches(data, plan, state.step, total, pad):
             made = _step(model, state, micro_batches, plan, total)
             install(made.arrays, model, adapter)
             last = made.step == total

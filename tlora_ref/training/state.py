@@ -11,9 +11,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tlora_ref.backend import Array, array_module, asarray, to_numpy
-from tlora_ref.errors import CheckpointError, ConfigError, OutputError
+from tlora_ref.errors import CheckpointError, ConfigError, OutputError, reason
 from tlora_ref.files import beside, parse_json
 from tlora_ref.training.history import checked
+from tlora_ref.training.settings import TrainSettings
 
 FORMAT = "tlora_ref.training"
 VERSION = 3
@@ -69,7 +70,23 @@ def save_state(state: TrainState, identity: dict[str, Any], folder: Path) -> Non
         with beside(path) as new:
             save_file(tensors, new, metadata=metadata)
     except (OSError, SafetensorError) as error:
-        raise OutputError(f"{folder}: the state of the training run cannot be written ({error})") from error
+        raise OutputError(f"{folder}: the state of the training run cannot be written ({reason(error)})") from error
+
+
+def planned_steps(folder: Path) -> int | None:
+    """How many steps the run in `folder` is to have, by its state; None where none was saved, CheckpointError where it
+    is damaged."""
+    path = folder / STATE_FILE
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            identity = dict(parse_json((file.metadata() or {}).get(FORMAT, "{}"))["identity"])
+        samples = int(identity.pop("samples"))
+        del identity["data_sha256"]
+        return TrainSettings(**identity).total_steps(samples)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError, ConfigError) as error:
+        raise CheckpointError(f"{path}: damaged training state ({reason(error)}). Start the run again") from error
 
 
 def load_state(
@@ -97,7 +114,7 @@ def load_state(
             best = None if "best" not in facts else (int(facts["best"]["step"]), float(facts["best"]["loss"]))
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise CheckpointError(f"{path}: damaged training state ({error}). Start the run again") from error
+        raise CheckpointError(f"{path}: damaged training state ({reason(error)}). Start the run again") from error
     differing = [k for k in identity if k not in free and then.get(k) != identity[k]]
     if differing:
         shown = "; ".join(f"{k}: then {then.get(k)!r}, now {identity[k]!r}" for k in differing[:4])

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tlora_ref.errors import CheckpointError, OutputError
+from tlora_ref.errors import CheckpointError, OutputError, reason
 from tlora_ref.files import temporary
 from tlora_ref.training.state import STATE_FILE
 
@@ -45,7 +45,7 @@ def clear_steps(folder: Path) -> None:
         if folder.joinpath(STEPS_FOLDER).exists():
             shutil.rmtree(folder / STEPS_FOLDER)
     except OSError as error:
-        raise OutputError(f"{folder / STEPS_FOLDER}: cannot be cleared ({error.strerror or error})") from error
+        raise OutputError(f"{folder / STEPS_FOLDER}: cannot be cleared ({reason(error)})") from error
 
 
 def keep_step(folder: Path, step: int, keep_last: int, save_adapter: Callable[[Path], object] | None) -> None:
@@ -71,7 +71,7 @@ def keep_step(folder: Path, step: int, keep_last: int, save_adapter: Callable[[P
             step_folder(folder, old).rename(beside)
             shutil.rmtree(beside, ignore_errors=True)
     except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from error
+        raise OutputError(f"{target}: cannot be written ({reason(error)})") from error
 
 
 def _linked(file: Path, name: Path) -> None:

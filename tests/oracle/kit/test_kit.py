@@ -264,7 +264,12 @@ def test_the_command_checks_files_and_modules(tmp_path: Path, capsys: pytest.Cap
         ("covariance = len", ["{}", "--stage", "merge"], "nothing could be checked"),
         ("covariance = len", ["{}:missing"], "has no missing"),
         ("class C:\n    def __init__(self, x): ...\n", ["{}:C"], "without arguments"),
-        ("nothing = 1", ["{}"], "none of the stages"),
+        ("nothing = 1", ["{}"], "it has no function; the stages are loss, covariance"),
+        (
+            "def covarience(x): ...",
+            ["{}"],
+            "none of its functions is a stage (did you mean covariance by covarience?)",
+        ),
         ("covariance = len", ["{}", "--expect", "covariance/odd=why"], "is no check"),
         ("covariance = len", ["{}", "--stage", "odd"], "unknown"),
         ("covariance = len", ["{}", "--dtype", "float8"], "float8"),

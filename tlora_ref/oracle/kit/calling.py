@@ -21,6 +21,9 @@ from tlora_ref.oracle.verdict import Verdict
 #: Given by name to `adamw_step`; everything else is given by position, so that a candidate may name it as it likes.
 BY_NAME = ("step", "lr", "betas", "eps", "weight_decay")
 
+#: Functions that are named of a candidate that has no stage.
+MAX_NAMED = 12
+
 
 def stages_of(implementation: object) -> list[str]:
     """The stages that a candidate has, in the order of a run. ConfigError if it has none."""
@@ -28,11 +31,19 @@ def stages_of(implementation: object) -> list[str]:
     if inspect.isclass(implementation):
         raise ConfigError(f"{implementation.__name__} is a class: give an instance of it")
     if not found:
-        public = [name for name in dir(implementation) if not name.startswith("_")]
-        near = sorted({match for name in public for match in get_close_matches(name, STAGES, n=1)})
-        hint = f" (did you mean {', '.join(near)}?)" if near else ""
-        raise ConfigError(f"{type(implementation).__name__} has none of the stages {', '.join(STAGES)}{hint}")
+        raise ConfigError(_without_stages(implementation))
     return found
+
+
+def _without_stages(implementation: object) -> str:
+    """What is said of a candidate that has no stage: what it has instead, and what that may have been meant to be."""
+    file = getattr(implementation, "__file__", None) if inspect.ismodule(implementation) else None
+    name = file or getattr(implementation, "__name__", type(implementation).__name__)
+    own = [n for n in dir(implementation) if not n.startswith("_") and callable(getattr(implementation, n, None))]
+    near = [(n, match) for n in own for match in get_close_matches(n, STAGES, n=1)]
+    meant = f" (did you mean {', '.join(f'{match} by {n}' for n, match in near)}?)" if near else ""
+    has = f"it has {', '.join(own[:MAX_NAMED])}{', ...' * (len(own) > MAX_NAMED)}" if own else "it has no function"
+    return f"{name}: none of its functions is a stage{meant}: {has}; the stages are {', '.join(STAGES)}"
 
 
 def precision_of(implementation: object, dtype: str | None) -> Precision:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tlora_ref.adapter import INITS, UNIFORM_SCALES
 from tlora_ref.checkpoint.reader import read_json
-from tlora_ref.errors import CheckpointError, ConfigError
+from tlora_ref.errors import CheckpointError, ConfigError, reason
 from tlora_ref.method.switches import PROFILES, Switches
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.traces.names import MANIFEST
@@ -124,7 +124,9 @@ class Manifest:
             manifest.resolved()
             Precision.of(manifest.dtype)
         except (ConfigError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path}: not what a manifest holds ({type(error).__name__}: {error})") from error
+            raise CheckpointError(
+                f"{path}: not what a manifest holds ({type(error).__name__}: {reason(error)})"
+            ) from error
         return manifest
 
 
