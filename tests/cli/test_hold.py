@@ -89,6 +89,6 @@ def test_plan_says_what_fits(two_bytes: Path, run: Run, monkeypatch: pytest.Monk
     monkeypatch.setattr("tlora_ref.machine.memory", lambda: found["work_bytes"]["float32"]["train B"])
     status, said, _ = run("plan", two_bytes / "half")
     row = next(line for line in said.splitlines() if "train B" in line)
-    assert status == 0 and row.count("does not fit") == 2 and row.index(" fits") < row.index("does not fit")
+    assert status == 0 and row.count(", no") == 2 and row.index(", yes") < row.index(", no")
     monkeypatch.setattr("tlora_ref.machine.memory", lambda: None)
     assert "fits" not in run("plan", two_bytes / "half")[1]

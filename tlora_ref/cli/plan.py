@@ -132,11 +132,11 @@ def show_fit(screen: Screen, memory: tr.MemoryPlan, there: int | None) -> None:
     work = [memory.work(*kept) for kept in KEPT.values()]
 
     def cell(need: int) -> str:
-        return size(need) if there is None else f"{size(need)}, {'fits' if need < there else 'does not fit'}"
+        return size(need) if there is None else f"{size(need)}, {'yes' if need < there else 'no'}"
 
     lines = [(what, *(cell(kept[what]) for kept in work)) for what in work[0]]
-    title = "Work" if there is None else f"Work on this machine, which has {size(there)}"
-    screen.table(f"{title}, beside activations", ("", *KEPT), lines)
+    fits = "" if there is None else f": does it fit into the {size(there)} of this machine?"
+    screen.table(f"Work, beside activations{fits}", ("", *KEPT), lines)
 
 
 def show_time(screen: Screen, time: tr.TimePlan, samples: int, workers: int) -> None:
