@@ -60,9 +60,7 @@ def run(
     lengths = row_lengths(context, model)
     mean = tokens if lengths is None else tr.mean_tokens(lengths)
     time = tr.plan_time(memory, samples=samples, tokens=mean, workers=workers)
-    if time.tokens < mean and given(context, ["tokens"]):
-        warn(f"--tokens {tokens} is beyond the model's context: it is reckoned with {time.tokens}")
-    show_time(screen, time, samples, workers)
+    show_time(context, screen, time, samples, workers)
     training = show_training(screen, memory, settings, lengths, tokens)
     found = {"alpha": alpha, "machine_bytes": machine.memory(), **memory.to_dict(), **time.to_dict()}
     screen.finish({**found, "training": training})
@@ -139,8 +137,11 @@ def show_fit(screen: Screen, memory: tr.MemoryPlan, there: int | None) -> None:
     screen.table(f"Work, beside activations{fits}", ("", *KEPT), lines)
 
 
-def show_time(screen: Screen, time: tr.TimePlan, samples: int, workers: int) -> None:
+def show_time(context: typer.Context, screen: Screen, time: tr.TimePlan, samples: int, workers: int) -> None:
     """About how long the work before training takes."""
+    asked = context.params["tokens"]
+    if time.tokens < asked and given(context, ["tokens"]) and context.params["data"] is None:
+        warn(f"--tokens {asked} is beyond the model's context: it is reckoned with {time.tokens}")
     machines = f"; {workers} such machines calibrate" if workers > 1 else ""
     rate = time.gflop_per_second
     screen.say(f"Time in float32, about, at {EFFICIENCY:.0%} of the {rate:,.0f} GFLOP/s measured now{machines}")

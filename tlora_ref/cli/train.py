@@ -281,13 +281,18 @@ def fit(
         options |= {"resume": resume, "from_step": flags["from_step"] if resume else None}
         options |= {"valid": valid, "out": out, "on_step": on_step, "save_adapter": write}
         result = tr.train(base, adapter, data, settings=settings, **options)
-    if not line.seen:
+    say_end(screen, result, made=line.seen, held_out=bool(valid))
+    return result, before
+
+
+def say_end(screen: Screen, result: TrainResult, *, made: int, held_out: bool) -> None:
+    """What came of a run of which `made` steps were made now."""
+    if not made:
         screen.say(f"nothing was left to do: this run had ended, at step {result.steps}")
-    if valid:
+    if held_out:
         screen.say(f"held-out loss after: {result.history[result.kept - 1]['valid_loss']:.4f}")
         if result.kept != result.steps:
             screen.say(f"kept: the weights of step {result.kept} of {result.steps}, of least held-out loss")
-    return result, before
 
 
 def for_a_machine(out: Path, adapter: tr.Adapter, result: TrainResult, before: float | None) -> dict[str, Any]:
