@@ -73,7 +73,9 @@ def check_left(command: Any, left: Sequence[str]) -> None:
 
 def written(parameter: Any) -> str:
     """How a parameter is written on a command line: --batch-size, MODEL."""
-    return parameter.opts[0] if parameter.param_type_name == "option" else str(parameter.name).upper()
+    return (
+        parameter.opts[0] if parameter.param_type_name == "option" else str(parameter.metavar or parameter.name).upper()
+    )
 
 
 def one_line(error: Exception) -> str:
