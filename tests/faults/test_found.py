@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import load_file, save_file
 
 import tlora_ref as tr
 from tests.faults import runs
-from tests.tiny import tiny_llama
+from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.checkpoint import read_config
 from tlora_ref.errors import CheckpointError, ConfigError, DataError, TLoRAError
 from tlora_ref.files import parse_json, read_yaml
+from tlora_ref.method.switches import PROFILES
+from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.stages.initialization import judge_initialize_a
 from tlora_ref.oracle.traces.manifest import VERSION, Manifest
-from tlora_ref.study import read_results
+from tlora_ref.study import read_results, tables
 from tlora_ref.study.claims import load_claims
 from tlora_ref.training import read_history
 
@@ -160,3 +166,68 @@ def test_vectors_whose_inputs_are_none(damaged: Any, tmp_path: Path) -> None:
     (tmp_path / "vectors.json").write_text(json.dumps(values))
     with pytest.raises(TLoRAError, match=r"vectors\.json"):
         runs.compare_vectors(tmp_path, tmp_path / "answers")
+
+
+@pytest.mark.parametrize(
+    "case", [5, "x", [], {}, {"id": {}}, {"id": "a", "stage": [], "note": ""}, {"stage": "scales"}]
+)
+def test_vectors_whose_cases_are_none(case: Any, tmp_path: Path) -> None:
+    runs.vectors(tmp_path)
+    values = json.loads((tmp_path / "vectors.json").read_text())
+    values["cases"][0] = {**values["cases"][0], **case} if isinstance(case, dict) and "id" in case else case
+    (tmp_path / "vectors.json").write_text(json.dumps(values))
+    with pytest.raises(TLoRAError, match=r"vectors\.json: expected a known profile and cases"):
+        runs.compare_vectors(tmp_path, tmp_path / "answers")
+
+
+@pytest.mark.parametrize("paper", [None, {}, {"values": None}, {"values": {}}])
+def test_results_beside_which_the_paper_says_nothing(paper: Any, tmp_path: Path) -> None:
+    runs.results(tmp_path)
+    head, *lines = (tmp_path / "s.jsonl").read_text().splitlines()
+    head = json.dumps(changed(json.loads(head), "study/paper", paper))
+    (tmp_path / "s.jsonl").write_text("\n".join([head, *lines]))
+    runs.use_results(tmp_path)
+    assert tables.paper_said(read_results(tmp_path)[0]) == ""
+
+
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A golden trace and one like it."""
+    folder = tmp_path_factory.mktemp("traces")
+    for name in ("golden", "candidate"):
+        tr.trace(tiny_llama(), tiny_samples(2), folder / name, r_init=2, steps=1)
+    return folder
+
+
+#: Near the largest number, where a square is beyond that, and the smallest: what they are put into.
+HUGE, SMALLEST = (1.79e308, -1e155), 5e-324
+JUDGED = ("covariance", "sensitivity", "A", "sigma", "B", "grad_B")
+
+
+@pytest.mark.parametrize("quantity", [*JUDGED, "exp_avg_sq", "lr"])
+def test_numbers_that_overflow_in_a_trace(quantity: str, traces: Path, tmp_path: Path) -> None:
+    """A candidate's are told as what they are; a golden trace that holds one is damaged. Tiny ones are numbers."""
+    shutil.copytree(traces, tmp_path, dirs_exist_ok=True)
+    sound = load_file(tmp_path / "golden" / "trace.safetensors")
+    name = next(name for name in sound if quantity in name.split("/"))
+    for value in (*HUGE, SMALLEST):
+        filled = {**sound, name: np.full_like(sound[name], value)}
+        save_file(filled, tmp_path / "candidate" / "trace.safetensors")
+        report = tr.compare(tmp_path / "golden", tmp_path / "candidate")
+        said = "".join(finding.line() for finding in report.of("fail"))
+        assert value == SMALLEST or f"holds {value:.3g}"[:10] in said
+    save_file(sound, tmp_path / "candidate" / "trace.safetensors")
+    save_file({**sound, name: np.full_like(sound[name], HUGE[0])}, tmp_path / "golden" / "trace.safetensors")
+    if quantity in JUDGED:
+        with pytest.raises(CheckpointError, match="nothing in a run is beyond 1e"):
+            tr.compare(tmp_path / "golden", tmp_path / "candidate")
+
+
+@pytest.mark.parametrize("value", [*HUGE, 1e200])
+def test_an_A_whose_squares_overflow(value: float) -> None:
+    """What `check` is given by a function that blows up: wrong, and no failure of the judge's own SVD."""
+    W, C = np.eye(3), np.diag([3.0, 2.0, 1.0])
+    A = np.eye(3)[:2]
+    A[0, 1] = value
+    verdicts = judge_initialize_a(A, W=W, C=C, r=2, switches=PROFILES["paper"], precision=Precision.of("float64"))
+    assert not all(verdict.passed for verdict in verdicts)

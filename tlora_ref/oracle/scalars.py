@@ -1,8 +1,22 @@
-"""A number that comes in an array of one entry, shape (1,), is a number: some frameworks and formats know no other."""
+"""What counts as a number.
+
+One that comes in an array of one entry, shape (1,), is a number: some frameworks and formats know no other. In a run's
+trace one that is larger than LARGEST is none, and neither is an infinity or a NaN.
+"""
 
 from __future__ import annotations
 
+import numpy as np
+
 from tlora_ref.backend import Array
+
+#: Beyond this nothing is that a run computes. What a judge makes of it, squares and products, would overflow.
+LARGEST = 1e100
+
+
+def usable(array: Array) -> Array:
+    """Where an array of a trace holds a number that can be computed with."""
+    return np.asarray(np.abs(array) <= LARGEST)
 
 
 def unwrapped(array: Array, shape: tuple[object, ...] | None) -> Array:

@@ -31,7 +31,7 @@ LEGEND = (
 def quality(results: Results) -> Table:
     """A row a setting: test loss, and the paired difference from the baseline, beside the paper's figure."""
     found, baseline = outcomes(results.runs), str(results.study["baseline"])
-    paper = results.study.get("paper", {}).get("values", {})
+    paper = (results.study.get("paper") or {}).get("values") or {}
     varying = _varying(found)
     columns = [*varying, "trained", "lr", "test loss", f"less {baseline}'s", "95% interval", "", "seeds needed"]
     columns[-2] = "verdict"
@@ -123,7 +123,7 @@ def diverged(results: Results) -> list[str]:
 
 def paper_said(results: Results) -> str:
     """What the paper's column is; nothing where there is none."""
-    paper = results.study.get("paper", {})
+    paper = results.study.get("paper") or {}
     if not paper.get("values"):
         return ""
     return f"paper: {paper.get('table', '')}, {paper.get('measure', '')}: compare orders, not values"

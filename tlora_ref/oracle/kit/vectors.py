@@ -157,8 +157,9 @@ class Vectors:
         values = _json(self.folder, CASES, FORMAT)
         self.tensors = read_tensors(read_header(inside(self.folder, TENSORS))[0])
         self.profile: str = str(values.get("profile"))
-        self.cases: list[dict[str, Any]] = values.get("cases") or []
-        if self.profile not in PROFILES or not all(case.get("stage") in STAGES for case in self.cases):
+        cases = values.get("cases", [])
+        self.cases: list[dict[str, Any]] = cases if isinstance(cases, list) else [cases]
+        if self.profile not in PROFILES or not all(map(_is_case, self.cases)):
             raise CheckpointError(f"{self.folder / CASES}: expected a known profile and cases of known stages")
 
     @contextlib.contextmanager
@@ -182,6 +183,12 @@ class Vectors:
             return {name: value(described) for name, described in case["inputs"].items()}
         except (KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{self.folder / CASES}: a case misses {error}. Get the vectors again") from error
+
+
+def _is_case(case: Any) -> bool:
+    """Whether that is a case of a known stage, with what names it."""
+    texts = isinstance(case, dict) and all(isinstance(case.get(name), str) for name in ("id", "stage", "note"))
+    return texts and case["stage"] in STAGES
 
 
 def _json(folder: Path, name: str, expected: str) -> dict[str, Any]:

@@ -92,10 +92,11 @@ def _near(a: float, b: float) -> bool:
 
 def _two(got: Array, one: Array, other: Array) -> tuple[float | None, float | None]:
     """a and c of the a one + c other that is nearest to `got`; 0 for one that is zero, None where nothing is told."""
-    columns = [x.ravel() / s for x in (one, other) if (s := float(np.abs(x).max(initial=0.0))) > 0.0]
-    sizes = [float(np.abs(x).max(initial=0.0)) for x in (one, other)]
-    if not columns or got.size <= len(columns) or not np.isfinite(got).all():
+    size, *sizes = (float(np.abs(x).max(initial=0.0)) for x in (got, one, other))
+    columns = [x.ravel() / s for x, s in zip((one, other), sizes, strict=True) if s > 0.0]
+    if not columns or got.size <= len(columns) or not np.isfinite([size, *sizes]).all():
         return None, None
-    found = iter(np.linalg.lstsq(np.stack(columns, axis=1), got.ravel(), rcond=None)[0])
-    a, c = (float(next(found)) / size if size > 0.0 else 0.0 for size in sizes)
-    return a, c
+    # of size 1, all of them: squares of what may be near the largest number would overflow
+    found = iter(np.linalg.lstsq(np.stack(columns, axis=1), got.ravel() / (size or 1.0), rcond=None)[0])
+    a, c = (float(next(found)) / s * size if s > 0.0 else 0.0 for s in sizes)
+    return (a, c) if np.isfinite([a, c]).all() else (None, None)

@@ -131,9 +131,10 @@ def judge_initialize_a(
         return [malformed("initialize_a", "A", _shape_cause(got, A, W.shape, r))]
     # The size of W C means nothing to A: powers of two keep the numbers in range, exactly.
     powers = [-math.frexp(float(np.abs(m).max()) or 1.0)[1] for m in (W, C)]
-    W, C = W * 2.0 ** powers[0], C * 2.0 ** powers[1]
+    W, C = np.ldexp(W, powers[0]), np.ldexp(C, powers[1])
     found = spectrum(W, C, switches, precision)
-    found = replace(found, error=found.error + error * 2.0 ** sum(powers))
+    with np.errstate(over="ignore"):  # of the smallest numbers an error may be infinitely many
+        found = replace(found, error=found.error + float(np.ldexp(error, sum(powers))))
     rounding, of_one = _turns(r, W.shape, switches, precision)
     space = [_orthonormal(A, rounding), row_space("initialize_a", A, found, rounding), _energy(A, found, rounding)]
     verdicts = [*space, rows("initialize_a", A, found, of_one)]

@@ -76,7 +76,8 @@ def row_space(stage: str, A: Array, found: Spectrum, rounding: float) -> Verdict
     inner = [p for p in found.sharp() if 0 < p <= r]
     outer = [q for q in found.sharp() if r <= q < len(found.sigma)]
     worst = Verdict(stage, "row space", True, 0.0, 1.0)
-    Q = np.linalg.qr(A.T)[0]  # (d_in, r), orthonormal also where A's rows are not quite
+    of_size_one = A.T / (float(np.abs(A).max(initial=0.0)) or 1.0)  # squares would overflow, were A wrong without bound
+    Q = np.linalg.qr(of_size_one)[0]  # (d_in, r), orthonormal also where A's rows are not quite
     tests = [(p, found.Vt[:p].T, Q) for p in _telling(inner, sines)]
     tests += [(q, Q, found.Vt[:q].T) for q in _telling(outer, sines)]
     for cut, inside, around in tests:

@@ -10,10 +10,10 @@ import numpy as np
 
 from tlora_ref.backend import Array
 from tlora_ref.checkpoint.mapping import unchanged
-from tlora_ref.checkpoint.reader import check_finite, inside, read_header, read_tensors
+from tlora_ref.checkpoint.reader import check_finite, inside, read_header, read_tensors, shown
 from tlora_ref.errors import CheckpointError, ConfigError, ShapeError
 from tlora_ref.files import recovered
-from tlora_ref.oracle.scalars import unwrapped
+from tlora_ref.oracle.scalars import LARGEST, unwrapped, usable
 from tlora_ref.oracle.traces.manifest import Manifest
 from tlora_ref.oracle.traces.names import SAMPLE_FIELDS, TENSORS, axes_of, check_name, summary
 
@@ -87,16 +87,22 @@ class Trace:
             return np.asarray(tensor)
         with unchanged(tensor):
             check_finite(str(self.folder / TENSORS), name, tensor)
+            if not usable(tensor).all():
+                said = (
+                    f"tensor {shown(name)} holds {np.abs(tensor).max():.3g}, and nothing in a run is beyond {LARGEST:g}"
+                )
+                raise CheckpointError(f"{self.folder / TENSORS}: {said}: the file is damaged")
             return np.asarray(tensor, dtype=np.float64)
 
     def not_finite(self) -> dict[str, tuple[tuple[int, ...], float]]:
-        """{name: the first place, and what stands there} of every quantity that holds a NaN or an infinity."""
+        """{name: the first place, and what stands there} of every quantity that holds a NaN, an infinity, or what is as
+        good as one (LARGEST)."""
         found = {}
         for name, tensor in self._tensors.items():
             with unchanged(tensor):
-                finite = np.isfinite(tensor)
-            if not finite.all():
-                index = tuple(int(i) for i in np.argwhere(~finite)[0])
+                numbers = usable(tensor)
+            if not numbers.all():
+                index = tuple(int(i) for i in np.argwhere(~numbers)[0])
                 found[name] = index, float(tensor[index])
         return found
 
