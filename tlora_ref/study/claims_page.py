@@ -35,8 +35,9 @@ STUDIES = """
 normal differences whose mean is zero, {misses:.0%} of the intervals leave zero out, not 5%. So if nothing differed,
 about {chance:.0f} of the {compared} comparisons above with five seeds would be decided by chance. The q beside a
 verdict corrects for it: the p of a paired t test, corrected for all of these comparisons by Benjamini and Yekutieli's
-rule. Of {decided} that the interval decides, {stand} have a q of at most 0.05. An outcome at the edge of the learning
-rates may have a better rate beyond it. Rates were widened where an outcome was at the edge, by its validation loss.
+rule. Of {decided} that the interval decides, {stand} have a q of at most 0.05. The verdicts in the studies' tables are
+the intervals' alone. An outcome at the edge of the learning rates may have a better rate beyond it. Rates were
+widened where an outcome was at the edge, by its validation loss.
 
 | study | runs | seeds | steps x batch | learning rates | at the edge of those | seconds of all runs |
 | --- | --- | --- | --- | --- | --- | --- |
