@@ -146,6 +146,25 @@ def test_cells_in_a_row_share_a_calibration_and_its_phi(place: Path, monkeypatch
     assert phis["+Init"] == phis["+Init+SA"] != phis["TLoRA"]
 
 
+def test_a_smaller_grid_loses_no_run(place: Path) -> None:
+    def run_rates(*rates: float) -> None:
+        tr.run_study(tr.load_study(declare(place, variants=["LoRA"], learning_rates=list(rates))), place / "out")
+
+    def held() -> dict[str, list[float]]:
+        return {found.name: [run["lr"] for run in found.runs] for found in read_results(place / "out")}
+
+    run_rates(0.01, 0.02)
+    run_rates(0.01, 0.02, 0.03)
+    assert held() == {"study": [0.01, 0.02, 0.03]}
+    run_rates(0.01)
+    assert held() == {"study": [0.01], "study.1": [0.01, 0.02, 0.03]}
+    run_rates(0.02)  # there already: 0.01 is in study.1
+    assert held() == {"study": [0.02], "study.1": [0.01, 0.02, 0.03]}
+    run_rates(0.04)
+    run_rates(0.03)
+    assert held() == {"study": [0.03], "study.1": [0.01, 0.02, 0.03], "study.2": [0.04]}
+
+
 def test_other_weights_or_rows_are_other_runs(place: Path) -> None:
     study = tr.load_study(place / "study.yaml")
     first = study.cells()[0]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,16 @@ def write_results(folder: Path, results: Results) -> None:
     head = {"study": results.study, "cells": results.cells}
     lines = [json.dumps(line, ensure_ascii=False, allow_nan=False) for line in (head, *results.runs)]
     write_text(folder / f"{results.name}{SUFFIX}", "\n".join(lines) + "\n")
+
+
+def set_aside(folder: Path, held: Sequence[Results], name: str, keys: Collection[str]) -> None:
+    """Keep the older grid of a study as `NAME.1` (or the next free number) where it has runs with none of `keys`."""
+    elsewhere = {run["key"] for results in held if results.name != name for run in results.runs}
+    for results in held:
+        if results.name == name and any(run["key"] not in elsewhere.union(keys) for run in results.runs):
+            taken = {other.name for other in held}
+            older = next(f"{name}.{n}" for n in itertools.count(1) if f"{name}.{n}" not in taken)
+            write_results(folder, Results({**results.study, "name": older}, results.runs, results.cells))
 
 
 def holds_results(folder: Path) -> bool:

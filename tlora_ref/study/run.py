@@ -13,7 +13,7 @@ from tlora_ref.files import claimed
 from tlora_ref.study.cell import digests_of, key_of, run_cell
 from tlora_ref.study.cost import estimated_seconds
 from tlora_ref.study.declaration import Cell, Study
-from tlora_ref.study.results import Results, measured, read_results, write_results
+from tlora_ref.study.results import Results, measured, read_results, set_aside, write_results
 
 PLACES = tuple(f.name for f in fields(Cell))
 #: Called after each run with (runs done, runs in all, the run that ended).
@@ -51,6 +51,8 @@ def run_study(
 ) -> Results:
     """Every run of `study` that `out` does not hold yet; what it holds is kept, another study's runs too.
 
+    Where an older grid of the same name has runs that this one has not, it stays beside it, as NAME.1.
+
     A run is written when it ends: whatever stops the process, the runs that had ended are there, and the same call goes
     on. Each run starts from the files and its own seed, so results depend on no order and no number of workers.
 
@@ -71,9 +73,11 @@ def run_study(
     """
     out = Path(out)
     with claimed(out):
-        cells, found = _keyed(study), measured(read_results(out), PLACES)
+        cells, held = _keyed(study), read_results(out)
+        found = measured(held, PLACES)
         todo = _todo(cells, found)
         keys = {key for key, _ in cells}
+        set_aside(out, held, study.name, keys)
         kept = _gathered(study, cells, found)
         write_results(out, kept)
         for key, value in _ended(study, todo, executor):
