@@ -70,7 +70,7 @@ ARROWS: dict[str, set[str]] = {
     "calibration": MAKES_ARTEFACTS | {"machine", "method", "algorithm", "autograd", "transformer"},
     "training": EVERYWHERE | {"method", "autograd", "data", "adapter", "transformer"},
     "tasks": EVERYWHERE | {"data", "training", "transformer"},
-    "planning": EVERYWHERE | {"autograd", "checkpoint", "transformer", "adapter", "data", "training"},
+    "planning": EVERYWHERE | {"autograd", "checkpoint", "transformer", "adapter", "calibration", "data", "training"},
     "pipeline": EVERYWHERE
     | {"method", "adapter", "calibration", "checkpoint", "data", "tasks", "training", "transformer"},
     "oracle": ALL_BUT_CLI - {"tasks", "planning", "pipeline", "reports", "explanation", "study"},
@@ -125,6 +125,7 @@ LENGTH_EXEMPTIONS: dict[str, str] = {
     "tlora_ref/cli/trace.py::run": "a command's flags are its parameters, one a line",
     "tlora_ref/cli/generate.py::run": "a command's flags are its parameters, one a line",
     "tlora_ref/cli/eval.py::run": "a command's flags are its parameters, one a line",
+    "tlora_ref/cli/plan.py::run": "a command's flags are its parameters, one a line",
     "tlora_ref/cli/train.py::run": "a command's flags are its parameters, one a line",
 }
 

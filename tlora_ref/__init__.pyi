@@ -34,16 +34,7 @@ from .pipeline import (
     weightless_model,
     with_system,
 )
-from .planning import (
-    MemoryPlan,
-    TimePlan,
-    TrainingPlan,
-    mean_tokens,
-    padded_tokens,
-    plan_memory,
-    plan_time,
-    plan_training,
-)
+from .planning import MemoryPlan, RunPlan, plan_memory, plan_run
 from .reports import Summary, summarize
 from .shipped import shipped_model
 from .study import Study, load_study, run_study
@@ -71,14 +62,13 @@ __all__ = [
     "Responder",
     "Response",
     "RowPreview",
+    "RunPlan",
     "Study",
     "Summary",
     "Switches",
     "TLoRAError",
     "Task",
-    "TimePlan",
     "TrainSettings",
-    "TrainingPlan",
     "adapter_in_parts",
     "allocate",
     "assert_right",
@@ -108,12 +98,9 @@ __all__ = [
     "load_tokenizer",
     "load_tokenizer_for",
     "make_adapter",
-    "mean_tokens",
     "merge_checkpoint",
-    "padded_tokens",
     "plan_memory",
-    "plan_time",
-    "plan_training",
+    "plan_run",
     "preview",
     "prompting_of",
     "read_prompting",

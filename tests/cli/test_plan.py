@@ -67,7 +67,7 @@ def test_t5_base_and_mistral_by_arithmetic(tmp_path: Path, run: Run) -> None:
         (mistral, 32 * (outputs + inputs), 32 * outputs),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        status, said, _ = run("plan", tmp_path, "--rank", 32, "--json")
+        status, said, _ = run("plan", tmp_path, "--rank", 32, "--tokens", 8, "--json")
         found = json.loads(said)
         assert status == 0 and (found["lora_parameters"], found["frozen_A_parameters"]) == (lora, frozen)
     assert 32 * (144 * 768 * 2 + 24 * 2 * (768 + 3072)) == 12_976_128
@@ -97,20 +97,20 @@ def test_it_agrees_with_what_calibration_finds_by_running_the_model(folder: Path
 
 def test_what_a_7b_model_takes_by_arithmetic(llama2: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Operations counted by hand; hours at a planted rate, calibration's divided among the machines."""
-    monkeypatch.setattr(planning_time, "product_rate", lambda: 1e12)
-    found = json.loads(run("plan", llama2, "--samples", 16, "--tokens", 100, "--workers", 4, "--json")[1])
+    monkeypatch.setattr(planning_time, "product_rate", lambda: 1e12)  # a layer is too large to be tried
+    run_plan = json.loads(run("plan", llama2, "--samples", 16, "--tokens", 100, "--workers", 4, "--json")[1])["run"]
     d, d_ff, layers = 4096, 11008, 32
     targets = layers * (4 * d * d + 3 * d * d_ff)
     moments = layers * (3 * d * d + d_ff * d_ff)  # 2 T d_in^2 each, of which half is computed
     head = 32000 * d
     calibration = 16 * 100 * (2 * 2 * (targets + head) + 2 * targets + moments)
-    square = 4 * (2 * d**3 + 22 * d**3)
-    tall = 2 * (2 * d_ff * d**2 + 2 * d_ff * d**2 + 22 * d**3)
-    wide = 2 * d * d_ff**2 + 2 * d_ff * d**2 + 22 * d**3
-    assert found["flop"] == {"calibration": calibration, "initialisation": 2 * layers * (square + tall + wide)}
-    assert found["hours"]["calibration"] == pytest.approx(calibration / 0.75e12 / 3600 / 4)
+    square = 4 * (2 + 2 + 9) * d**3
+    tall = 2 * (2 * d_ff * d**2 + 2 * d_ff * d**2 + 9 * d**3)
+    wide = 2 * d * d_ff**2 + 2 * d_ff * d**2 + 9 * d**3
+    assert run_plan["flop"] == {"calibration": calibration, "initialisation": 2 * layers * (square + tall + wide)}
+    assert run_plan["seconds"]["calibration"] == pytest.approx(calibration / 0.75e12 / 4)
     said = run("plan", llama2, "--samples", 16, "--tokens", 100, "--workers", 4)[1]
-    assert "1,000 GFLOP/s" in said and "4 such machines" in said and "samples of 100 tokens" in said
+    assert "by its operations" in said and "16 samples, 4 such machines" in said and "8 rows of 100 tokens" in said
 
 
 @pytest.mark.parametrize(
@@ -135,28 +135,78 @@ def test_every_family_is_planned_as_calibration_finds_it(tmp_path: Path, run: Ru
     tr.save_model(model, tmp_path / "model")
     classes = bool(getattr(model.config, "labels", ()))
     sample = {"input_ids": [3, 4, 5], "labels": 1 if classes else [3, 4, 5]}
-    found = json.loads(run("plan", tmp_path / "model", "--json")[1])
+    found = json.loads(run("plan", tmp_path / "model", "--tokens", 8, "--samples", 2, "--json")[1])
     assert 2 * found["bytes"]["float32"]["covariances"] == calibration_memory(model, [sample])
     assert found["modules"] == len(model.shapes()) and found["weights"] == model.parameter_count()
 
 
+def written(folder: Path, lengths: tuple[int, ...], name: str = "rows.jsonl") -> Path:
+    rows = [{"input_ids": [3] * n, "labels": [3] * n} for n in lengths]
+    (folder / name).write_text("\n".join(map(json.dumps, rows)))
+    return folder / name
+
+
 def test_the_rows_of_data_are_reckoned_with(folder: Path, run: Run) -> None:
-    words = ("plan", folder / "model", "--data", folder / "data" / "train.jsonl", "--batch-size", 3)
+    words = ("plan", folder / "model", "--data", written(folder, (4, 9, 6, 6, 5)), "--batch-size", 3, "--samples", 2)
     status, said, _ = run(*words, "--json")
-    lengths = [len(json.loads(line)["input_ids"]) for line in (folder / "data" / "train.jsonl").open()]
-    found = json.loads(said)["training"]
-    assert status == 0 and found["steps"] == 3 and found["tokens"] == tr.padded_tokens(lengths, 3, 42)
-    assert found["seconds"] == 3 * found["step_seconds"] > 0
+    plan = json.loads(said)["run"]
+    assert status == 0 and plan["steps"] == 2 and plan["evaluations"] == 0 and plan["rows"] == 2.5
+    took = plan["seconds"]
+    assert plan["total_seconds"] == pytest.approx(took["calibration"] + took["initialisation"] + 2 * took["step"])
     status, said, _ = run(*words, "--steps", 5)
-    assert status == 0 and "5 steps, without held-out evaluation" in said and "memory at peak, all in all" in said
-    status, said, error = run("plan", folder / "model", "--epochs", 2, "--group-by-length")
-    assert status == 0 and "a step, 8 rows" in said
-    assert "--epochs does nothing here" in error and "--group-by-length does nothing here" in error
+    assert status == 0 and "all of it, 5 steps: " in said and " at peak" in said
+    status, said, error = run("plan", folder / "model", "--epochs", 2, "--group-by-length", "--eval-every", 3)
+    assert status == 0 and "a step, 8 rows of 64 tokens with padding" in said and "all of it" not in said
+    for flag in ("--epochs", "--group-by-length", "--eval-every"):
+        assert f"{flag} does nothing here" in error
 
 
-def test_rows_of_like_length_have_less_padding(folder: Path, run: Run) -> None:
-    rows = [{"input_ids": [3] * n, "labels": [3] * n} for n in (2, 2, 2, 2, 20, 20, 20, 20)]
-    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    words = ("plan", folder / "model", "--data", folder / "rows.jsonl", "--batch-size", 4, "--json")
-    plain, grouped = (json.loads(run(*words, *more)[1])["training"]["tokens"] for more in ((), ("--group-by-length",)))
-    assert plain == 20 and grouped == 11  # a batch of 2 and one of 20
+@pytest.mark.parametrize(
+    ("flags", "rows", "tokens"),
+    [((), 4, 20), (("--group-by-length",), 4, 11), (("--packing", "--max-length", 24), 2, 24)],
+    ids=["padded", "grouped", "packed"],
+)
+def test_rows_are_batched_as_the_run_does(folder: Path, run: Run, flags: tuple, rows: float, tokens: float) -> None:
+    """Padded: a long row in each batch. Grouped: a batch of 2 and one of 20. Packed: what fits beside a long row."""
+    words = ("plan", folder / "model", "--data", written(folder, (2, 2, 2, 2, 20, 20, 20, 20)), "--batch-size", 4)
+    plan = json.loads(run(*words, "--samples", 2, "--json", *flags)[1])["run"]
+    assert (plan["rows"], plan["tokens"]) == (pytest.approx(rows), pytest.approx(tokens))
+
+
+def test_packing_that_train_refuses_is_refused(folder: Path, run: Run) -> None:
+    words = ("plan", folder / "model", "--data", written(folder, (2, 20)), "--packing")
+    status, _, error = run(*words)
+    assert status == 2 and "--packing fills sequences of up to --max-length" in error
+
+
+def test_held_out_rows_belong_to_the_run(folder: Path, run: Run) -> None:
+    (folder / "both").mkdir()
+    written(folder / "both", (4, 9, 6, 6, 5), "train.jsonl"), written(folder / "both", (5, 7), "valid.jsonl")
+    words = ("plan", folder / "model", "--data", folder / "both", "--batch-size", 2, "--samples", 2, "--json")
+    plan = json.loads(run(*words, "--eval-every", 2, "--steps", 5)[1])["run"]
+    took = plan["seconds"]
+    assert plan["evaluations"] == 4 and took["evaluation"] > 0
+    steps = 5 * took["step"] + 4 * took["evaluation"]
+    assert plan["total_seconds"] == pytest.approx(took["calibration"] + took["initialisation"] + steps)
+    assert json.loads(run(*words)[1])["run"]["evaluations"] == 2  # an epoch: before it and after
+    words = (
+        "plan",
+        folder / "model",
+        "--data",
+        folder / "both" / "train.jsonl",
+        "--valid-share",
+        0.4,
+        "--batch-size",
+        3,
+    )
+    status, said, _ = run(*words)
+    assert status == 0 and "held-out rows, 2 times" in said and "all of it, 1 step:" in said
+
+
+def test_a_bare_encoder_is_planned_with_its_labels(tmp_path: Path, run: Run) -> None:
+    config = MODELS["bert"] | {"architectures": ["BertModel"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    status, said, _ = run("plan", tmp_path)
+    assert status == 0 and "A bare encoder has no loss: with --labels a,b" in said
+    status, said, _ = run("plan", tmp_path, "--labels", "a,b", "--steps", 2)
+    assert status == 0 and "all of it, 2 steps" in said

@@ -53,15 +53,19 @@ def test_a_row_without_an_end_token(folder: Path, run: Run) -> None:
     assert "a response has no end token" in said and "does not learn to stop" in error
 
 
-@pytest.mark.parametrize("more", [(), ("--group-by-length",)], ids=["shuffled", "grouped"])
-def test_the_first_batch_is_that_of_training(folder: Path, run: Run, more: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("more", "shape"),
+    [((), (3, 11)), (("--group-by-length",), (3, 11)), (("--packing", "--max-length", "64"), (1, 25))],
+    ids=["shuffled", "grouped", "packed"],
+)
+def test_the_first_batch_is_that_of_training(folder: Path, run: Run, more: tuple, shape: tuple[int, int]) -> None:
     common = (folder / "model", "--data", folder / "data", "--batch-size", 3, "--seed", 7, "--json", *more)
     found = json.loads(run("preview", *common, "--forward")[1])["forward"]
     out = ("--out", folder / "run", "--steps", 2, "--samples", 2, "--rank", 2)
     assert run("train", *common, *out)[0] == 0
     first = json.loads((folder / "run" / "history.jsonl").read_text().splitlines()[0])
     assert found["loss"] == pytest.approx(first["loss"], rel=1e-6) and found["tokens"] == first["tokens"]
-    assert found["uniform"] == pytest.approx(math.log(31))
+    assert found["uniform"] == pytest.approx(math.log(31)) and (found["rows"], found["longest"]) == shape
 
 
 def test_rows_of_like_length_make_another_first_batch(folder: Path, run: Run) -> None:

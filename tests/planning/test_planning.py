@@ -10,6 +10,7 @@ import pytest
 
 import tlora_ref as tr
 from tests.tiny import tiny_llama
+from tlora_ref.planning import run
 from tlora_ref.planning import time as planning_time
 
 
@@ -27,16 +28,22 @@ def test_counts_are_those_of_the_model_itself(tmp_path: Path) -> None:
     assert memory.bytes("float32")["weights"] == sum(x.astype(np.float32).nbytes for x in model.tensors.values())
 
 
-def test_time_is_operations_over_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_large_layers_is_reckoned_by_operations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tr.save_model(tiny_llama(), tmp_path / "model")
     memory = tr.plan_memory(tmp_path / "model")
     monkeypatch.setattr(planning_time, "product_rate", lambda: 1e6)
-    one, four = (tr.plan_time(memory, samples=8, tokens=10, workers=n) for n in (1, 4))
-    assert one.hours["calibration"] == pytest.approx(one.flop["calibration"] / 0.75e6 / 3600)
-    assert four.hours["calibration"] == pytest.approx(one.hours["calibration"] / 4)
-    assert four.hours["initialisation"] == one.hours["initialisation"]
-    twice = tr.plan_time(memory, samples=16, tokens=10)
+    monkeypatch.setattr(run, "LAYER_WEIGHTS", 0)
+    one, four = (tr.plan_run(memory, samples=8, tokens=10, workers=n) for n in (1, 4))
+    assert not one.measured and one.steps is None and one.total_seconds is None
+    assert one.seconds["calibration"] == pytest.approx(one.flop["calibration"] / 0.75e6)
+    assert four.seconds["calibration"] == pytest.approx(one.seconds["calibration"] / 4)
+    assert four.seconds["initialisation"] == one.seconds["initialisation"]
+    twice = tr.plan_run(memory, samples=16, tokens=10, settings=tr.TrainSettings(batch_size=3, steps=7))
     assert twice.flop["calibration"] == 2 * one.flop["calibration"]
+    attention = 30 * 12 * 10 * 16 * 2 / 0.75e6  # 3 rows of 10 tokens, 16 wide, 2 layers
+    assert twice.seconds["step"] == pytest.approx(30 / 80 * one.seconds["calibration"] + attention)
+    own = twice.seconds["calibration"] + twice.seconds["initialisation"]
+    assert twice.total_seconds == pytest.approx(own + 7 * twice.seconds["step"])
 
 
 def test_bad_requests_are_refused(tmp_path: Path) -> None:
@@ -47,7 +54,7 @@ def test_bad_requests_are_refused(tmp_path: Path) -> None:
         tr.plan_memory(tmp_path / "absent")
     for name in ("samples", "tokens", "workers"):
         with pytest.raises(tr.TLoRAError, match=f"{name} is 0"):
-            tr.plan_time(tr.plan_memory(tmp_path / "model"), **{name: 0})
+            tr.plan_run(tr.plan_memory(tmp_path / "model"), **{name: 0})
 
 
 def test_the_rate_is_that_of_a_product() -> None:

@@ -127,6 +127,7 @@ WarmupRatio = Annotated[float, typer.Option(help="Share of the steps in which th
 WarmupSteps = Annotated[int | None, typer.Option(min=0, help="How many steps it rises, in place of a share.")]
 LeastRate = Annotated[float, typer.Option("--min-lr", help="Where the cosine ends.")]
 Cycles = Annotated[int, typer.Option(help="How many cosines cosine_with_restarts makes.")]
+Valid = Annotated[Path | None, typer.Option(help="Held-out data; by default the directory's valid split.")]
 ValidShare = Annotated[float | None, typer.Option(help="Hold out this share of the rows, drawn by --seed.")]
 EvalEvery = Annotated[int | None, typer.Option(min=1, help="Evaluate every so many steps; else after each epoch.")]
 Keep = Annotated[str, typer.Option(help="Which weights OUT/adapter holds: best (by held-out loss) or last.")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,12 +13,13 @@ import typer
 import tlora_ref as tr
 from tlora_ref import machine
 from tlora_ref.cli import options as o
-from tlora_ref.cli.screen import Screen, counted, duration, seconds, size, warn
-from tlora_ref.cli.settings import data_source, given, say_unused, train_settings
+from tlora_ref.cli.screen import Screen, counted, seconds, size, warn
+from tlora_ref.cli.settings import data_source, given, packed_length, say_unused, split_rows, train_settings
 from tlora_ref.cli.settings import labels as classes
 from tlora_ref.errors import ConfigError
 from tlora_ref.planning.memory import HOLDERS, KEPT
-from tlora_ref.planning.time import EFFICIENCY
+
+Samples = list[dict[str, Any]]
 
 
 def run(
@@ -31,6 +33,8 @@ def run(
     tokens: o.SampleTokens = 512,
     workers: o.Workers = 1,
     data: Annotated[Path | None, typer.Option("--data", help="Reckon with the rows of this data.")] = None,
+    valid: o.Valid = None,
+    valid_share: o.ValidShare = None,
     split: o.Split = "train",
     field: o.Fields = None,
     template: o.Template = "plain",
@@ -40,70 +44,81 @@ def run(
     too_long: o.TooLong = "skip",
     batch_size: o.BatchSize = 8,
     group_by_length: o.GroupByLength = False,
+    packing: o.Packing = False,
     grad_accumulation: Annotated[int, typer.Option(min=1, help="Forward passes of one step.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps; overrides --epochs.")] = None,
     epochs: Annotated[float, typer.Option(help="Passes over --data.")] = 1.0,
+    eval_every: o.EvalEvery = None,
+    seed: o.Seed = 42,
+    hold: o.Hold = None,
+    recompute: o.Recompute = False,
     download: o.Download = False,
     json: o.Json = False,
 ) -> None:
     """Parameters, memory and time of an adapter, from config.json.
 
-    MODEL is the folder, or the file alone. With --data the lengths of its rows are reckoned with, and how many steps
-    they make.
+    MODEL is the folder, or the file alone. With --data the run is planned that `train` makes with the same flags.
     """
-    screen, settings = Screen(json), train_settings(context)
+    screen, settings = Screen(json), train_settings(context, packing=packed_length(context))
     alpha = float(rank) if alpha is None else alpha
     if not 0 < alpha < math.inf:
         raise ConfigError(f"--alpha {alpha}: expected a positive, finite number")
-    memory = tr.plan_memory(model, rank, target)
+    source = None if data is None else data_source(context)
+    names = classes(context, source)
+    memory = tr.plan_memory(model, rank, target, names)
+    rows, held_out = run_samples(context, memory, source, names)
     show_memory(screen, memory, alpha)
-    lengths = row_lengths(context, model)
-    mean = tokens if lengths is None else tr.mean_tokens(lengths)
-    time = tr.plan_time(memory, samples=samples, tokens=mean, workers=workers)
-    show_time(context, screen, time, samples, workers)
-    training = show_training(screen, memory, settings, lengths, tokens)
-    found = {"alpha": alpha, "machine_bytes": machine.memory(), **memory.to_dict(), **time.to_dict()}
-    screen.finish({**found, "training": training})
+    found = {"alpha": alpha, "machine_bytes": machine.memory(), **memory.to_dict()}
+    if names is None and tr.is_bare_encoder(model):
+        screen.say("A bare encoder has no loss: with --labels a,b or --task its run is planned too")
+        screen.finish({**found, "run": None})
+        return
+    options = {"tokens": tokens, "samples": samples, "workers": workers, "eval_every": eval_every, "hold": hold}
+    plan = tr.plan_run(memory, rows, held_out, settings=settings, recompute=recompute, **options)
+    show_run(screen, plan, settings, options)
+    screen.finish({**found, "run": plan.to_dict()})
 
 
-def row_lengths(context: typer.Context, model: Path) -> list[int] | None:
-    """Tokens of each sample of --data; None without."""
-    if context.params["data"] is None:
-        say_unused(context, "it says how --data are read", "split", "field", "template", "task", "labels", "max_length")
-        say_unused(context, "without --data there are no rows to pass over", "epochs", "too_long", "group_by_length")
-        return None
-    source = data_source(context)
-    rows = source.rows(context.params["split"])
-    ready = tr.weightless_model(model, classes(context, source))
-    samples, left_out = source.encoded(rows, ready, tr.load_tokenizer_for(model, rows))
-    warn(*left_out.lines())
-    return [len(sample["input_ids"]) for sample in samples]
-
-
-def show_training(
-    screen: Screen, memory: tr.MemoryPlan, settings: tr.TrainSettings, lengths: list[int] | None, tokens: int
-) -> dict[str, Any] | None:
-    """About what training takes; None for a model that has no loss."""
-    steps = settings.steps if lengths is None else settings.total_steps(len(lengths))
-    rows = settings.batch_size
-    padded = tokens
-    if lengths is not None:
-        padded = tr.padded_tokens(lengths, rows, settings.seed, group_by_length=settings.group_by_length)
-    try:
-        found = tr.plan_training(
-            memory, tokens=padded, batch_size=rows, grad_accumulation=settings.grad_accumulation, steps=steps
+def run_samples(
+    context: typer.Context, memory: tr.MemoryPlan, source: tr.DataSource | None, names: tuple[str, ...] | None
+) -> tuple[Samples | None, Samples]:
+    """The samples of --data, and those held out; without --data neither."""
+    if source is None:
+        say_unused(
+            context, "it says how --data are read", "split", "field", "template", "task", "max_length", "too_long"
         )
-    except ConfigError as error:
-        screen.say(f"Training: {error}")
-        return None
-    how = "by a part of a step, done now" if found.measured else "by its operations"
-    screen.say(f"Training B in float32, about, {how}")
+        say_unused(context, "without --data there are no rows", "epochs", "valid", "valid_share", "eval_every")
+        say_unused(context, "without --data all rows are of one length", "group_by_length")
+        tokens = context.params["tokens"]
+        if given(context, ["tokens"]) and memory.sample_tokens(tokens) < tokens:
+            warn(f"--tokens {tokens} is beyond the model's context: {memory.sample_tokens(tokens)} are reckoned with")
+        return None, []
+    rows, held = split_rows(context, source)
+    model = context.params["model"]
+    ready, tokenizer = tr.weightless_model(model, names), tr.load_tokenizer_for(model, [*rows, *held])
+    samples, left_out = source.encoded(rows, ready, tokenizer)
+    warn(*left_out.lines())
+    return samples, source.encoded(held, ready, tokenizer)[0] if held else []
+
+
+def show_run(screen: Screen, plan: tr.RunPlan, settings: tr.TrainSettings, options: Mapping[str, Any]) -> None:
+    """About how long a run takes, and what it holds."""
+    kept = "float32" if options["hold"] is None else f"{options['hold']}, computed with in float32"
+    how = "parts of it done now" if plan.measured else "its operations and the rate of products now"
+    screen.say(f"The run, about, its weights in {kept}, by {how}")
+    took, peaks = plan.seconds, plan.peak_bytes
+    machines = f", {options['workers']} such machines" if options["workers"] > 1 else ""
+    calibrated = f"{counted(options['samples'], 'sample')}{machines}: {seconds(took['calibration'])}"
+    screen.say(f"  calibration, {calibrated}, {size(peaks['calibration'])} at peak")
+    screen.say(f"  initialisation, A of every module: {seconds(took['initialisation'])}")
     times = f"{settings.grad_accumulation} x " if settings.grad_accumulation > 1 else ""
-    screen.say(f"  a step, {times}{rows} rows of {found.tokens} tokens with padding: {seconds(found.step_seconds)}")
-    if found.seconds is not None:
-        screen.say(f"  {steps} steps, without held-out evaluation: {seconds(found.seconds)}")
-    screen.say(f"  memory at peak, all in all: {size(found.peak_bytes)}")
-    return found.to_dict()
+    padding = "packed" if settings.packing else "with padding"
+    step = f"a step, {times}{plan.rows:.3g} rows of {plan.tokens:.0f} tokens {padding}"
+    screen.say(f"  {step}: {seconds(took['step'])}, {size(peaks['training'])} at peak")
+    if plan.evaluations:
+        screen.say(f"  held-out rows, {plan.evaluations} times: {seconds(took['evaluation'])} each")
+    if plan.total_seconds is not None:
+        screen.say(f"  all of it, {counted(plan.steps or 0, 'step')}: {seconds(plan.total_seconds)}")
 
 
 def show_memory(screen: Screen, memory: tr.MemoryPlan, alpha: float) -> None:
@@ -135,17 +150,3 @@ def show_fit(screen: Screen, memory: tr.MemoryPlan, there: int | None) -> None:
     lines = [(what, *(cell(kept[what]) for kept in work)) for what in work[0]]
     fits = "" if there is None else f": does it fit into the {size(there)} of this machine?"
     screen.table(f"Work, beside activations{fits}", ("", *KEPT), lines)
-
-
-def show_time(context: typer.Context, screen: Screen, time: tr.TimePlan, samples: int, workers: int) -> None:
-    """About how long the work before training takes."""
-    asked = context.params["tokens"]
-    if time.tokens < asked and given(context, ["tokens"]) and context.params["data"] is None:
-        warn(f"--tokens {asked} is beyond the model's context: it is reckoned with {time.tokens}")
-    machines = f"; {workers} such machines calibrate" if workers > 1 else ""
-    rate = time.gflop_per_second
-    screen.say(f"Time in float32, about, at {EFFICIENCY:.0%} of the {rate:,.0f} GFLOP/s measured now{machines}")
-    screen.say(
-        f"  calibration, {counted(samples, 'sample')} of {time.tokens} tokens: {duration(time.hours['calibration'])}"
-    )
-    screen.say(f"  initialisation, the SVD of every W C: {duration(time.hours['initialisation'])}")

@@ -13,12 +13,14 @@ import tlora_ref as tr
 from tlora_ref.cli import options as o
 from tlora_ref.cli import settings
 from tlora_ref.cli.screen import Screen, warn
-from tlora_ref.cli.settings import data_source, say_unused
+from tlora_ref.cli.settings import data_source, say_unused, train_settings
 from tlora_ref.data import Row, Tokenizer
 from tlora_ref.errors import TLoRAError
 
 #: Tokens of a row that are shown without --full.
 EXCERPT = 300
+#: Flags of the batch of --forward.
+OF_A_BATCH = ("batch_size", "group_by_length", "packing", "seed", "dtype", "device")
 
 
 def run(
@@ -38,6 +40,7 @@ def run(
     forward: Annotated[bool, typer.Option("--forward", help="Also the loss of the first batch.")] = False,
     batch_size: o.BatchSize = 4,
     group_by_length: o.GroupByLength = False,
+    packing: o.Packing = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the order in which training takes rows.")] = 42,
     dtype: o.Dtype = "float32",
     device: o.DeviceName = "cpu",
@@ -50,16 +53,15 @@ def run(
     """
     screen, source = Screen(json), data_source(context)
     if not forward:
-        unused = ("batch_size", "group_by_length", "seed", "dtype", "device")
-        say_unused(context, "no batch is computed without --forward", *unused)
+        say_unused(context, "no batch is computed without --forward", *OF_A_BATCH)
     found = source.rows(split)
     classes = settings.labels(context, source)
     seen = tr.preview(source, found, tr.weightless_model(model, classes), _tokenizer(model, found), show=rows)
     for row in seen.rows:
         _show(screen, row, None if full else EXCERPT)
     _summary(screen, seen)
-    values: dict[str, Any] = {"rows": [_values(row) for row in seen.rows], **asdict(seen.report), "of": seen.count}
-    values["lengths"] = None if seen.lengths is None else asdict(seen.lengths)
+    lengths = None if seen.lengths is None else asdict(seen.lengths)
+    values = {"rows": list(map(_values, seen.rows)), **asdict(seen.report), "of": seen.count, "lengths": lengths}
     if forward:
         weighted, _ = tr.load_adapted(model, None, dtype, device, labels=classes, seed=seed)
         values["forward"] = _first_batch(screen, context, weighted, seen.samples)
@@ -119,8 +121,12 @@ def _values(row: tr.RowPreview) -> dict[str, Any]:
 def _first_batch(
     screen: Screen, context: typer.Context, model: tr.Model, samples: list[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    options = {name: context.params[name] for name in ("batch_size", "seed", "group_by_length")}
-    found = tr.first_batch_loss(model, samples, **options)
-    said = f"first batch: loss {found.loss:.4f} nats over {found.tokens:,} scored"
-    screen.say(f"{said}; a model that knows nothing: {found.uniform:.4f}")
+    run = train_settings(context, packing=settings.packed_length(context))
+    found = tr.first_batch_loss(model, samples, run)
+    screen.say(
+        f"first batch: {found.rows} rows of {found.longest} tokens {'packed' if run.packing else 'with padding'}"
+    )
+    screen.say(
+        f"its loss: {found.loss:.4f} nats a scored token ({found.tokens:,}); knowing nothing: {found.uniform:.4f}"
+    )
     return asdict(found)

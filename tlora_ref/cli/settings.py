@@ -13,7 +13,8 @@ import tlora_ref as tr
 from tlora_ref.checkpoint import choices_of
 from tlora_ref.cli.options import pairs
 from tlora_ref.cli.screen import warn
-from tlora_ref.data import Tokenizer
+from tlora_ref.data import Row, Tokenizer
+from tlora_ref.errors import ConfigError
 
 #: Flags that say how an adapter is made.
 ADAPTER_FLAGS = (
@@ -84,6 +85,35 @@ def train_settings(context: typer.Context, **changes: Any) -> tr.TrainSettings:
     """The training flags, checked; `changes` win."""
     flags = {f.name: context.params[f.name] for f in fields(tr.TrainSettings) if f.name in context.params}
     return tr.TrainSettings(**{**flags, "also": tuple(flags.get("also") or ()), **changes})
+
+
+def split_rows(context: typer.Context, source: tr.DataSource) -> tuple[list[Row], list[Row]]:
+    """(rows to train on, held-out rows); ConfigError for flags that want held-out data where there are none."""
+    flags = context.params
+    rows = source.rows(flags["split"])
+    if flags["valid_share"] is None:
+        held = source.held_out(flags["valid"])
+    elif flags["valid"] is None:
+        rows, held = source.split_off(rows, flags["valid_share"], flags["seed"])
+    else:
+        raise ConfigError("--valid names held-out data and --valid-share draws them: give one of the two")
+    for name in ("eval_every", "patience"):
+        if flags.get(name) is not None and not held:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} goes by held-out data, and there are none: give --valid FILE, "
+                "--valid-share 0.05, or a directory of data that has a valid split"
+            )
+    return rows, held
+
+
+def packed_length(context: typer.Context) -> int | None:
+    """How long the sequences of --packing are; None without. ConfigError where nothing says it."""
+    if not context.params["packing"]:
+        return None
+    longest: int | None = context.params["max_length"]
+    if longest is None:
+        raise ConfigError("--packing fills sequences of up to --max-length tokens: give that too, as --max-length 1024")
+    return longest
 
 
 #: Flags that say how the next token is chosen; all but the first and the last do nothing at temperature 0.

@@ -29,7 +29,16 @@ from tlora_ref.cli.run_folder import (
     say_stopped,
 )
 from tlora_ref.cli.screen import Screen, StepLine, counted, seconds, warn
-from tlora_ref.cli.settings import ADAPTER_FLAGS, adapter_settings, data_source, given, say_unused, train_settings
+from tlora_ref.cli.settings import (
+    ADAPTER_FLAGS,
+    adapter_settings,
+    data_source,
+    given,
+    packed_length,
+    say_unused,
+    split_rows,
+    train_settings,
+)
 from tlora_ref.cli.settings import labels as classes
 from tlora_ref.cli.tables import say_memory, show_plan
 from tlora_ref.data import Row
@@ -47,7 +56,7 @@ def run(
     out: o.Out,
     config: o.Config = None,
     adapter: Annotated[Path | None, typer.Option(help="Train this adapter instead of making one.")] = None,
-    valid: Annotated[Path | None, typer.Option(help="Held-out data; by default the directory's valid split.")] = None,
+    valid: o.Valid = None,
     valid_share: o.ValidShare = None,
     samples: o.Samples = 32,
     rank: o.Rank = 8,
@@ -159,35 +168,12 @@ def run(
     screen.finish(for_a_machine(out, trained, result, before))
 
 
-def split_rows(context: typer.Context, source: tr.DataSource) -> tuple[list[Row], list[Row]]:
-    """(rows to train on, held-out rows); ConfigError for flags that want held-out data where there are none."""
-    flags = context.params
-    rows = source.rows(flags["split"])
-    if flags["valid_share"] is None:
-        held = source.held_out(flags["valid"])
-    elif flags["valid"] is None:
-        rows, held = source.split_off(rows, flags["valid_share"], flags["seed"])
-    else:
-        raise ConfigError("--valid names held-out data and --valid-share draws them: give one of the two")
-    for name in ("eval_every", "patience"):
-        if flags[name] is not None and not held:
-            raise ConfigError(
-                f"--{name.replace('_', '-')} goes by held-out data, and there are none: give --valid FILE, "
-                "--valid-share 0.05, or a directory of data that has a valid split"
-            )
-    return rows, held
-
-
 def checked_settings(context: typer.Context, **changes: Any) -> tr.TrainSettings:
     """The training flags, checked; B alone is trained unless they say otherwise."""
     asked = context.params["trainable"]
     if asked not in (None, "B", "AB"):
         raise ConfigError(f"--trainable {asked}: expected B or AB")
-    longest = context.params["max_length"]
-    if context.params["packing"] and longest is None:
-        raise ConfigError("--packing fills sequences of up to --max-length tokens: give that too, as --max-length 1024")
-    packing = longest if context.params["packing"] else None
-    return train_settings(context, **{"trainable": asked or "B", "packing": packing, **changes})
+    return train_settings(context, **{"trainable": asked or "B", "packing": packed_length(context), **changes})
 
 
 def only_training(context: typer.Context) -> None:

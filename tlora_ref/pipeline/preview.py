@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from tlora_ref.checkpoint import load_peft, read_config
-from tlora_ref.data import EncodedRow, EncodingReport, Row, Tokenizer, batches, encode_row, token_texts
+from tlora_ref.data import EncodedRow, EncodingReport, Row, Tokenizer, encode_row, token_texts
 from tlora_ref.data.lengths import IGNORED
 from tlora_ref.errors import DataError
 from tlora_ref.pipeline.adapters import is_bare_encoder, labels_of
 from tlora_ref.pipeline.samples import DataSource
-from tlora_ref.training import evaluate
+from tlora_ref.training import TrainSettings, check_packing, step_batches
 from tlora_ref.transformer import Model, classifier
 
 #: How many tokens `RowPreview.seam` has on each side.
@@ -132,11 +132,14 @@ class Preview:
 
 @dataclass(frozen=True)
 class BatchLoss:
-    """`loss` of one batch in nats a scored label, over `tokens` of them; `uniform`: of a model that knows nothing."""
+    """`loss` of one batch in nats a scored label, over `tokens` of them; `uniform`: of a model that knows nothing;
+    `rows` and `longest`: the batch's shape, padding and all."""
 
     loss: float
     tokens: int
     uniform: float
+    rows: int
+    longest: int
 
 
 def weightless_model(
@@ -183,19 +186,27 @@ def preview(
     return Preview(shown, report, len(rows), _lengths(samples, options["form"]), samples)
 
 
-def first_batch_loss(
-    model: Model, samples: Sequence[Mapping[str, Any]], batch_size: int, seed: int, *, group_by_length: bool = False
-) -> BatchLoss:
-    """The loss of the batch that training with these settings begins with; DataError without samples.
+def first_batch_loss(model: Model, samples: Sequence[Mapping[str, Any]], settings: TrainSettings) -> BatchLoss:
+    """The loss of the batch that training with these settings begins with, packed if they say so.
 
     An adapter's B is 0 at first, so it is the first loss of `train` too.
+
+    Raises
+    ------
+    DataError
+        without samples.
+    ConfigError
+        for a model whose samples cannot be packed.
     """
     if not samples:
         raise DataError("no row can be used, so there is no batch")
-    lengths = [len(sample["input_ids"]) for sample in samples] if group_by_length else None
-    batch = next(batches(samples, batch_size, seed=seed, lengths=lengths))
-    found = evaluate(model, batch, batch_size=batch_size)
-    return BatchLoss(found.loss, found.tokens, math.log(len(model.labels) or model.config.vocab_size))
+    check_packing(model, samples, settings.packing)
+    (batch, *_) = next(step_batches(samples, settings, 0, 1, getattr(model.config, "pad_token_id", None) or 0))
+    output = model.watching([])(**batch)
+    rows, tokens = batch["input_ids"].shape
+    return BatchLoss(
+        output.loss.item(), output.tokens, math.log(len(model.labels) or model.config.vocab_size), rows, tokens
+    )
 
 
 def _shown(row: EncodedRow, tokenizer: Tokenizer | None, options: Mapping[str, Any]) -> RowPreview:

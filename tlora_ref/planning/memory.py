@@ -16,7 +16,7 @@ from tlora_ref.checkpoint import read_config
 from tlora_ref.checkpoint.load import checked_dtype
 from tlora_ref.errors import ConfigError
 from tlora_ref.planning.inputs import shared_inputs
-from tlora_ref.transformer import Model
+from tlora_ref.transformer import Model, classifier
 from tlora_ref.transformer.holding import holdable
 
 Shapes = Mapping[str, tuple[int, int]]
@@ -126,7 +126,12 @@ class MemoryPlan:
         return {**head, "bytes": taken, "work_bytes": work, "targets": targets}
 
 
-def plan_memory(folder: str | Path, rank: int = 8, targets: Sequence[str] | None = None) -> MemoryPlan:
+def plan_memory(
+    folder: str | Path,
+    rank: int = 8,
+    targets: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
+) -> MemoryPlan:
     """Parameters and memory of an adapter, from config.json alone.
 
     Parameters
@@ -134,6 +139,7 @@ def plan_memory(folder: str | Path, rank: int = 8, targets: Sequence[str] | None
     folder : a Hugging Face folder, or its config.json
     rank : r_init
     targets : module paths, ends of paths or regular expressions; None for the family's own choice
+    labels : the classes of the head that a bare encoder gets
 
     Raises
     ------
@@ -142,6 +148,8 @@ def plan_memory(folder: str | Path, rank: int = 8, targets: Sequence[str] | None
     if rank < 1:
         raise ConfigError(f"rank is {rank}: expected at least 1")
     settings, family = read_config(folder)
+    if labels is not None:
+        settings, family = classifier(settings, labels)
     shapes = family.target_shapes(settings, list(targets) if targets else None)
     sizes = {name: int(np.prod(shape, dtype=np.int64)) for name, shape in family.tensor_shapes(settings).items()}
     return MemoryPlan(

@@ -1,19 +1,19 @@
-"""About how long runs take that nobody has made yet: a part of a training step is made here, and scaled."""
+"""About how long runs take that nobody has made yet: parts of each kind of work are done here, and scaled."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from tlora_ref.planning import mean_tokens, padded_tokens, plan_memory, plan_time, plan_training
+from tlora_ref.planning import plan_memory, plan_run
 from tlora_ref.study.cell import Draw, another_draw, draw_of, prepared
 from tlora_ref.study.declaration import OWN, Cell, Rows, Study
+from tlora_ref.training import TrainSettings
 
-#: Of a training step with frozen weights, what the forward pass alone takes; and what calibration takes, which has dW
-#: of every target and X^T X beside.
-FORWARD, CALIBRATION = 0.5, 1.5
+#: Samples by which the time of calibration on one is planned.
+CALIBRATED = 8
 
 
 class _Costs(NamedTuple):
@@ -49,12 +49,10 @@ def _draws(study: Study, cell: Cell) -> set[Draw]:
 
 @lru_cache(maxsize=64)
 def _costs(model: Path, rows: Rows, dtype: str, rank: int, steps: int, batch_size: int) -> _Costs:
-    memory = plan_memory(model, rank)
     _, samples = prepared(model, rows, dtype, 0)
-    lengths = [len(sample["input_ids"]) for sample in samples["train"]]
-    padded = padded_tokens(lengths, batch_size, 0)
-    step = plan_training(memory, tokens=padded, batch_size=batch_size, dtype=dtype).step_seconds
-    alone = plan_training(memory, tokens=mean_tokens(lengths), batch_size=1, dtype=dtype).step_seconds
-    held_out = (len(samples["valid"]) + len(samples["test"])) / batch_size
-    svds = 3600 * plan_time(memory).hours["initialisation"]
-    return _Costs(step * (steps + FORWARD * held_out), CALIBRATION * alone, svds)
+    settings = TrainSettings(steps=steps, batch_size=batch_size, seed=0)
+    held_out = [*samples["valid"], *samples["test"]]
+    options: dict[str, Any] = {"samples": CALIBRATED, "dtype": dtype, "settings": settings}
+    took = plan_run(plan_memory(model, rank), samples["train"], held_out, **options).seconds
+    training = steps * took["step"] + took["evaluation"]
+    return _Costs(training, took["calibration"] / CALIBRATED, took["initialisation"])

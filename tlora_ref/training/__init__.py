@@ -1,9 +1,9 @@
 """Training of B (or A and B, or every weight), evaluation, and resuming."""
 
-from tlora_ref.training.evaluate import Evaluation, evaluate, likelihoods
+from tlora_ref.training.evaluate import Evaluation, evaluate, held_out_batches, likelihoods
 from tlora_ref.training.history import HISTORY_FILE, METRICS_FILE, read_history
 from tlora_ref.training.keeping import out_of_patience
-from tlora_ref.training.loop import TrainResult, train
+from tlora_ref.training.loop import TrainResult, step_batches, train
 from tlora_ref.training.packing import check_packing
 from tlora_ref.training.parameters import whole_tensors
 from tlora_ref.training.settings import TrainSettings
@@ -21,10 +21,12 @@ __all__ = [
     "check_packing",
     "check_step",
     "evaluate",
+    "held_out_batches",
     "likelihoods",
     "out_of_patience",
     "planned_steps",
     "read_history",
+    "step_batches",
     "train",
     "whole_tensors",
 ]

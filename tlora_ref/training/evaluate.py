@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tlora_ref.backend import Array
 from tlora_ref.data import pad_batch
 from tlora_ref.errors import DataError, NumericsError
 from tlora_ref.transformer import Model
@@ -34,10 +35,9 @@ def evaluate(model: Model, samples: Sequence[Mapping[str, Any]], *, batch_size: 
         raise DataError("there are no samples to evaluate on")
     view = model.watching([])
     pad = getattr(model.config, "pad_token_id", None) or 0
-    by_length = sorted(samples, key=lambda sample: len(sample["input_ids"]))  # batches of like length: little padding
     total, tokens = 0.0, 0
-    for start in range(0, len(by_length), batch_size):
-        output = view(**pad_batch(by_length[start : start + batch_size], pad), loss_divisor=1.0)
+    for batch in held_out_batches(samples, batch_size, pad):
+        output = view(**batch, loss_divisor=1.0)
         total += output.loss.item()
         tokens += output.tokens
     if not math.isfinite(total):
@@ -46,6 +46,13 @@ def evaluate(model: Model, samples: Sequence[Mapping[str, Any]], *, batch_size: 
             "not finite"
         )
     return Evaluation(total / tokens, tokens)
+
+
+def held_out_batches(samples: Sequence[Mapping[str, Any]], batch_size: int, pad: int) -> Iterator[dict[str, Array]]:
+    """The batches that `evaluate` goes through: of like length, so that there is little padding."""
+    by_length = sorted(samples, key=lambda sample: len(sample["input_ids"]))
+    for start in range(0, len(by_length), batch_size):
+        yield pad_batch(by_length[start : start + batch_size], pad)
 
 
 def likelihoods(model: Model, samples: Sequence[Mapping[str, Any]]) -> list[tuple[float, int]]:
