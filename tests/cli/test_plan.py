@@ -110,7 +110,11 @@ def test_what_a_7b_model_takes_by_arithmetic(llama2: Path, run: Run, monkeypatch
     assert run_plan["flop"] == {"calibration": calibration, "initialisation": 2 * layers * (square + tall + wide)}
     assert run_plan["seconds"]["calibration"] == pytest.approx(calibration / 0.75e12 / 4)
     said = run("plan", llama2, "--samples", 16, "--tokens", 100, "--workers", 4)[1]
-    assert "by its operations" in said and "16 samples, 4 such machines" in said and "8 rows of 100 tokens" in said
+    assert (
+        "by its operations" in said
+        and "16 samples of 100 tokens, 4 such machines" in said
+        and "8 rows of 100 tokens" in said
+    )
 
 
 @pytest.mark.parametrize(

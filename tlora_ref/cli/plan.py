@@ -91,7 +91,7 @@ def run_samples(
         say_unused(context, "without --data all rows are of one length", "group_by_length")
         tokens = context.params["tokens"]
         if given(context, ["tokens"]) and memory.sample_tokens(tokens) < tokens:
-            warn(f"--tokens {tokens} is beyond the model's context: {memory.sample_tokens(tokens)} are reckoned with")
+            warn(f"--tokens {tokens} is beyond the model's context: it is reckoned with {memory.sample_tokens(tokens)}")
         return None, []
     rows, held = split_rows(context, source)
     model = context.params["model"]
@@ -108,8 +108,8 @@ def show_run(screen: Screen, plan: tr.RunPlan, settings: tr.TrainSettings, optio
     screen.say(f"The run, about, its weights in {kept}, by {how}")
     took, peaks = plan.seconds, plan.peak_bytes
     machines = f", {options['workers']} such machines" if options["workers"] > 1 else ""
-    calibrated = f"{counted(options['samples'], 'sample')}{machines}: {seconds(took['calibration'])}"
-    screen.say(f"  calibration, {calibrated}, {size(peaks['calibration'])} at peak")
+    drawn = f"{counted(options['samples'], 'sample')} of {plan.sample_tokens:.0f} tokens{machines}"
+    screen.say(f"  calibration, {drawn}: {seconds(took['calibration'])}, {size(peaks['calibration'])} at peak")
     screen.say(f"  initialisation, A of every module: {seconds(took['initialisation'])}")
     times = f"{settings.grad_accumulation} x " if settings.grad_accumulation > 1 else ""
     padding = "packed" if settings.packing else "with padding"

@@ -15,7 +15,7 @@ from tlora_ref.data import choose_samples, sample_form
 from tlora_ref.errors import ConfigError
 from tlora_ref.planning.memory import MemoryPlan
 from tlora_ref.planning.shallow import Kept, depth, layer_weights
-from tlora_ref.planning.time import Work, counted, measured, padded
+from tlora_ref.planning.time import Work, counted, measured
 from tlora_ref.training import TrainSettings, check_packing, held_out_batches, step_batches
 from tlora_ref.transformer import Model
 
@@ -40,6 +40,7 @@ class RunPlan:
     steps : of the run; None where nothing says how many
     evaluations : how many times the held-out rows are evaluated
     rows, tokens : of a forward pass, on average; the tokens are those of a row with its padding
+    sample_tokens : of a sample that calibrates, on average
     flop : {"calibration", "initialisation": ...}, floating-point operations
     measured : whether parts were done here; else operations were counted
     """
@@ -50,6 +51,7 @@ class RunPlan:
     evaluations: int
     rows: float
     tokens: float
+    sample_tokens: float
     flop: dict[str, float]
     measured: bool
 
@@ -119,14 +121,12 @@ def plan_run(
     own = _own_bytes()
     by_measuring = layer_weights(memory.family, memory.settings) <= LAYER_WEIGHTS * depth(memory.settings)
     took = measured(work) if by_measuring else counted(work)
-    in_rows = sum(len(batch["input_ids"]) for batch in work.passes)
     return RunPlan(
         seconds={**took.seconds, "calibration": took.seconds["calibration"] / workers},
         peak_bytes=_peaks(work, own, took.held),
         steps=total,
         evaluations=evaluations(total, eval_every or per_epoch) if total and valid else 0,
-        rows=in_rows / len(work.passes),
-        tokens=sum(map(padded, work.passes)) / in_rows,
+        **work.sizes(),
         flop=took.flop,
         measured=by_measuring,
     )

@@ -50,6 +50,15 @@ class Work:
     valid: list[Batch]
     kept: Kept
 
+    def sizes(self) -> dict[str, float]:
+        """Rows of a pass, tokens of such a row, tokens of a sample that calibrates: on average, as `RunPlan` has them."""
+        rows = sum(len(batch["input_ids"]) for batch in self.passes)
+        return {
+            "rows": rows / len(self.passes),
+            "tokens": sum(map(padded, self.passes)) / rows,
+            "sample_tokens": sum(map(_length, self.drawn)) / len(self.drawn),
+        }
+
 
 @dataclass(frozen=True)
 class Took:
