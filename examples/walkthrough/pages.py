@@ -28,6 +28,8 @@ NOTEBOOK = FOLDER.parent / "07_finetune_and_plot.py"
 #: What is not prose, and equations; in an HTML body.
 VERBATIM = re.compile(r"(<pre.*?</pre>|<code.*?</code>)", flags=re.DOTALL)
 EQUATION = re.compile(r"\$\$(?P<display>[^$]+)\$\$|\$(?P<inline>[^$]+)\$")
+#: What makes an element one that scrolls sideways, by the keyboard too.
+SCROLLS = 'class="scroll" tabindex="0" role="group" aria-label="{}, may scroll sideways"'
 
 
 def executed(chapter: Path) -> Any:
@@ -50,16 +52,19 @@ def executed(chapter: Path) -> Any:
 
 
 def typeset(body: str) -> str:
-    """An HTML body with its $equations$ as MathML; what is in <pre> and <code> stays as it is."""
+    """An HTML body with its $equations$ as MathML; what is in <pre> and <code> stays as it is. What may be too wide for
+    a phone, an equation in a line of its own or a table, can be scrolled by the keyboard."""
     from latex2mathml.converter import convert
 
     def mathml(found: re.Match[str]) -> str:
         display = "block" if found["display"] else "inline"
         latex = html.unescape(found["display"] or found["inline"])
-        return convert(re.sub(r"\s+", " ", latex).strip(), display=display)
+        made = convert(re.sub(r"\s+", " ", latex).strip(), display=display)
+        return made if display == "inline" else f"<span {SCROLLS.format('equation')}>{made}</span>"
 
     parts = VERBATIM.split(body)
-    return "".join(part if i % 2 else EQUATION.sub(mathml, part) for i, part in enumerate(parts))
+    prose = (part if i % 2 else EQUATION.sub(mathml, part) for i, part in enumerate(parts))
+    return re.sub(r"<table.*?</table>", rf"<div {SCROLLS.format('table')}>\g<0></div>", "".join(prose), flags=re.DOTALL)
 
 
 def title(chapter: Path) -> str:

@@ -192,16 +192,22 @@ def test_ranks_that_sum_to_more_or_less_than_the_budget_are_explained(folder: Pa
     assert True in seen or False in seen
 
 
+WORDS = "a last column of text, of which a line has no more room than the others leave it"
+
+
 def test_tables_stay_within_the_width() -> None:
-    words = "a last column of text, of which a line has no more room than the others leave it"
-    lines = list(padded([("name", "n", "what"), ("first", "1,000", words)], [False, True, False]))
+    lines = list(padded([("name", "n", "what"), ("first", "1,000", WORDS)], [False, True, False]))
     assert max(map(len, lines)) <= WIDTH and len(lines) == 3
-    assert (
-        lines[0] == "  name       n  what" and lines[1].startswith("  first  1,000  a last") and lines[2][:16].isspace()
-    )
-    assert " ".join(line[16:].strip() for line in lines[1:]) == words
+    assert lines[0] == "  name       n  what" and lines[1].startswith("  first  1,000  a last")
+    assert lines[2][:16].isspace() and " ".join(line[16:].strip() for line in lines[1:]) == WORDS
     numbers = list(padded([("n" * 50, "m" * 50), ("1", "2")], [False, True]))
     assert len(numbers) == 2 and len(numbers[0]) == 104  # numbers are never broken
+
+
+def test_a_text_that_has_no_room_beside_the_others_stands_below_them() -> None:
+    lines = list(padded([("name", "what"), ("n" * 60, WORDS)], [False, False]))
+    assert lines[:2] == [f"  {'name':60}  what", f"  {'n' * 60}"] and max(map(len, lines)) <= WIDTH
+    assert " ".join(line.strip() for line in lines[2:]) == WORDS and all(line.startswith(" " * 6) for line in lines[2:])
 
 
 @pytest.mark.parametrize("words", ["plan MODEL", "preview MODEL --data DATA", "check mine.py --examples 3"])

@@ -11,10 +11,13 @@ import subprocess
 import sys
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
+from markupsafe import Markup
 
 from examples.walkthrough import pages
+from tests.pages.browsing import check_readable, press
 
 for library in ("jupytext", "nbconvert", "nbclient", "ipykernel", "latex2mathml"):
     pytest.importorskip(library, reason=f"{library} is not installed: the extra `pages`")
@@ -61,8 +64,9 @@ def test_every_equation_of_the_text_is_known(chapter: Path) -> None:
     equations = pages.EQUATION.findall(re.sub(r"`[^`]*`", "", prose))
     assert equations
     for display, inline in equations:
-        made = pages.typeset(f"${display}$" if display else f"${inline}$")
-        assert made.startswith("<math") and "\\" not in made and "$" not in made
+        made = pages.typeset(f"$${display}$$" if display else f"${inline}$")
+        assert made.startswith('<span class="scroll"' if display else "<math") and "<math" in made
+        assert "\\" not in made and "$" not in made
 
 
 def test_code_is_not_taken_for_an_equation() -> None:
@@ -84,3 +88,26 @@ def test_a_chapter_that_is_not_there_is_said(tmp_path: Path) -> None:
     command = [sys.executable, str(pages.FOLDER / "pages.py"), "--out", str(tmp_path / "out"), "--chapter", "10"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 1 and "from 1 to 9" in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.mark.browser
+def test_what_is_too_wide_for_a_phone_scrolls_by_the_keyboard(browser: Any, tmp_path: Path) -> None:
+    keys = pytest.importorskip("selenium.webdriver").Keys
+    waiting = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
+    wide = " + ".join(f"a_{{{i}}} b_{{{i}}}" for i in range(30))
+    table = f"<table><tr>{''.join(f'<td>{10**8 + i}</td>' for i in range(12))}</tr></table>"
+    body = pages.typeset(f"<h1>Wide</h1><p>Inline $a_1$.</p><p>$${wide}$$</p>{table}<p>$$a = b$$</p>")
+    page = tmp_path / "page.html"
+    page.write_text(pages.template().render(title="Wide", body=Markup(body)), encoding="utf-8")
+    check_readable(browser, page, 400, "light")
+    kinds = "return [...document.querySelectorAll('.scroll')].map((e) => [e.ariaLabel, e.scrollWidth > e.clientWidth])"
+    wideness = browser.execute_script(kinds)
+    assert [[label.partition(",")[0], wide] for label, wide in wideness] == [
+        ["equation", True], ["table", True], ["equation", False],
+    ]  # fmt: skip
+    for label in ("equation", "table"):
+        press(browser, keys.TAB)
+        focused = browser.switch_to.active_element
+        assert focused.get_attribute("aria-label").startswith(label)
+        press(browser, *[keys.ARROW_RIGHT] * 3)
+        waiting(browser, 5).until(lambda _, e=focused: browser.execute_script("return arguments[0].scrollLeft", e))

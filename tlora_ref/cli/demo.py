@@ -27,7 +27,7 @@ def run(
     """
     folder = tr.shipped_model()
     check_folder(out, overwrite=overwrite, model=folder)
-    print(f"{folder.name}, a Llama of 857,216 weights, learns to write the calculation inside a sentence.")
+    print(f"{folder.name}, a Llama of 857,216 weights,\nlearns to write the calculation inside a sentence.")
     data, adapter = ["--data", str(folder / "task")], ["--adapter", str(out / "adapter")]
     recipe = ["--rank", "8", "--steps", str(steps), "--batch-size", "16", "--lr", "1e-2", "--log-every", "10"]
     again = ["--overwrite"] if overwrite else []
@@ -39,4 +39,4 @@ def run(
     ):
         print(f"\n$ {shlex.join(['tlora-ref', *command])}", flush=True)
         context.find_root().command.main(command, prog_name="tlora-ref", standalone_mode=False, obj=command)
-    print(f"\nThe adapter is in {out / 'adapter'}, as PEFT reads it. Your own model and data go the same way.")
+    print(f"\nThe adapter is in {out / 'adapter'}, as PEFT reads it.\nYour own model and data go the same way.")

@@ -40,7 +40,7 @@ def run(
     write_beside(out, context)
     lost, mean, worst = merged.rounded_away, merged.mean, merged.worst
     screen.say(f"wrote {out}: {len(lost)} modules merged, {dtype_out}")
-    screen.say(f"rounding to {dtype_out} loses {mean:.2%} of the update on average, {lost[worst]:.2%} at {worst}")
+    screen.listed([f"rounding to {dtype_out} loses {mean:.2%} of the update on average, {lost[worst]:.2%} at {worst}"])
     if mean > 0.1:
         warn(f"{dtype_out} rounds much of the update away: write --dtype-out float32, or keep the adapter apart")
     rounded = {"rounded_away": lost, "rounded_away_mean": mean}

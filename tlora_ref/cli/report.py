@@ -38,7 +38,7 @@ def run(
         return
     summary = tr.summarize(folder)
     screen.say(f"{folder}: {summary.kind}")
-    screen.say("; ".join(f"{name} {value}" for name, value in summary.said.items()))
+    screen.listed([f"{name} {value}" for name, value in summary.said.items()])
     screen.table("Rank by layer", *by_layer({name: str(module.rank) for name, module in summary.modules.items()}))
     screen.table("By kind of module", *by_kind(summary.modules))
     for line in losses_said(summary):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import textwrap
 import time
@@ -18,8 +17,9 @@ from rich.text import Text
 from tlora_ref.files import json_text
 from tlora_ref.machine import linear_algebra
 
-#: Columns of characters where there is no terminal that has its own; and the fewest that a column of text gets.
-WIDTH, LEAST_TEXT = 80, 18
+#: Columns of characters where there is no terminal that has its own; the fewest beside others that a text is put into;
+#: and what stands before it where it is put below them.
+WIDTH, LEAST_TEXT, BELOW = 80, 30, " " * 6
 
 
 class Advance(Protocol):
@@ -45,6 +45,12 @@ class Screen:
         """A line beside the matter, faint where there is colour."""
         if not self.as_json:
             self.console.print(Text(text, "dim"), soft_wrap=True)
+
+    def listed(self, parts: Sequence[str]) -> None:
+        """Facts for a person, a semicolon between them; where there is no terminal, in lines of its width."""
+        if not self.as_json:
+            whole = "; ".join(parts)
+            print(whole if self.rich else "\n".join(_filled(whole, WIDTH)), flush=True)
 
     def finish(self, values: dict[str, Any]) -> None:
         """The result for a machine."""
@@ -154,21 +160,33 @@ class StepLine:
 
 
 def padded(rows: Sequence[Sequence[str]], right: Sequence[bool], width: int = WIDTH) -> Iterator[str]:
-    """The lines of a table in plain characters. A last column of text takes several, to stay within `width`.
+    """The lines of a table in plain characters; its first row is the head.
+
+    A last column of text that does not fit into `width` takes several lines beside the others, or, where these leave it
+    little room, lines below them.
 
     right : which columns stand at their right
     """
     widths = [max(len(row[i]) for row in rows) for i in range(len(right))]
-    if not right[-1]:
-        room = width - sum(2 + w for w in widths[:-1]) - 2
-        widths[-1] = max(LEAST_TEXT, min(widths[-1], room))
-    for row in rows:
-        cells = [[cell] for cell in row]
-        if not right[-1]:
-            cells[-1] = textwrap.wrap(row[-1], widths[-1], break_long_words=False, break_on_hyphens=False) or [""]
-        for line in itertools.zip_longest(*cells, fillvalue=""):
-            parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)]
-            yield "  " + "  ".join(parts).rstrip()
+    free = width - sum(2 + w for w in widths[:-1]) - 2
+    fits = right[-1] or widths[-1] <= free
+    for at, row in enumerate(rows):
+        beside = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row[:-1], widths, right, strict=False)]
+        if fits or at == 0:
+            last = row[-1].rjust(widths[-1]) if right[-1] else row[-1]
+            yield "  " + "  ".join([*beside, last]).rstrip()
+        elif free < LEAST_TEXT:
+            yield "  " + "  ".join(beside).rstrip()
+            yield from _filled(row[-1], width - len(BELOW), BELOW)
+        else:
+            first, *more = _filled(row[-1], free) or [""]
+            yield "  " + "  ".join([*beside, first]).rstrip()
+            yield from (" " * (width - free) + line for line in more)
+
+
+def _filled(text: str, width: int, indent: str = "") -> list[str]:
+    """A text in lines, broken at its blanks alone."""
+    return [indent + line for line in textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)]
 
 
 def _is_number(text: str) -> bool:

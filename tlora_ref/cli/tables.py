@@ -23,11 +23,11 @@ def say_memory(
     memory = tr.plan_memory(folder, settings.rank if settings else 1, settings.targets if settings else None)
     need = memory.bytes(working_dtype(dtype, hold), hold)
     kept = working_dtype(dtype, hold) if hold is None else f"{hold}, computed with in float32"
-    said = f"{memory.model_type}: {memory.weights:,} weights take {size(need['weights'])} in {kept}"
+    said = [f"{memory.model_type}: {memory.weights:,} weights take {size(need['weights'])} in {kept}"]
     if settings is not None:
         held = size(memory.calibration_bytes(working_dtype(dtype, hold), layers))
-        said += f"; covariances of {len(memory.shapes)} modules {held}, adapter {size(need['adapter'])}"
-    screen.say(said)
+        said += [f"covariances of {len(memory.shapes)} modules {held}, adapter {size(need['adapter'])}"]
+    screen.listed(said)
     screen.say(f"linear algebra: {linear_algebra_line()}")
 
 

@@ -163,7 +163,6 @@ def run(
         raise typer.Exit(say_stopped(out, context, stop, begun=facts is not None)) from None
     write(out / END)
     show_losses(screen, result.history)
-    screen.say(f"trained in {seconds(result.seconds)}")
     screen.say(f"wrote {out / END}: {trained.trainable_parameters():,} trained parameters")
     screen.finish(for_a_machine(out, trained, result, before))
 
@@ -273,7 +272,9 @@ def fit(
 
 def say_end(screen: Screen, result: TrainResult, *, made: int, held_out: bool) -> None:
     """What came of a run of which `made` steps were made now."""
-    if not made:
+    if made:
+        screen.say(f"trained in {seconds(result.seconds)}")
+    else:
         screen.say(f"nothing was left to do: this run had ended, at step {result.steps}")
     if held_out:
         screen.say(f"held-out loss after: {result.history[result.kept - 1]['valid_loss']:.4f}")
