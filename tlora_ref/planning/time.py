@@ -51,7 +51,7 @@ class Work:
     kept: Kept
 
     def sizes(self) -> dict[str, float]:
-        """Rows of a pass, tokens of such a row, tokens of a sample that calibrates: on average, as `RunPlan` has them."""
+        """On average, as `RunPlan` has them: rows of a pass, tokens of such a row, and of a sample that calibrates."""
         rows = sum(len(batch["input_ids"]) for batch in self.passes)
         return {
             "rows": rows / len(self.passes),
