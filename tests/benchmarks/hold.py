@@ -1,6 +1,7 @@
 """Weights held in bfloat16 against float32: one checkpoint in bfloat16, the same work, the same bits.
 
     python -m tests.benchmarks.hold --out hold.json                 # about two minutes
+    python -m tests.benchmarks.hold --side recomputed               # float32, MLPs computed again on the way back
 
 Each side has a process of its own; they take turns, and the ratio of times is the median of neighbouring runs' ratios.
 Both must give the very same number, or the case is an error.
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from tests.benchmarks.cases import CONFIGS, PROMPT, Case, write_folder
 from tests.benchmarks.turns import Worker
@@ -30,29 +30,38 @@ CASES: dict[tuple[str, int, int, int], tuple[float | None, float]] = {
     ("forward", 1, 64, 2): (None, 1.25),
     ("decode", 1, PROMPT, 2): (0.60, 1.25),
 }
+#: A line of what is printed.
+LINE = "{:10}  {:6}  {:>7}  {:>7}  {:>10}  {:>4}  {:21}  {:12}  {}"
+
+Run = dict[str, dict[str, float]]
 
 
-def measure(case: Case, folder: Path, threads: int, pairs: int, seconds: float) -> dict[str, Any]:
-    """Both sides in turn, up to `pairs` times or `seconds`: the medians, the ratios of time and of peak memory."""
+def measure(side: str, case: Case, folder: Path, threads: int, pairs: int, seconds: float) -> dict[str, Any]:
+    """`side` and float32 in turn, up to `pairs` times or `seconds`: the medians, the ratios of time and of memory."""
     environment = {"OPENBLAS_NUM_THREADS": str(threads)}
-    workers = {side: Worker(side, case, folder, environment) for side in ("held", "ours")}
+    workers = {name: Worker(name, case, folder, environment) for name in (side, "ours")}
     for worker in workers.values():
         worker.listen()
-    runs: list[dict[str, dict[str, float]]] = []
-    while len(runs) < 3 or (len(runs) < pairs and sum(run[s]["seconds"] for run in runs for s in run) < seconds):
-        runs.append({side: worker.run() for side, worker in workers.items()})
-    if any(run["held"]["value"] != run["ours"]["value"] for run in runs):
-        raise SystemExit(
-            f"{case}: held in bfloat16 gives {runs[0]['held']['value']}, float32 {runs[0]['ours']['value']}"
-        )
-    peak = {side: worker.finish() for side, worker in workers.items()}
+    runs: list[Run] = []
+    while len(runs) < 3 or (len(runs) < pairs and sum(run[name]["seconds"] for run in runs for name in run) < seconds):
+        runs.append({name: worker.run() for name, worker in workers.items()})
+    for run in runs:
+        if run[side]["value"] != run["ours"]["value"]:
+            raise SystemExit(f"{case}: {side} gives {run[side]['value']}, float32 {run['ours']['value']}")
+    peak = {name: worker.finish() for name, worker in workers.items()}
     return {
-        **{f"{side}_seconds": statistics.median(run[side]["seconds"] for run in runs) for side in workers},
-        "time": statistics.median(run["held"]["seconds"] / run["ours"]["seconds"] for run in runs),
-        **{f"{side}_peak_bytes": bytes_ for side, bytes_ in peak.items()},
-        "peak": peak["held"] / peak["ours"],
+        "seconds": {name: statistics.median(run[name]["seconds"] for run in runs) for name in workers},
+        "peak_bytes": peak,
+        "time": _ratio(runs, side, "seconds"),
+        "cpu_time": _ratio(runs, side, "cpu_seconds"),
+        "peak": peak[side] / peak["ours"],
         "pairs": len(runs),
     }
+
+
+def _ratio(runs: list[Run], side: str, what: str) -> float:
+    """The median of side / float32 of neighbouring runs."""
+    return statistics.median(run[side][what] / run["ours"][what] for run in runs)
 
 
 def judged(value: float, limit: float | None) -> str:
@@ -62,26 +71,27 @@ def judged(value: float, limit: float | None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default="smollm2", choices=CONFIGS)
+    parser.add_argument("--side", default="held", choices=("held", "recomputed"), help="what is measured: / float32")
+    parser.add_argument("--rows", nargs="+", help="some of the rows")
     parser.add_argument("--pairs", type=int, default=9, help="runs of each side, at most")
     parser.add_argument("--seconds", type=float, default=12.0, help="of a case, after three runs of each side")
-    parser.add_argument("--rows", nargs="+", help="some of the rows")
     parser.add_argument("--out", type=Path, help="where to write everything as JSON")
     options = parser.parse_args()
-    table = Table("row", "shape", "threads", "held ms", "float32 ms", "time", "held GiB", "float32 GiB", "peak")
-    results = []
+    console, side, results = Console(width=130), options.side, []
+    head = ("row", "shape", "threads", "ms", "float32 ms", "CPU", "time", "peak GiB", "peak")
+    console.print(LINE.format(*head))
     with tempfile.TemporaryDirectory() as folder:
         write_folder(options.model, Path(folder), "bfloat16")
-        for (row, batch, tokens, threads), (peak, time) in CASES.items():
+        for (row, batch, tokens, threads), limits in CASES.items():
             if options.rows and row not in options.rows:
                 continue
-            case = Case(row, options.model, batch, tokens)
-            found = measure(case, Path(folder), threads, options.pairs, options.seconds)
+            case, (peak, time) = Case(row, options.model, batch, tokens), limits if side == "held" else (None, None)
+            found = measure(side, case, Path(folder), threads, options.pairs, options.seconds)
             results.append({"row": row, "batch": batch, "tokens": tokens, "threads": threads, **found})
-            times = [f"{found[f'{side}_seconds'] * 1e3:.1f}" for side in ("held", "ours")]
-            peaks = [f"{found[f'{side}_peak_bytes'] / 2**30:.3f}" for side in ("held", "ours")]
-            said = judged(found["time"], time), *peaks, judged(found["peak"], peak)
-            table.add_row(row, case.shape, str(threads), *times, *said)
-    Console(width=130).print(table)
+            milliseconds = [f"{found['seconds'][name] * 1e3:.0f}" for name in (side, "ours")]
+            gib = ", ".join(f"{found['peak_bytes'][name] / 2**30:.3f}" for name in (side, "ours"))
+            ratios = f"{found['cpu_time']:.2f}", judged(found["time"], time), gib, judged(found["peak"], peak)
+            console.print(LINE.format(row, case.shape, threads, *milliseconds, *ratios))
     if options.out is not None:
         options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

@@ -18,9 +18,10 @@ from tlora_ref.transformer import Model
 Work = Callable[[], float]
 
 
-def prepare(case: Case, folder: Path, device: str = "cpu", hold: str | None = None) -> Work:
+def prepare(case: Case, folder: Path, device: str = "cpu", hold: str | None = None, *, recompute: bool = False) -> Work:
     """The work of `case` on the model in `folder`, ready to be timed. `device` and `hold` are `tr.load_model`'s."""
     model = tr.load_model(folder / "model", dtype="float32", device=device, hold=hold)
+    model.recompute = model.recompute or recompute
     ids = inputs(case, model.config.vocab_size)
     adapter = tr.load_peft(folder / "adapter", model)
     return {
