@@ -49,10 +49,10 @@ class Expected:
         if isinstance(value, bool) or self.kind is bool:
             return isinstance(value, bool) and self.kind is bool
         try:
-            number: Any = self.kind(value) if isinstance(value, str) else value
+            number = self.kind(value) if isinstance(value, str) else value
         except ValueError:
             return False
-        if not isinstance(number, int | self.kind):
+        if not isinstance(number, int | float) or (self.kind is int and not isinstance(number, int)):
             return False
         return (self.least is None or number >= self.least) and (self.most is None or number <= self.most)
 
