@@ -108,6 +108,17 @@ def test_without_a_chat_template_each_line_is_asked_by_itself(folder: Path, run:
     assert status == 2 and "no chat template" in error
 
 
+def test_lines_end_as_the_prompts_did_that_the_adapter_was_trained_on(folder: Path, run: Run, say) -> None:
+    (folder / "model" / "tokenizer_config.json").unlink()
+    rows = [{"prompt": f"w{i} w{i + 1} w9 ", "completion": "w5"} for i in range(9)]
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    making = ("--samples", 2, "--rank", 2, "--steps", 1, "--warmup-ratio", 0, "--lr", 0)
+    assert run("train", folder / "model", "--data", folder / "pairs.jsonl", "--out", folder / "out", *making)[0] == 0
+    status, said, error = say("w3 w4", flags=("--adapter", folder / "out"))
+    assert status == 0 and "each line is given ' w9 ' at its end" in error
+    assert said.split() == [f"w{i}" for i in answer(folder / "model", [3, 4, 9])]
+
+
 def test_a_named_template_is_taken_where_it_is_asked_for(model: Path, say) -> None:
     status, said, error = say("w3", "w5", flags=("--template", "plain"))
     assert status == 0 and "each line by itself, without those before it (--template plain)" in error

@@ -6,13 +6,14 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import typer
 
 import tlora_ref as tr
 from tlora_ref.cli import options as o
 from tlora_ref.cli.generate import show
-from tlora_ref.cli.prompting import template_of_prompt
+from tlora_ref.cli.prompting import PLAIN, template_of_prompt
 from tlora_ref.cli.screen import Screen, warn
 from tlora_ref.cli.screen import seconds as in_words
 from tlora_ref.cli.settings import responder
@@ -54,12 +55,21 @@ def run(
         template = CHAT
     template = template_of_prompt(tokenizer, adapter, template, False, system)
     ready, _ = tr.load_adapted(model, adapter, dtype, device, hold=hold)
-    chat = tr.Chat(responder(context, ready, tokenizer), system, template)
+    end = "" if template == CHAT else _end(adapter, template)
+    chat = tr.Chat(responder(context, ready, tokenizer), system, template, end=end)
     if template != CHAT:
         why = "it has no chat template" if tokenizer.chat_template is None else f"--template {template}"
         warn(f"the model is asked each line by itself, without those before it ({why})")
+    if end:
+        warn(f"each line is given {end!r} at its end, as all prompts that the adapter was trained on")
     _talk(screen, chat, alive=alive)
     screen.finish({"messages": chat.messages})
+
+
+def _end(adapter: Path | None, template: str) -> str:
+    """What prompts ended in that an adapter was trained on, as they stood."""
+    trained = None if adapter is None else tr.read_prompting(adapter)
+    return trained.end or "" if trained is not None and trained.template == template == PLAIN else ""
 
 
 def _talk(screen: Screen, chat: tr.Chat, *, alive: bool) -> None:

@@ -73,7 +73,13 @@ def run(
         screen.say("A bare encoder has no loss: with --labels a,b or --task its run is planned too")
         screen.finish({**found, "run": None})
         return
-    options = {"tokens": tokens, "samples": samples, "workers": workers, "eval_every": eval_every, "hold": hold}
+    options: dict[str, Any] = {
+        "tokens": tokens,
+        "samples": samples,
+        "workers": workers,
+        "eval_every": eval_every,
+        "hold": hold,
+    }
     plan = tr.plan_run(memory, rows, held_out, settings=settings, recompute=recompute, **options)
     show_run(screen, plan, settings, options)
     screen.finish({**found, "run": plan.to_dict()})

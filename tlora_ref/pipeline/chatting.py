@@ -25,6 +25,7 @@ class Chat:
     messages : {"role", "content"} of all that was said
     system : the system message, which `reset` keeps
     template : "chat", and the model is asked with all that was said before; or a named one, and with the line alone
+    end : under a named template, what every line is given at its end: what the prompts ended in that were trained on
     prompt_tokens, kept_tokens : of the last turn's prompt: all, and those that were kept from the turn before
 
     Raises
@@ -35,12 +36,12 @@ class Chat:
         for an unknown template, or a system message under a named one.
     """
 
-    def __init__(self, responder: Responder, system: str | None = None, template: str = CHAT) -> None:
+    def __init__(self, responder: Responder, system: str | None = None, template: str = CHAT, *, end: str = "") -> None:
         if check_template(template) == CHAT:
             responder.tokenizer.template()
         elif system is not None:
             raise ConfigError(f"a system message is part of a chat, and the template is {template}")
-        self.responder, self.system, self.template = responder, system, template
+        self.responder, self.system, self.template, self.end = responder, system, template, end
         self.messages: list[Message] = []
         self.prompt_tokens = self.kept_tokens = 0
         self._cache = None if responder.decodes_alone else KeyValueCache()
@@ -67,7 +68,7 @@ class Chat:
         asked = [*self.messages, {"role": "user", "content": text}]
         row = Row("messages", {"messages": [*asked, {"role": "assistant", "content": ""}]}, "the conversation")
         if self.template != CHAT:
-            row = Row("pair", {"prompt": text, "completion": ""}, "the prompt")
+            row = Row("pair", {"prompt": text + self.end, "completion": ""}, "the prompt")
         responder = self.responder
         prompt = encode_prompt(row, responder.tokenizer, self.template, sample_form(responder.model))
         responder.room(prompt, row.where)
@@ -82,7 +83,8 @@ class Chat:
         if self.template == CHAT:
             return [{"messages": self.messages}]
         said = [message["content"] for message in self.messages]
-        return [{"prompt": prompt, "completion": said} for prompt, said in zip(said[::2], said[1::2], strict=True)]
+        pairs = zip(said[::2], said[1::2], strict=True)
+        return [{"prompt": asked + self.end, "completion": answer} for asked, answer in pairs]
 
     def save(self, path: str | Path) -> None:
         """`rows`, a line each.
