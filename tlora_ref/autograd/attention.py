@@ -8,6 +8,7 @@ Legend: B batch, T queries, S keys, G key/value heads, R query heads a group (G 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,7 +21,7 @@ from tlora_ref.backend import CACHED, Array, array_module, device_of
 Part = tuple[slice, slice, slice]
 
 
-def _parts(q: Array, blocks: list[Block], *, whole_batch: bool = False) -> list[Part]:
+def _parts(q: Array, blocks: Sequence[Block], *, whole_batch: bool = False) -> list[Part]:
     """The heads of q (B, G, R, T, D) in parts to be done side by side: of so many that a block of queries has scores
     that fit a cache; all of them where nothing runs side by side. No bit depends on it."""
     B, G, R = q.shape[:3]
@@ -199,7 +200,12 @@ def _attention_vjp(saved: _Saved, dy: Array, shapes: list[tuple[int, ...]]) -> l
 
 
 def _attend_vjp(
-    saved: _Saved, blocks: list[Block], part: Part, dy: Array, slopes: tuple[Array, Array, Array], d_bias: Array | None
+    saved: _Saved,
+    blocks: Sequence[Block],
+    part: Part,
+    dy: Array,
+    slopes: tuple[Array, Array, Array],
+    d_bias: Array | None,
 ) -> None:
     """Adds one part's cotangents of q, k, v and the bias. With P the probabilities, again from the saved log-sum-exp:
 

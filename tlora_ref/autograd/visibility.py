@@ -5,7 +5,9 @@ Legend: B batch, T queries, S keys, G key/value heads, R query heads a group (G 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ from tlora_ref.backend import Array, array_module
 
 #: Queries handled at once: a block of scores is (B, G, R, BLOCK, S), and keys after a causal block are never touched.
 BLOCK = 128
+#: Scores of a head up to which masks are kept for the next layer; longer sequences have other things to do.
+KEPT = 2**20
 
 
 @dataclass(frozen=True)
@@ -110,12 +114,25 @@ class Block:
         return (self.rows.stop - self.rows.start) * (self.keys.stop - self.keys.start)
 
 
-def query_blocks(q: Array, S: int, see: Visibility) -> list[Block]:
+def query_blocks(q: Array, S: int, see: Visibility) -> Sequence[Block]:
     """All blocks of the queries q (B, G, R, T, D), in order."""
-    xp, T, found = array_module(q), q.shape[-2], []
-    for start in range(0, T, BLOCK):
-        stop = min(T, start + BLOCK)
+    xp, T = array_module(q), q.shape[-2]
+    if xp is np and see.keys is None and see.first is None and T * S <= KEPT:
+        return _kept_blocks(T, S, see, q.dtype, BLOCK)
+    return _blocks(xp, T, S, see, q.dtype, BLOCK)
+
+
+@lru_cache(maxsize=4)
+def _kept_blocks(T: int, S: int, see: Visibility, dtype: Any, size: int) -> tuple[Block, ...]:
+    """The blocks of a batch without padding: all its layers, forth and back, have the same."""
+    return _blocks(np, T, S, see, dtype, size)
+
+
+def _blocks(xp: Any, T: int, S: int, see: Visibility, dtype: Any, size: int) -> tuple[Block, ...]:
+    found = []
+    for start in range(0, T, size):
+        stop = min(T, start + size)
         low, high = see.span(start, stop, S - T, S)
         allowed = see.allowed(xp, (start, stop), (low, high), S - T)
-        found.append(Block(slice(start, stop), slice(low, high), Mask.of(allowed, q.dtype)))
-    return found
+        found.append(Block(slice(start, stop), slice(low, high), Mask.of(allowed, dtype)))
+    return tuple(found)

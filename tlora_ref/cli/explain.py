@@ -28,7 +28,7 @@ def run(
     target: o.Targets = None,
     profile: o.Profile = "paper",
     switch: o.SwitchValues = None,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps to show.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps to show; more show more, and take longer.")] = 4,
     batch_size: o.BatchSize = 4,
     lr: o.LearningRate = 1e-3,
     workers: o.Workers = 1,

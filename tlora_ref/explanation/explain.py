@@ -24,7 +24,7 @@ from tlora_ref.transformer import Model
 #: What is told while it works: (what, done, total).
 Progress = Callable[[str, int, int], None]
 #: A short run: enough to see the loss fall and the update lie where it must.
-STEPS = TrainSettings(steps=10, batch_size=4, lr=1e-3)
+STEPS = TrainSettings(steps=4, batch_size=4, lr=1e-3)
 
 
 def explain(

@@ -85,7 +85,8 @@ def of_training(history: Sequence[dict[str, Any]], trained: str) -> str:
     what = "B alone" if trained == "B" else "A and B"
     return (
         f"Training {what}: loss {first['loss']:.4f} at step {first['step']}, {last['loss']:.4f} at step "
-        f"{last['step']}, each on its own batch. B starts at zero, so the first loss is the model's own."
+        f"{last['step']}, each on its own batch. B starts at zero, so the first loss is the model's own. So few steps "
+        "show where an update lies, not what training reaches; --steps makes more."
     )
 
 
