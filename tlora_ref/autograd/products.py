@@ -4,22 +4,32 @@ A matrix held in bfloat16 is widened to float32 where it is used, block by block
 there in four bytes. A matrix in float32 goes through the same blocks: which products are computed depends on shapes
 alone, so both give the same bits. Small matrices are one block, and so are most large ones, unless few rows meet them:
 then reading W is the work, and a block stays in the cache between its widening and its use.
+
+For one row of x or a handful, as decoding has, y is formed by scalar products with the rows of W: these are read one
+after the other, as memory likes it, where BLAS's own product reads several rows at once and takes twice the time or
+more for a W that is in no cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from threading import local
 
 import numpy as np
 
-from tlora_ref.backend import BFLOAT16, Array, array_module
+from tlora_ref.backend import BFLOAT16, Array, array_module, device_of
 
 #: Up to so many rows of x count as few.
 FEW = 16
 #: Numbers up to which W is one block, and numbers of a block beyond that: for few rows of x, and for more.
 WHOLE_FOR_FEW = BLOCK_FOR_FEW = 2**19
 WHOLE, BLOCK = 2**24, 2**21
+
+#: Rows of x up to which y is formed by scalar products, and the fewest numbers of such a W: less is in a cache.
+HANDFUL, UNCACHED = 4, 2**16
+#: Blocks of W from which scalar products are formed side by side.
+SEVERAL = 8
 
 #: A thread's place for widened blocks, as large as the largest so far.
 _place = local()
@@ -51,6 +61,8 @@ def _widened(W: Array) -> Array:
 
 def times_transposed(x: Array, W: Array) -> Array:
     """x W^T: x (rows, d_in), W (d_out, d_in) -> (rows, d_out) in the dtype of x."""
+    if 0 < len(x) <= HANDFUL and W.size >= UNCACHED and array_module(W) is np:
+        return _scalar_products(x, W)
     if _is_whole(len(x), W):
         whole: Array = x @ _widened(W).T
         return whole
@@ -58,6 +70,22 @@ def times_transposed(x: Array, W: Array) -> Array:
     y = np.empty((len(x), len(W)), dtype=x.dtype)
     for block in blocks:
         np.matmul(x, _widened(W[block]).T, out=y[:, block])
+    return y
+
+
+def _scalar_products(x: Array, W: Array) -> Array:
+    """The same, each number by a scalar product of its own, so that no bit depends on blocks or threads."""
+    y = np.empty((len(x), len(W)), dtype=x.dtype)
+
+    def part(block: slice) -> None:
+        np.vecdot(_widened(W[block]), x[:, None], out=y[:, block])
+
+    tasks = [partial(part, block) for block in _blocks(len(x), W)]
+    if len(tasks) >= SEVERAL:
+        device_of(W).side_by_side(tasks)
+    else:
+        for task in tasks:
+            task()
     return y
 
 
