@@ -43,7 +43,7 @@ def dataset_file(path: str | Path, split: str = "train") -> Path:
     if there:
         hint = did_you_mean(split, there, SPLITS_ELSEWHERE)
         raise DataError(f'{path}: there is no split "{split}" in it: there is {" and ".join(there)}{hint}')
-    raise DataError(f"{path}: holds no data: expected {split}.jsonl there, or under another ending; {FORMS}")
+    raise DataError(f"{path}: there is no {split}.jsonl in it, nor data under another ending: {FORMS}")
 
 
 def splits(path: Path) -> list[str]:
