@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tlora_ref.cli.output import (
 )
 from tlora_ref.cli.stopping import told
 from tlora_ref.errors import CheckpointError, ConfigError, OutputError, reason
+from tlora_ref.oracle.traces.digests import samples_digest
 from tlora_ref.training import HISTORY_FILE, METRICS_FILE, STATE_FILE, STEPS_FOLDER, check_step
 from tlora_ref.training.tensorboard import FOLDER as TENSORBOARD
 from tlora_ref.training.tensorboard import TensorBoard
@@ -74,6 +75,7 @@ def run_facts(
     base: tr.Model,
     adapter: tr.Adapter,
     settings: tr.TrainSettings,
+    samples: Sequence[Mapping[str, Any]],
     file: Path,
     indices: list[int] | None,
 ) -> dict[str, Any]:
@@ -85,6 +87,7 @@ def run_facts(
         dtype=str(base.dtype),
         device=base.device.name,
         data=data_facts(file),
+        samples_sha256=samples_digest(samples),
         adapter=None if given is None else str(given),
         init=adapter.init,
         seed=adapter.seed,

@@ -154,7 +154,7 @@ def run(
             settings = replace(settings, trainable="AB")
         if facts is None:
             prompting = noted(tr.prompting_of(source, rows))
-            facts = {**run_facts(context, base, trained, settings, source.file(split), indices), **prompting}
+            facts = run_facts(context, base, trained, settings, train_samples, source.file(split), indices) | prompting
             begin_folder(out, context, trained, facts)
         origin = base_model_id or str(model)
         write = partial(tr.save_peft, trained, base_model=origin, facts=facts, overwrite=True)

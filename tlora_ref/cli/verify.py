@@ -19,7 +19,8 @@ from tlora_ref.oracle.reports.files import check_report_file
 def run(
     golden: Annotated[Path, typer.Argument(help="Folder of the golden trace, or of vectors.", show_default=False)],
     candidate: Annotated[
-        Path, typer.Argument(help="Folder of a trace, of a PEFT adapter, or of outputs.", show_default=False)
+        Path,
+        typer.Argument(help="Folder of a trace, a PEFT adapter, a merged model, or outputs.", show_default=False),
     ],
     config: o.Config = None,
     checkpoint: Annotated[
@@ -35,6 +36,10 @@ def run(
         list[str] | None,
         typer.Option(help="STAGE or all: exit with 1 unless it was judged in full; may be repeated."),
     ] = None,
+    same_run: Annotated[
+        bool,
+        typer.Option("--same-run", help="It was trained on the golden samples, by the golden settings: judge B so."),
+    ] = False,
     report: o.Report = None,
     json: o.Json = False,
 ) -> None:
@@ -45,14 +50,15 @@ def run(
     screen = Screen(json)
     check_report_file(report)
     if (golden / CASES).is_file():
-        if checkpoint is not None or tolerance or require:
-            raise ConfigError(f"{golden} holds vectors: they take no --checkpoint, --tolerance or --require")
+        if checkpoint is not None or tolerance or require or same_run:
+            raise ConfigError(
+                f"{golden} holds vectors: they take no --checkpoint, --tolerance, --require or --same-run"
+            )
         checks = compare_vectors(golden, candidate, dtype=dtype)
         show_checks(screen, checks, report)
         return finish_checks(screen, checks)
-    found = tr.compare(
-        golden, candidate, checkpoint=checkpoint, dtype=dtype, tolerances=factors(tolerance), require=require or ()
-    )
+    options = {"checkpoint": checkpoint, "dtype": dtype, "require": require or (), "same_run": same_run}
+    found = tr.compare(golden, candidate, tolerances=factors(tolerance), **options)  # type: ignore[arg-type]
     show_findings(screen, found, report)
     screen.finish(found.to_dict())
     if not found.passed:

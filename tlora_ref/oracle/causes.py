@@ -6,6 +6,8 @@ one of them: every slip that fits a finding has a vote, and the one that explain
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 #: Causes that explain less than this share of the findings together are not named.
@@ -16,11 +18,18 @@ FURTHER = 0.15
 ALIKE = 3
 
 
+class Fitted(str):
+    """A cause with a number that was fitted to a finding: a setting, which is the same in all findings."""
+
+    __slots__ = ()
+
+
 def explaining(fits: Sequence[Mapping[str, float]]) -> list[tuple[str, int]]:
     """[(cause, how many findings it explains)], the most telling first; empty where nothing explains enough.
 
     fits : of every failing finding, {slip that fits it: the share of the finding's error that it leaves}
     """
+    fits = _agreeing(fits)
     named: list[tuple[str, int]] = []
     left = list(range(len(fits)))
     while left:
@@ -38,6 +47,25 @@ def explaining(fits: Sequence[Mapping[str, float]]) -> list[tuple[str, int]]:
         named.append((alike[0] + others, sum(best in fit for fit in fits)))
         left = [i for i in left if best not in fits[i]]
     return named if len(fits) - len(left) >= ENOUGH * len(fits) else []
+
+
+def _agreeing(fits: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
+    """Without the fitted numbers that most findings contradict by another: what changes from step to step is none."""
+    counts = Counter(text for fit in fits for text in fit)
+    forms = Counter(form for fit in fits for form in {_form(text) for text in fit if isinstance(text, Fitted)})
+    return [
+        {
+            text: rest
+            for text, rest in fit.items()
+            if not isinstance(text, Fitted) or 2 * counts[text] >= forms[_form(text)]
+        }
+        for fit in fits
+    ]
+
+
+def _form(text: str) -> str:
+    """A text without its numbers."""
+    return re.sub(r"\d[\d.e+-]*", "#", text)
 
 
 def claim(fits: Sequence[Mapping[str, float]]) -> str | None:

@@ -15,18 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from tlora_ref.adapter import Adapter
-from tlora_ref.backend import Array
-from tlora_ref.checkpoint import holds_adapter, load_model, load_peft
+from tlora_ref.checkpoint import load_model
 from tlora_ref.errors import CheckpointError, ConfigError
+from tlora_ref.oracle.candidates import candidate_of
 from tlora_ref.oracle.order import ORDER
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.about import about, side
 from tlora_ref.oracle.reports.comparison import Report
+from tlora_ref.oracle.stages.same_run import SAY, contradiction
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.stages.walk import walk
 from tlora_ref.oracle.traces.digests import weights_digest
-from tlora_ref.oracle.traces.manifest import Manifest
 from tlora_ref.oracle.traces.names import MANIFEST, SAMPLE_FIELDS, TENSORS, kind_of
 from tlora_ref.oracle.traces.reader import Trace
 from tlora_ref.transformer import Model
@@ -40,17 +39,21 @@ def compare(
     dtype: str | None = None,
     tolerances: Mapping[str, float] | None = None,
     require: Iterable[str] = (),
+    same_run: bool = False,
 ) -> Report:
     """Whether `candidate` is what `golden` says it should be, and if not, where it goes wrong first.
 
     Parameters
     ----------
-    golden : folder of a trace; candidate : folder of a trace, or of a bare PEFT adapter
+    golden : folder of a trace
+    candidate : folder of a trace, of a bare PEFT adapter, or of a merged model
     checkpoint : the model (or its folder): lets the SVD, the gradients and the merge be recomputed from the
         candidate's own inputs; without it they are held against the golden quantities alone
     dtype : the precision that the candidate works in; by default what its manifest says
     tolerances : {stage: factor} that widens (or narrows) the derived bounds of a stage
     require : stages, or "all", that must have been judged in full: else the report does not pass
+    same_run : the candidate was trained on the golden run's samples by its settings, though it does not say so: B and
+        merged weights whose making is not recorded are held to golden's
 
     Raises
     ------
@@ -58,8 +61,13 @@ def compare(
         for what cannot be compared: a folder that is no trace, another model, other samples, another profile.
     """
     gold = Trace(golden)
-    mine = _candidate(Path(candidate), gold)
-    _same_run(gold, mine)
+    model = load_model(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
+    if model is not None:
+        _same_model(gold, model)
+    mine = candidate_of(Path(candidate), gold, model)
+    _of_one_kind(gold, mine)
+    if same_run and (why := contradiction(gold, mine)):
+        raise ConfigError(f"the candidate's run is not the golden one: {why}. Leave {SAY} out, or trace that run")
     factors = dict(tolerances or {})
     unknown = set(factors) - set(ORDER)
     if unknown:
@@ -69,15 +77,13 @@ def compare(
             raise ConfigError(f"the tolerance factor of {stage} is {factor}: expected a positive, finite number")
     precision = Precision.of(dtype or mine.manifest.dtype)
     _same_weights(gold, mine, precision)
-    model = load_model(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
-    if model is not None:
-        _same_model(gold, model)
-    sides = Sides(gold, mine, model, precision, factors)
+    sides = Sides(gold, mine, model, precision, factors, same_run=same_run)
     report = Report(walk(sides), sides.said, required=_required(require))
     report.about = about(_facts(gold, golden), _facts(mine, candidate))
     report.unrecorded, report.unjudged = _left_out(gold, sides)
     if not report.passed and report.cause is None and precision.name == "float64":
-        report.right_as_float32 = Report(walk(Sides(gold, mine, model, Precision.of("float32"), factors))).passed
+        single = Sides(gold, mine, model, Precision.of("float32"), factors, same_run=same_run)
+        report.right_as_float32 = Report(walk(single)).passed
     return report
 
 
@@ -87,33 +93,7 @@ def _facts(trace: Trace, folder: str | Path) -> dict[str, Any]:
     return side(folder, TENSORS, MANIFEST, "adapter_model.safetensors", "adapter_config.json", **said)
 
 
-def _candidate(folder: Path, golden: Trace) -> Trace:
-    """A trace, or a PEFT adapter as the trace of its matrices."""
-    if folder.is_dir() and not (folder / TENSORS).is_file() and holds_adapter(folder):
-        return adapter_as_trace(load_peft(folder), golden)
-    return Trace(folder)
-
-
-def adapter_as_trace(adapter: Adapter, golden: Trace) -> Trace:
-    """What a bare adapter says: ranks, scales, A, and B after the last step that the golden trace has."""
-    tensors: dict[str, Array] = {}
-    last = max(golden.numbered("train", "B"), default=0)
-    for module in adapter.A:
-        if module not in golden.shapes:
-            raise CheckpointError(f"the adapter adapts {module}, which the golden trace does not list")
-    for module in golden.shapes:
-        rank = adapter.A[module].shape[0] if module in adapter.A else 0
-        tensors[f"rank/{module}"] = np.array(rank)
-        if rank:
-            tensors[f"A/{module}"] = adapter.A[module]
-            tensors[f"scale/{module}"] = np.array(adapter.scale[module])
-            if last:
-                tensors[f"train/{last}/B/{module}"] = adapter.B[module]
-    manifest: Manifest = replace(golden.manifest, dtype="float32", noise={}, stages=[])
-    return Trace.of(manifest, tensors)
-
-
-def _same_run(golden: Trace, candidate: Trace) -> None:
+def _of_one_kind(golden: Trace, candidate: Trace) -> None:
     """Both are of one model, one profile, one budget and the same samples."""
     if golden.shapes != candidate.shapes:
         odd = [m for m in {**golden.shapes, **candidate.shapes} if golden.shapes.get(m) != candidate.shapes.get(m)]

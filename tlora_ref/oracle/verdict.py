@@ -26,6 +26,7 @@ class Verdict:
     cause : what it looks like, where a known slip explains it
     fits : every slip that explains it, with the share of the error that it leaves; `cause` is the first of them
     note : what a reader should know of how it was judged
+    detects : the smallest relative error of all of it that would be wrong (of directions: the sine of an angle)
     """
 
     stage: str
@@ -39,6 +40,7 @@ class Verdict:
     cause: str | None = None
     note: str = ""
     fits: tuple[tuple[str, float], ...] = ()
+    detects: float | None = None
 
     def __repr__(self) -> str:
         return f"Verdict ({'right' if self.passed else 'wrong'}): {self.stage}, {self.line()}"

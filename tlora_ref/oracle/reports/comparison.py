@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from tlora_ref.oracle.causes import claim
 from tlora_ref.oracle.order import ORDER, STAGE_OF
 from tlora_ref.oracle.reports.finding import CASCADE, FAIL, NOTE, OWN_INPUTS, PASS, SKIP, Finding
+from tlora_ref.oracle.stages.same_run import SAY
 from tlora_ref.oracle.verdict import AS_FLOAT32
 
 #: How much of a stage could be judged.
@@ -46,7 +48,7 @@ class Report:
     def headline(self) -> str:
         """The verdict in a line."""
         if not self.judged:
-            return "nothing could be checked"
+            return "; ".join(["nothing could be checked", *self._asked])
         if self.first_failing is None:
             covered = [stage for stage in ORDER if self.coverage[stage] == FULL]
             said = [f"right in {len(covered)} of {len(ORDER)} stages"]
@@ -54,11 +56,19 @@ class Report:
                 stages = [stage for stage in ORDER if self.coverage[stage] == how]
                 said += [f"{len(stages)} {text} ({', '.join(stages)})"] if stages else []
             said += [f"required, and not judged in full: {', '.join(self.lacking)}"] if self.lacking else []
-            return "; ".join(said)
+            return "; ".join([*said, *self._asked])
         said = [f"wrong: the first failing stage is {self.first_failing}; likely cause: {self.cause or 'unknown'}"]
         failing = {finding.stage for finding in self.of(FAIL)} - {self.first_failing}
         said += [f"{s} is wrong by itself too: {self.cause_of(s) or 'cause unknown'}" for s in ORDER if s in failing]
         return "; ".join(said)
+
+    @property
+    def _asked(self) -> list[str]:
+        """What the user may say for more to be judged."""
+        stages = dict.fromkeys(f.stage for f in self.of(SKIP) if SAY in f.why)
+        return [f"say {SAY} if it is of the golden run's samples and settings, to judge {', '.join(stages)}"] * bool(
+            stages
+        )
 
     @property
     def passed(self) -> bool:
@@ -103,6 +113,16 @@ class Report:
         own = [f for f in failing if f.against == OWN_INPUTS]
         return claim([f.verdict.explained_by for f in own or failing if f.verdict is not None])
 
+    @property
+    def detects(self) -> dict[str, tuple[float, float]]:
+        """{stage: (relative error of all of it, of any one quantity of a module, from which on it is seen)}."""
+        seen: dict[str, dict[tuple[str | None, str], float]] = {}
+        for f in self.judged:
+            if f.verdict is not None and f.verdict.detects is not None:
+                mine, key = seen.setdefault(f.stage, {}), (f.module, f.verdict.what)
+                mine[key] = min(f.verdict.detects, mine.get(key, math.inf))
+        return {stage: (min(seen[stage].values()), max(seen[stage].values())) for stage in ORDER if stage in seen}
+
     def of(self, status: str) -> list[Finding]:
         """The findings of this status."""
         return [finding for finding in self.findings if finding.status == status]
@@ -141,6 +161,11 @@ class Report:
             said.append("not recorded: " + ", ".join(f"{kind} ({many})" for kind, many in self.unrecorded.items()))
         if self.unjudged:
             said.append(f"not checked: nothing here tells what {', '.join(self.unjudged)} should be")
+        if self.detects:
+            seen = [f"{stage} {_from_to(*found)}" for stage, found in self.detects.items()]
+            said.append(
+                f"smallest relative error that is seen, of a whole stage (of any one quantity): {', '.join(seen)}"
+            )
         said += [f"tolerance, {name}: {text}" for name, text in self.tolerances.items()]
         return [*said, self.headline]
 
@@ -159,6 +184,7 @@ class Report:
             "required": list(self.required),
             "lacking": self.lacking,
             "tolerances": self.tolerances,
+            "detects": {stage: list(found) for stage, found in self.detects.items()},
             "unrecorded": self.unrecorded,
             "unjudged": self.unjudged,
             "about": self.about,
@@ -171,6 +197,12 @@ class Report:
                 if every or f.status != PASS
             ],
         }
+
+
+def _from_to(all_of_it: float, any_one: float) -> str:
+    if any_one == 0.0:
+        return "exact"
+    return f"{all_of_it:.1g}" if any_one < 2.0 * all_of_it else f"{all_of_it:.1g} ({any_one:.1g})"
 
 
 def _worst(findings: Iterable[Finding]) -> str:

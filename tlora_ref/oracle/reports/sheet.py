@@ -91,6 +91,8 @@ def sheet_of(report: Report | KitReport) -> Sheet:
         entries = [_of_finding(finding) for finding in report.findings]
         places = {stage: paper for stage, (paper, _) in ORDER.items()}
         said = [(f"tolerance, {name}", text) for name, text in report.tolerances.items()]
+        seen = report.detects.items()
+        said += [(f"smallest relative error seen, {stage}", f"{a:.2g}; in any one {b:.2g}") for stage, (a, b) in seen]
         said += [("required", stage) for stage in report.required]
         said += [(f"not recorded: {kind}", many) for kind, many in report.unrecorded.items()]
         said += [("recorded, and nothing here tells what it should be", kind) for kind in report.unjudged]

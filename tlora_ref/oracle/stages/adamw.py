@@ -17,18 +17,19 @@ from tlora_ref.backend import Array
 from tlora_ref.method.adamw import adamw_step
 from tlora_ref.method.switches import Switches
 from tlora_ref.oracle.precision import Precision
-from tlora_ref.oracle.reports.finding import Finding
+from tlora_ref.oracle.reports.finding import GOLDEN, Finding
 from tlora_ref.oracle.stages.bounds import Slip, as_array, entries, malformed
 from tlora_ref.oracle.stages.clipping import Clip, clip_of, other_updates, rates, scheduled
 from tlora_ref.oracle.stages.estimates import of_moment, of_weight, or_fitted
 from tlora_ref.oracle.stages.moments import Moments, corrections, step_with_errors, update_with_errors
+from tlora_ref.oracle.stages.same_run import SETTINGS
 from tlora_ref.oracle.stages.sides import Sides
+from tlora_ref.oracle.stages.whole_run import UNTRAINED, Trained, judge_B, trained
 from tlora_ref.oracle.traces.manifest import completed
 from tlora_ref.oracle.verdict import Verdict
 
 NAMES = ("B", "exp_avg", "exp_avg_sq")
 
-SETTINGS = ("lr", "schedule", "warmup_ratio", "steps", "betas", "eps", "weight_decay", "max_grad_norm")
 L2 = "weight decay is added to the gradient (Adam with L2, not AdamW)"
 
 
@@ -38,8 +39,9 @@ def findings(sides: Sides) -> list[Finding]:
     steps, recorded = c.numbered("train", "grad_B"), c.numbered("train", "B")
     without_B = [sides.missing("adamw", f"train/{step}/B", m) for step in recorded for m in sides.golden.shapes]
     found = [finding for finding in without_B if finding is not None]
+    found += _by_golden(sides)
     if not steps or not sides.train:
-        return [*found, sides.skipped("adamw", None, "no training recorded")]
+        return found if recorded else [*found, sides.skipped("adamw", None, "no training recorded")]
     found += _other_settings(sides) + ([rates(sides)] if c.has("train/lr") else [])
     for step in steps:
         clip = clip_of(sides, step)
@@ -51,6 +53,32 @@ def findings(sides: Sides) -> list[Finding]:
                 else:
                     found += _update(sides, step, letter, m, clip)
     return found
+
+
+def _by_golden(sides: Sides) -> list[Finding]:
+    """B where the candidate did not record what it was made of: by golden's own, with the noise of the whole run."""
+    found, c = [], sides.candidate
+    for step in c.numbered("train", "B"):
+        made_of = [f"train/{step}/grad_B", *(f"train/{step - 1}/{name}" for name in NAMES if step > 1)]
+        alone = [m for m in c.modules(f"train/{step}/B") if not all(c.has(f"{name}/{m}") for name in made_of)]
+        if not alone:
+            continue
+        right = trained(sides, step)
+        why = "held against golden's, as if of the same batches and settings: its steps are not recorded"
+        found.append(sides.skipped("adamw", None, f"B of step {step}: {right if isinstance(right, str) else why}"))
+        if not isinstance(right, str):
+            found += [finding for m in alone if m in right for finding in _alone(sides, step, m, right[m])]
+    return found
+
+
+def _alone(sides: Sides, step: int, m: str, right: Trained) -> list[Finding]:
+    """B of a module and step; what rounding hides is said."""
+    verdict, unseen = judge_B(sides, step, m, sides.candidate.get(f"train/{step}/B/{m}"), right)
+    if verdict.passed and UNTRAINED in unseen:
+        why = f"B of step {step}: the noise of the whole run is as large as B: {verdict.detects:.2g} of it"
+        return [sides.skipped("adamw", m, why)]
+    said = [sides.noted("adamw", f"B of step {step}: not told from B of the step before", m)] if unseen else []
+    return [replace(sides.finding("adamw", GOLDEN, m, verdict), step=step), *said]
 
 
 def _other_settings(sides: Sides) -> list[Finding]:
@@ -85,7 +113,7 @@ def _update(sides: Sides, step: int, letter: str, m: str, clip: Clip) -> list[Fi
         (got[0], *(got[1:] if len(got) == 3 else (None, None))),  # without moments: the matrix alone
         B=weight, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, step=step, lr=lr,
         switches=sides.switches, precision=sides.shown(got), grad_error=clip.error,
-        others=other_updates(sides, step, whole, clip.norm), **settings,
+        others=other_updates(sides, step, whole, clip), **settings,
     )  # fmt: skip
     kept = [v for v in judged if len(got) == 3 or v.what == "B"]
     told = [replace(v, what=f"{kinds[NAMES.index(v.what)]} of step {step}") for v in kept]
@@ -243,7 +271,10 @@ def weight_slips(B: Array, g: Array, m: Array, v: Array, settings: Mapping[str, 
             "the update looks ahead (Nesterov)",
             lambda: moved(betas[0] * m / (1 - betas[0] ** (step + 1)) + (1 - betas[0]) * g / c1, v / c2),
         ),
-        ("B is the average of the old and the new one", lambda: (B + moved(m / c1, v / c2)) / 2.0),
+        (
+            "half of the update is made: the learning rate is halved, or B is the average of old and new",
+            lambda: (B + moved(m / c1, v / c2)) / 2.0,
+        ),
         ("eps stands inside the root", lambda: kept - lr * m / c1 / np.sqrt(v / c2 + eps)),
         ("eps is added before the bias correction", lambda: moved(m / c1 * np.sqrt(c2), v)),
         ("the weight is not decayed", lambda: moved(m / c1, v / c2, of=B)),

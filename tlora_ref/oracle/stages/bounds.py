@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,8 +76,14 @@ def entries(stage: str, what: str, got: object, expected: Any, allowed: Any, sli
     index = tuple(int(i) for i in np.unravel_index(int(np.argmax(excess)), excess.shape))
     passed = bool(excess[index] <= 1.0)
     off, bound, here, right = (float(x[index]) for x in (error, allowed, array, expected))
-    verdict = Verdict(stage, what, passed, off, bound, index, here, right)
+    verdict = Verdict(stage, what, passed, off, bound, index, here, right, detects=_detected(allowed, expected))
     return verdict if passed else verdict.blamed(fitting(array, expected, allowed, slips))
+
+
+def _detected(allowed: Array, expected: Array) -> float | None:
+    """The smallest share by which all entries can be off together for one of them to be wrong."""
+    at = expected != 0.0
+    return float((allowed[at] / np.abs(expected[at])).min()) if at.any() else None
 
 
 def root_mean_square(
@@ -85,8 +92,18 @@ def root_mean_square(
     """The root mean square of the error of all entries within `allowed`: rounding averages out, a mistake does not."""
     error = rms(got - expected)
     passed = error <= allowed
-    verdict = Verdict(stage, f"{what}, root mean square", passed, error, allowed, None, rms(got), rms(expected))
+    size = rms(expected)
+    detects = allowed / size if size else None
+    verdict = Verdict(stage, f"{what}, root mean square", passed, error, allowed, None, rms(got), size, detects=detects)
     return verdict if passed else verdict.blamed(_fitting(got, expected, slips, rms, lambda other: 2.0 * allowed))
+
+
+def both(first: Verdict, second: Verdict) -> Verdict:
+    """The first that is wrong of two verdicts on one quantity; where both are right, what either would see."""
+    if not (first.passed and second.passed):
+        return second if first.passed else first
+    seen = [v.detects for v in (first, second) if v.detects is not None]
+    return replace(first, detects=min(seen, default=None))
 
 
 def rms(x: Array) -> float:

@@ -18,11 +18,18 @@ from tlora_ref.oracle.stages.sides import Sides
 
 @dataclass(frozen=True)
 class Clip:
-    """What all gradients of a step are multiplied with, how far that may be off, relatively, and their norm."""
+    """What all gradients of a step are multiplied with, and how far that may be off, relatively.
+
+    Attributes
+    ----------
+    norm, largest, norms : of all gradients together, their largest entry, the sum of each one's norm
+    """
 
     factor: float = 1.0
     error: float = 0.0
     norm: float = 0.0
+    largest: float = 0.0
+    norms: float = 0.0
 
 
 def clip_of(sides: Sides, step: int) -> Clip | None:
@@ -34,11 +41,13 @@ def clip_of(sides: Sides, step: int) -> Clip | None:
     if not all(map(sides.candidate.has, names)):
         return None
     gradients = [sides.candidate.get(name) for name in names]
-    norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
+    norms = [float(np.linalg.norm(g)) for g in gradients]
+    norm, largest = math.hypot(*norms), max(float(np.abs(g).max(initial=0.0)) for g in gradients)
     # the norm of each matrix, that of the norms, the factor and the product: each is rounded to the storage
     p, numbers = sides.shown(gradients), sum(g.size for g in gradients)
     error = 4.0 * p.storage + SAFETY * (math.sqrt(numbers) + 1.0) * (p.accumulation + OWN)
-    return Clip(clip_factor(norm, most), error if norm * (1.0 + error) > most else 0.0, norm)
+    error = error if norm * (1.0 + error) > most else 0.0
+    return Clip(clip_factor(norm, most), error, norm, largest, sum(norms))
 
 
 def rates(sides: Sides) -> Finding:
@@ -56,8 +65,8 @@ def scheduled(sides: Sides, steps: int) -> Array:
     return np.array([learning_rate(t, total, train["lr"], **rules) for t in range(steps)])
 
 
-def other_updates(sides: Sides, step: int, grad: Array, norm: float) -> list[tuple[str, dict[str, Any]]]:
-    """What slips with the clipping and the learning rate put into a step; `grad` is not clipped, `norm` of them all."""
+def other_updates(sides: Sides, step: int, grad: Array, clip: Clip) -> list[tuple[str, dict[str, Any]]]:
+    """What slips with the clipping and the learning rate put into a step; `grad` is not clipped."""
     most, c = sides.train.get("max_grad_norm"), sides.candidate
     found: list[tuple[str, dict[str, Any]]] = []
     if most is not None:
@@ -68,10 +77,16 @@ def other_updates(sides: Sides, step: int, grad: Array, norm: float) -> list[tup
                 {"grad": clip_factor(float(np.linalg.norm(grad)), most) * grad},
             ),
             ("the gradient is clipped entry by entry", {"grad": np.clip(grad, -most, most)}),
-            ("the gradient is clipped to norm 1, not to max_grad_norm", {"grad": clip_factor(norm, 1.0) * grad}),
-            ("the gradient is clipped to twice max_grad_norm", {"grad": clip_factor(norm, 2.0 * most) * grad}),
-            ("the gradient is clipped by the squared norm", {"grad": clip_factor(norm * norm, most) * grad}),
+            ("the gradient is clipped to norm 1, not to max_grad_norm", {"grad": clip_factor(clip.norm, 1.0) * grad}),
+            ("the gradient is clipped to twice max_grad_norm", {"grad": clip_factor(clip.norm, 2.0 * most) * grad}),
         ]
+        if clip.norm:
+            scaled = "the gradient is scaled to max_grad_norm where it is shorter too"
+            found.append((scaled, {"grad": most / clip.norm * grad}))
+        sizes = {"squared norm": clip.norm**2, "largest entry": clip.largest, "sum of the norms": clip.norms}
+        for text, size in sizes.items():  # with torch's 1e-6 beside the size, and without
+            for factor in (clip_factor(size, most), min(1.0, most / size)) if size else ():
+                found.append((f"the gradient is clipped by the {text}, not by the norm", {"grad": factor * grad}))
     rates = c.get("train/lr") if c.has("train/lr") else scheduled(sides, int(sides.train["steps"] or step))
     for text, t in (("step before", step - 2), ("step after", step), ("first step", 0)):
         if 0 <= t < len(rates) and t != step - 1:

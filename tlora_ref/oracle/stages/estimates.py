@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tlora_ref.backend import Array
+from tlora_ref.oracle.causes import Fitted
 from tlora_ref.oracle.stages.bounds import Slip, as_array, fitting
 from tlora_ref.oracle.verdict import Verdict
 
@@ -36,7 +37,7 @@ def or_fitted(
     if verdict.passed or isinstance(array, str):
         return verdict
     fits = fitting(array, expected, allowed, slips(array))
-    return verdict.blamed([*verdict.fits, *((text, left + FITTED) for text, left in fits)])
+    return verdict.blamed([*verdict.fits, *((Fitted(text), left + FITTED) for text, left in fits)])
 
 
 def of_moment(name: str, got: Array, old: Array, new: Array, beta: float) -> list[Slip]:

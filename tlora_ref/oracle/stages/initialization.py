@@ -17,11 +17,11 @@ from tlora_ref.method.switches import Switches
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import GOLDEN, Finding
 from tlora_ref.oracle.stages.bounds import OWN, SAFETY, as_array, entries, malformed
+from tlora_ref.oracle.stages.directions import judge_directions
 from tlora_ref.oracle.stages.sides import Sides
-from tlora_ref.oracle.stages.spectrum import Spectrum, row_space, rows, spectrum, svd_unit
+from tlora_ref.oracle.stages.spectrum import ROTATED, Spectrum, row_space, rows, spectrum, svd_unit
 from tlora_ref.oracle.verdict import Verdict
 
-ROTATED = "the rows of A are rotated inside their row space: AdamW then trains another update"
 #: How much larger |W| |C - C'| / |W C| may be than |C - C'| / |C|, where W is not known.
 UNKNOWN_W = 8.0
 
@@ -93,14 +93,14 @@ def _without_weights(sides: Sides, module: str) -> list[Finding]:
     if len(A) != r or len(sigma) < min(shape):
         return [*found, sides.skipped("A", module, "another rank than the golden one: give --checkpoint to judge it")]
     padded = np.concatenate([sigma, np.zeros(shape[1] - len(sigma))])
-    known = Spectrum(np.zeros((0, shape[1])), padded, golden, _moved(sides, module, sigma))
+    known = Spectrum(np.zeros((0, shape[1])), padded, golden, moved(sides, module, sigma))
     if r not in known.sharp():
         why = "the cut splits a cluster of singular values: give --checkpoint to judge it"
         found.append(sides.skipped("A", module, why))
     return found + [sides.finding("A", GOLDEN, module, v) for v in _both_rows(A, known, max(sides.unit, OWN))]
 
 
-def _moved(sides: Sides, module: str, sigma: Array) -> float:
+def moved(sides: Sides, module: str, sigma: Array) -> float:
     """How far the candidate's W C may be from the golden one, where W is not known: W C is as large as sigma says."""
     C, name = sides.golden.get(f"covariance/{module}"), f"covariance/{module}"
     noise = sides.network("covariance", module, C) * len(C)
@@ -137,11 +137,14 @@ def judge_initialize_a(
         found = replace(found, error=found.error + float(np.ldexp(error, sum(powers))))
     rounding, of_one = _turns(r, W.shape, switches, precision)
     space = [_orthonormal(A, rounding), row_space("initialize_a", A, found, rounding), _energy(A, found, rounding)]
-    verdicts = [*space, rows("initialize_a", A, found, of_one)]
+    directions = None if error else judge_directions(A, W, C, precision)
+    verdicts = [*space, rows("initialize_a", A, found, of_one), *([] if directions is None else [directions])]
     if all(v.passed for v in verdicts):
         return verdicts
     right_space = all(v.passed for v in space)
     fits = a_causes(A, W, C, r, row_by_row=right_space) or ([ROTATED] if right_space else [])
+    if fits == [ROTATED] and directions is not None and not directions.passed:
+        fits = [ROTATED] if directions.cause else []  # rows that are off by themselves may leave their space, too
     return [v if v.passed else v.blamed((text, 0.0) for text in fits) for v in verdicts]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from tlora_ref.backend import Array
 from tlora_ref.oracle.precision import Precision
-from tlora_ref.oracle.stages.bounds import Slip, entries, rms, root_mean_square
+from tlora_ref.oracle.stages.bounds import Slip, both, entries, rms, root_mean_square
 from tlora_ref.oracle.traces.noise import BFLOAT16, FLOAT32, RELATIVE, SUMS
 from tlora_ref.oracle.verdict import Verdict
 
@@ -117,11 +117,16 @@ class Network:
         relative = self._relative(quantity)
         if not verdict.passed or not self.low or np.size(golden) < FEW or key not in relative:
             return verdict
+        allowed = self.usual(quantity, key, golden) + self.kept(got) * rms(golden) + self.precision.tiny + more
+        return both(verdict, root_mean_square(stage, what, got, golden, allowed, slips))
+
+    def usual(self, quantity: str, key: str, golden: Array) -> float:
+        """A bound on the root mean square of the noise of an array in a low precision; else that of every entry."""
+        relative = self._relative(quantity)
+        if not self.low or key not in relative:
+            return self(quantity, key, golden)
         # an array has entries enough to be measured by itself; where it was right by luck, half of what is usual
-        noise = ARRAY * max(relative[key], 0.5 * self._usual(quantity)) * self.unit / UNIT16
-        allowed = (noise + self.kept(got)) * rms(golden) + self.precision.tiny + more
-        together = root_mean_square(stage, what, got, golden, allowed, slips)
-        return verdict if together.passed else together
+        return ARRAY * max(relative[key], 0.5 * self._usual(quantity)) * self.unit / UNIT16 * rms(golden)
 
     def numbers(self, stage: str, what: str, quantity: str, pairs: Mapping[str, tuple[Any, Any]]) -> Verdict | None:
         """{key: (got, golden)} of one quantity: the root mean square of their relative errors, in a low precision.

@@ -30,48 +30,62 @@ MOST_TIES = 10
 
 
 def findings(sides: Sides) -> list[Finding]:
-    """Ranks from the candidate's own S (Eq. 6), and against the golden ranks."""
-    modules = list(sides.golden.shapes)
-    if not all(sides.candidate.has(f"rank/{m}") for m in modules) or not sides.golden.modules("sensitivity"):
+    """Ranks from the candidate's own S (Eq. 6), and against the golden ranks: those used, and those of Eq. 6 alone."""
+    g, c, modules = sides.golden, sides.candidate, list(sides.golden.shapes)
+    if not all(c.has(f"rank/{m}") for m in modules) or not g.modules("sensitivity"):
         return [sides.skipped("ranks", None, "not recorded for every module")]
-    ranks = np.array([float(sides.candidate.get(f"rank/{m}")) for m in modules])
-    S, source = sides.scores()
-    judged_in = Precision.of("float64") if source == GOLDEN else sides.precision
-    verdict = judge_ranks(
-        ranks, S, list(sides.golden.shapes.values()), sides.golden.manifest.r_init, sides.switches, judged_in
-    )
-    found = [*_eq6_findings(sides, S, source), sides.finding("ranks", source, named(modules, verdict), verdict)]
-    if source == OWN_INPUTS and sides.golden.modules("rank"):
-        golden = np.array([float(sides.golden.get(f"rank/{m}")) for m in modules])
-        near = [_near_tie(sides, m) for m in modules]
-        verdict = entries("ranks", "ranks", ranks, golden, np.array(near))
-        found.append(sides.finding("ranks", GOLDEN, named(modules, verdict), verdict))
+    dims = list(g.shapes.values())
+    found = _found(sides, "rank", "ranks", dims, sides.switches)
+    if all(c.has(f"rank_eq6/{m}") for m in modules):
+        plain = replace(sides.switches, remainder="none", rank_floor=0, redistribute=False)
+        found += _found(sides, "rank_eq6", "ranks of Eq. 6", [(2**31, 2**31)] * len(modules), plain)
     return found
 
 
-def _eq6_findings(sides: Sides, S: Array, source: str) -> list[Finding]:
-    """The ranks as Eq. 6 gives them, before any rule of the profile."""
-    modules = list(sides.golden.shapes)
-    if not all(sides.candidate.has(f"rank_eq6/{m}") for m in modules):
-        return []
-    ranks = np.array([float(sides.candidate.get(f"rank_eq6/{m}")) for m in modules])
-    plain = replace(sides.switches, remainder="none", rank_floor=0, redistribute=False)
-    boundless = [(2**31, 2**31)] * len(modules)
-    judged_in = Precision.of("float64") if source == GOLDEN else sides.precision
-    verdict = judge_ranks(ranks, S, boundless, sides.golden.manifest.r_init, plain, judged_in)
-    return [sides.finding("ranks", source, named(modules, verdict), replace(verdict, what="ranks of Eq. 6"))]
+def _found(sides: Sides, kind: str, what: str, dims: Sequence[tuple[int, int]], switches: Switches) -> list[Finding]:
+    """One kind of ranks by the candidate's own S where it has them all; and by golden's, with the error of S."""
+    g, c, modules, r_init = sides.golden, sides.candidate, list(sides.golden.shapes), sides.golden.manifest.r_init
+    ranks = np.array([float(c.get(f"{kind}/{m}")) for m in modules])
+    (S, source), found = sides.scores(), []
+    if source == OWN_INPUTS:
+        verdict = replace(judge_ranks(ranks, S, dims, r_init, switches, sides.precision), what=what)
+        found.append(sides.finding("ranks", OWN_INPUTS, named(modules, verdict), verdict))
+    golden_S = S if source == GOLDEN else np.array([float(g.get(f"sensitivity/{m}")) for m in modules])
+    right = next(admissible_ranks(golden_S, [*dims], r_init, switches, Precision.of("float64")))
+    if all(g.has(f"{kind}/{m}") for m in modules):
+        right = np.array([float(g.get(f"{kind}/{m}")) for m in modules])
+    verdict = entries("ranks", what, ranks, right, _open(sides, golden_S, switches))
+    if not verdict.passed and source == GOLDEN:
+        verdict = verdict.blamed(fitting(ranks, right, np.zeros(1), rank_slips(S, [*dims], r_init, switches)))
+    return [*found, sides.finding("ranks", GOLDEN, named(modules, verdict), verdict)]
 
 
-def _near_tie(sides: Sides, module: str) -> float:
-    """1 where the candidate's own error in S may carry the golden share over a rounding tie, else 0."""
-    m = sides.golden.manifest
-    S = np.array([float(sides.golden.get(f"sensitivity/{name}")) for name in sides.golden.shapes])
-    own = sides.golden.get(f"sensitivity/{module}")
-    exact = len(S) * m.r_init * float(own) / S.sum()
-    off = sides.network("sensitivity", module, own) + mean_error(sides, module, own)
-    error = 2.0 * off / float(own) * exact if own > 0 else 0.0
-    settles = sides.switches.remainder == "largest" and exact >= 0.9 * len(S) * m.r_init * S.max() / S.sum()
-    return 1.0 if abs(exact - np.floor(exact) - 0.5) <= error or settles else 0.0
+def share_errors(sides: Sides, S: Array) -> Array:
+    """How far the share of each module of golden's S may be off in the candidate: by its score and by their sum."""
+    scores = zip(sides.golden.shapes, S, strict=True)
+    off = np.array([sides.network("sensitivity", m, s) + mean_error(sides, m, s) for m, s in scores])
+    return np.asarray((off + allocation.shares(S) * off.sum()) / S.sum())
+
+
+def rounded_otherwise(exact: Array, error: Array) -> Array:
+    """How many whole numbers rounding to the nearest may be off, where `exact` is off by `error`."""
+    here = np.rint(exact)
+    return np.maximum(np.rint(exact + error) - here, here - np.rint(exact - error))
+
+
+def _open(sides: Sides, S: Array, switches: Switches) -> Array:
+    """How many ranks each module may be off, for the candidate's own error in S carries shares over rounding ties."""
+    exact = len(S) * sides.golden.manifest.r_init * allocation.shares(S)
+    error = len(S) * sides.golden.manifest.r_init * share_errors(sides, S)
+    off = rounded_otherwise(exact, error)
+    total = off.sum()
+    if switches.redistribute:
+        return np.full(len(S), total)
+    if switches.remainder == "largest" and total:  # what the others round otherwise, the largest make up for
+        rest = abs(exact.sum() - np.rint(exact).sum())
+        total = min(total, len(S) / 2.0 + rest)  # every remainder is a sum of L roundings
+        off = np.where(exact >= exact.max() - total - rest - 1.0, off + total, off)
+    return off
 
 
 def judge_ranks(

@@ -17,8 +17,7 @@ from tlora_ref.method.switches import Switches
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import GOLDEN, OWN_INPUTS, Finding
 from tlora_ref.oracle.stages.bounds import OWN, SAFETY, Slip, as_array, entries
-from tlora_ref.oracle.stages.ranks import normalised
-from tlora_ref.oracle.stages.sensitivity import mean_error
+from tlora_ref.oracle.stages.ranks import normalised, rounded_otherwise, share_errors
 from tlora_ref.oracle.stages.sides import Sides, named
 from tlora_ref.oracle.verdict import Verdict
 
@@ -36,20 +35,23 @@ def findings(sides: Sides) -> list[Finding]:
     m = sides.golden.manifest
     golden = np.array([float(sides.golden.get(f"scale/{name}")) for name in modules])
     scales = np.where(known, scales, golden)
-    verdict = judge_scales(scales, S, m.r_init, m.alpha, sides.switches, sides.precision, ranks=ranks)
-    found = [sides.finding("scales", source, named(modules, verdict), verdict)]
-    found += alphas(sides)
+    found = []
     if source == OWN_INPUTS:
-        # scale_i = (alpha / r_init) S_i / mean S: of the error of S_i, and of the mean's
-        right = {n: sides.golden.get(f"sensitivity/{n}") for n in modules}
-        errors = np.array([sides.network("sensitivity", n, s) + mean_error(sides, n, s) for n, s in right.items()])
-        allowed = m.alpha / m.r_init * errors / S.mean() + np.abs(golden) * errors.sum() / S.sum()
-        allowed = allowed + 16.0 * sides.rounding * np.abs(golden)
-        if sides.switches.round_alpha:
-            allowed = allowed + 1.0 / m.r_init
-        verdict = entries("scales", "scales", scales, golden, allowed)
-        found.append(sides.finding("scales", GOLDEN, named(modules, verdict), verdict))
-    return found
+        verdict = judge_scales(scales, S, m.r_init, m.alpha, sides.switches, sides.precision, ranks=ranks)
+        found.append(sides.finding("scales", OWN_INPUTS, named(modules, verdict), verdict))
+    slips = scale_slips(S, m.r_init, m.alpha, _usable(ranks, S), sides.switches) if source == GOLDEN else []
+    verdict = entries("scales", "scales", scales, golden, _allowed(sides, golden), slips)
+    return [*found, *alphas(sides), sides.finding("scales", GOLDEN, named(modules, verdict), verdict)]
+
+
+def _allowed(sides: Sides, golden: Array) -> Array:
+    """How far each scale may be from golden's: of the error of S_i, and of the mean's, and its own rounding."""
+    m = sides.golden.manifest
+    S = np.array([float(sides.golden.get(f"sensitivity/{name}")) for name in sides.golden.shapes])
+    error, rounding = len(S) * m.alpha * share_errors(sides, S), 16.0 * sides.rounding * np.abs(golden)
+    if sides.switches.round_alpha:
+        error = rounded_otherwise(len(S) * m.alpha * allocation.shares(S), error)
+    return np.asarray(error / m.r_init + rounding + sides.precision.tiny)
 
 
 def alphas(sides: Sides) -> list[Finding]:
@@ -87,9 +89,13 @@ def judge_scales(
         wanted = len(S) * alpha * share
         near = np.abs(wanted - np.floor(wanted) - 0.5) <= relative * np.maximum(1.0, wanted)
         allowed = allowed + np.where(near, 1.0 / r_init, 0.0)
-    used = as_array(ranks, S.shape)
-    slips = scale_slips(S, r_init, alpha, None if isinstance(used, str) else used, switches)
+    slips = scale_slips(S, r_init, alpha, _usable(ranks, S), switches)
     return entries("allocate", "scales", got, expected, allowed, slips)
+
+
+def _usable(ranks: object, S: Array) -> Array | None:
+    used = as_array(ranks, S.shape)
+    return None if isinstance(used, str) else used
 
 
 def scale_slips(S: Array, r_init: int, alpha: float, ranks: Array | None, switches: Switches) -> list[Slip]:

@@ -25,9 +25,16 @@ class Sides:
     """The golden trace, the candidate's, the model if there is one, and how far apart they may be."""
 
     def __init__(
-        self, golden: Trace, candidate: Trace, model: Model | None, precision: Precision, factors: Mapping[str, float]
+        self,
+        golden: Trace,
+        candidate: Trace,
+        model: Model | None,
+        precision: Precision,
+        factors: Mapping[str, float],
+        *,
+        same_run: bool = False,
     ) -> None:
-        self.golden, self.model, self.factors = golden, model, factors
+        self.golden, self.model, self.factors, self.same_run = golden, model, factors, same_run
         #: What the candidate recorded that is not finite is wrong, and as good as not recorded for all else.
         self.not_finite = candidate.not_finite()
         self.candidate = candidate.without(self.not_finite) if self.not_finite else candidate
@@ -82,9 +89,9 @@ class Sides:
     def finding(self, stage: str, against: str, module: str | None, verdict: Verdict) -> Finding:
         factor = self.factors.get(stage, 1.0)
         if factor != 1.0:
-            verdict = replace(
-                verdict, allowed=verdict.allowed * factor, passed=verdict.error <= verdict.allowed * factor
-            )
+            allowed, seen = verdict.allowed * factor, verdict.detects
+            seen = None if seen is None else seen * factor
+            verdict = replace(verdict, allowed=allowed, passed=verdict.error <= allowed, detects=seen)
         return Finding(stage, against, module, verdict, "")
 
     def skipped(self, stage: str, module: str | None, why: str) -> Finding:

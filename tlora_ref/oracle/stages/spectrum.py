@@ -13,7 +13,7 @@ another train another update, though their row space is right.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.stages.bounds import OWN, SAFETY
 from tlora_ref.oracle.verdict import Verdict
 
+ROTATED = "the rows of A are rotated inside their row space: AdamW then trains another update"
 #: A cut whose space may turn by more than this says nothing.
 BLUNT = 0.25
 
@@ -85,7 +86,7 @@ def row_space(stage: str, A: Array, found: Spectrum, rounding: float) -> Verdict
         allowed = float(sines[cut]) + rounding
         if sine / allowed > worst.error / worst.allowed:
             worst = Verdict(stage, "row space", sine <= allowed, sine, allowed, (cut,))
-    return worst
+    return replace(worst, detects=min((float(sines[cut]) + rounding for cut, *_ in tests), default=None))
 
 
 def _telling(cuts: list[int], sines: Array) -> list[int]:
@@ -115,7 +116,7 @@ def rows(stage: str, A: Array, found: Spectrum, rounding: float) -> Verdict:
     sine, allowed = np.minimum(below, above), found.sines()[cuts] + rounding
     row, cut = (int(i) for i in np.unravel_index(int(np.argmax(sine / allowed)), sine.shape))
     error, bound = float(sine[row, cut]), float(allowed[cut])
-    return Verdict(stage, "rows", error <= bound, error, bound, (row,), note=note)
+    return Verdict(stage, "rows", error <= bound, error, bound, (row,), note=note, detects=float(allowed.min()))
 
 
 def _in_clusters(inside: Array, cuts: list[int], d_in: int) -> list[int]:

@@ -23,6 +23,10 @@ def weights_digest(tensors: Mapping[str, Array]) -> str:
 
 
 def samples_digest(samples: Sequence[Mapping[str, Any]]) -> str:
-    """SHA-256 over the samples, as JSON."""
-    rows = [{k: np.asarray(v).tolist() for k, v in sorted(sample.items())} for sample in samples]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    """SHA-256 over the samples, as JSON: one at a time, for there may be many."""
+    digest = hashlib.sha256(b"[")
+    for n, sample in enumerate(samples):
+        row = {k: np.asarray(v).tolist() for k, v in sorted(sample.items())}
+        digest.update((", " * (n > 0) + json.dumps(row)).encode())
+    digest.update(b"]")
+    return digest.hexdigest()
