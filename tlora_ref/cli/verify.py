@@ -15,6 +15,24 @@ from tlora_ref.errors import ConfigError
 from tlora_ref.oracle.kit.vectors import CASES, compare_vectors
 from tlora_ref.oracle.reports.files import check_report_file
 
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="The model's folder: stages that need weights are judged by own inputs.")
+]
+JudgedAs = Annotated[
+    str | None, typer.Option(help="Judge the candidate as float64, float32, tf32, bfloat16 or float16.")
+]
+Tolerance = Annotated[
+    list[str] | None, typer.Option(help="STAGE=FACTOR widens the bounds of a stage; may be repeated.")
+]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(help="STAGE or all: exit with 1 unless it was judged in full; may be repeated."),
+]
+SameRun = Annotated[
+    bool,
+    typer.Option("--same-run", help="It was trained on the golden samples, by the golden settings: judge B so."),
+]
+
 
 def run(
     golden: Annotated[Path, typer.Argument(help="Folder of the golden trace, or of vectors.", show_default=False)],
@@ -23,23 +41,11 @@ def run(
         typer.Argument(help="Folder of a trace, a PEFT adapter, a merged model, or outputs.", show_default=False),
     ],
     config: o.Config = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="The model's folder: stages that need weights are judged by own inputs.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="Judge the candidate as float64, float32, tf32, bfloat16 or float16.")
-    ] = None,
-    tolerance: Annotated[
-        list[str] | None, typer.Option(help="STAGE=FACTOR widens the bounds of a stage; may be repeated.")
-    ] = None,
-    require: Annotated[
-        list[str] | None,
-        typer.Option(help="STAGE or all: exit with 1 unless it was judged in full; may be repeated."),
-    ] = None,
-    same_run: Annotated[
-        bool,
-        typer.Option("--same-run", help="It was trained on the golden samples, by the golden settings: judge B so."),
-    ] = False,
+    checkpoint: Checkpoint = None,
+    dtype: JudgedAs = None,
+    tolerance: Tolerance = None,
+    require: Require = None,
+    same_run: SameRun = False,
     report: o.Report = None,
     json: o.Json = False,
 ) -> None:

@@ -30,6 +30,7 @@ from tlora_ref.oracle.verdict import Verdict
 
 NAMES = ("B", "exp_avg", "exp_avg_sq")
 
+HALF = "half of the update is made: the learning rate is halved, or B is the average of old and new"
 L2 = "weight decay is added to the gradient (Adam with L2, not AdamW)"
 
 
@@ -271,10 +272,7 @@ def weight_slips(B: Array, g: Array, m: Array, v: Array, settings: Mapping[str, 
             "the update looks ahead (Nesterov)",
             lambda: moved(betas[0] * m / (1 - betas[0] ** (step + 1)) + (1 - betas[0]) * g / c1, v / c2),
         ),
-        (
-            "half of the update is made: the learning rate is halved, or B is the average of old and new",
-            lambda: (B + moved(m / c1, v / c2)) / 2.0,
-        ),
+        (HALF, lambda: (B + moved(m / c1, v / c2)) / 2.0),
         ("eps stands inside the root", lambda: kept - lr * m / c1 / np.sqrt(v / c2 + eps)),
         ("eps is added before the bias correction", lambda: moved(m / c1 * np.sqrt(c2), v)),
         ("the weight is not decayed", lambda: moved(m / c1, v / c2, of=B)),
