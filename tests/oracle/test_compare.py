@@ -205,6 +205,25 @@ def test_the_verdict_says_what_was_not_judged(golden: Path, tmp_path: Path, caps
         assert ("required, and not judged" in capsys.readouterr().out) is bool(status)
 
 
+def test_the_smallest_error_that_is_seen_is_told(golden: Path, tmp_path: Path) -> None:
+    """An error of all of a quantity is wrong just above what the report tells of its stage, and right below."""
+    plain = tr.compare(golden, golden, checkpoint=MODEL)
+    assert set(plain.detects) == set(ORDER) and plain.detects["ranks"] == (0.0, 0.0)
+    assert "smallest relative error that is seen" in str(plain) and "ranks exact" in str(plain)
+    assert json.loads(json.dumps(plain.to_dict()))["detects"]["merge"] == list(plain.detects["merge"])
+    low = {"checkpoint": MODEL, "dtype": "bfloat16"}
+    for kinds, stage in (("covariance/.*", "covariance"), (r"sample/\d+/loss", "loss")):
+        assert 1e-3 < tr.compare(golden, golden, **low).detects[stage][0] < 0.5  # type: ignore[arg-type]
+        for factor, passes in ((0.9, True), (1.1, False)):
+            share = 1.0 + factor * plain.detects[stage][0]
+            change = replaced(kinds, lambda t, k, x=share: np.asarray(t[k] * x))
+            candidate = changed(
+                golden, tmp_path / f"{stage}{factor}", lambda t, c=change: without(r"sample/\d/input/.*")(c(t))
+            )
+            wrong = [f for f in tr.compare(golden, candidate).of("fail") if f.stage == stage]
+            assert (not wrong) is passes, (stage, factor)
+
+
 def test_what_is_no_number_is_wrong_at_its_stage(golden: Path, tmp_path: Path) -> None:
     """A NaN or an infinity anywhere is a verdict, and makes nothing else wrong by itself."""
     for number, (what, name) in enumerate(every_kind(golden).items()):

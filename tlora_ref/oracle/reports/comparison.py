@@ -115,13 +115,17 @@ class Report:
 
     @property
     def detects(self) -> dict[str, tuple[float, float]]:
-        """{stage: (relative error of all of it, of any one quantity of a module, from which on it is seen)}."""
+        """{stage: (relative error of all of it, of any one quantity of a module, from which on it is seen)}.
+
+        Of what is held exactly (counts, a frozen A) nothing is told, but where there is nothing else.
+        """
         seen: dict[str, dict[tuple[str | None, str], float]] = {}
         for f in self.judged:
             if f.verdict is not None and f.verdict.detects is not None:
                 mine, key = seen.setdefault(f.stage, {}), (f.module, f.verdict.what)
                 mine[key] = min(f.verdict.detects, mine.get(key, math.inf))
-        return {stage: (min(seen[stage].values()), max(seen[stage].values())) for stage in ORDER if stage in seen}
+        told = {stage: [x for x in mine.values() if x > 0.0] or [0.0] for stage, mine in seen.items()}
+        return {stage: (min(told[stage]), max(told[stage])) for stage in ORDER if stage in told}
 
     def of(self, status: str) -> list[Finding]:
         """The findings of this status."""
