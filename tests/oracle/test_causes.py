@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 import tlora_ref as tr
-from tlora_ref.oracle.causes import claim, explaining
+from tlora_ref.oracle.causes import Fitted, claim, explaining
 from tlora_ref.oracle.implementation import Reference
+from tlora_ref.oracle.stages.bounds import entries, root_mean_square
 
 
 def test_a_slip_that_explains_everything_is_named_before_one_that_coincides_with_it_here_and_there() -> None:
@@ -59,3 +60,27 @@ def test_check_votes_over_the_failing_cases() -> None:
 def test_check_names_the_mistakes_of_two_stages() -> None:
     report = tr.check_implementation(TwoMistakes(), stages=["covariance", "merge"], examples=3, shrink=False)
     assert "summed" in report.headline and "merge is wrong too: the update is subtracted" in report.headline
+
+
+def test_a_slip_that_leaves_next_to_nothing_of_many_entries_is_named_beside_a_wide_bound() -> None:
+    """In bfloat16 an error may be a few bounds alone. One number coincides with some slip sooner or later."""
+    right = np.linspace(1.0, 2.0, 20)
+    got, wide = 1.5 * right + 1e-3, np.full(20, 0.2)
+    slips = [("half as much again", lambda: 1.5 * right), ("doubled", lambda: 2.0 * right), ("right", lambda: right)]
+    assert entries("loss", "entries", got, right, wide, slips).cause == "half as much again"
+    few = [(text, lambda make=make: make()[:5]) for text, make in slips]
+    assert entries("loss", "entries", got[:5], right[:5], wide[:5], few).cause is None
+    assert entries("loss", "entries", got + 0.05, right, wide, slips).cause is None
+    together = root_mean_square(
+        "loss", "entries", 9.0 * right + 0.1, right, 0.06, [("nine times", lambda: 9.0 * right)]
+    )
+    assert together.cause == "nine times"  # what is larger is off by more
+
+
+def test_a_fitted_number_that_changes_from_finding_to_finding_is_no_setting() -> None:
+    scattered = [{Fitted(f"the gradient is used {n} times"): 0.01} for n in (4.47, 4.5, 5.46, 5.52)]
+    assert claim(scattered) is None
+    assert claim([{**fit, "clipped by the largest entry": 0.0} for fit in scattered]) == "clipped by the largest entry"
+    agreed = [{Fitted("beta1 is 0.95, not 0.9"): 0.01}] * 3 + [{Fitted("beta1 is 0.951, not 0.9"): 0.01}]
+    assert claim(agreed) == "beta1 is 0.95, not 0.9 (3 of 4)"
+    assert claim([{Fitted("eps is 0.0001, not 1e-08"): 0.01}] * 2) == "eps is 0.0001, not 1e-08"

@@ -95,7 +95,13 @@ def root_mean_square(
     size = rms(expected)
     detects = allowed / size if size else None
     verdict = Verdict(stage, f"{what}, root mean square", passed, error, allowed, None, rms(got), size, detects=detects)
-    return verdict if passed else verdict.blamed(_fitting(got, expected, slips, rms, lambda other: 2.0 * allowed))
+    if passed:
+        return verdict
+
+    def room(other: Array) -> float:
+        return 2.0 * allowed * max(1.0, rms(other) / size if size else 1.0)
+
+    return verdict.blamed(_fitting(got, expected, slips, rms, room))
 
 
 def both(first: Verdict, second: Verdict) -> Verdict:
@@ -127,6 +133,8 @@ def fitting(got: Array, expected: Array, allowed: Array, slips: Sequence[Slip]) 
 #: A slip explains an error if it leaves no more than this share of it, and of what was got: beside a large error all
 #: small outputs are alike.
 LEFT = 0.1
+#: One that leaves no more than this share of the error of so many entries explains it, however large the bound is.
+CLOSE, MANY = 0.03, 16
 
 
 def _fitting(
@@ -143,8 +151,9 @@ def _fitting(
         if other.shape != got.shape or not np.isfinite(other).all():
             continue
         most = room(other)
-        apart = size(other - expected) > 4.0 * most  # a slip that changes nothing says nothing
         left = size(got - other)
+        # a slip that changes nothing says nothing; one of many entries that leaves next to nothing does not coincide
+        apart = size(other - expected) > 4.0 * most or (got.size >= MANY and left <= CLOSE * error)
         if apart and left <= min(most, LEFT * error, LEFT * max(size(got), size(other))):
             found.append((text, left / error if error else 0.0))
     return sorted(found, key=lambda fit: round(fit[1], 2))
