@@ -3,7 +3,7 @@
 A spectral norm bounds the worst that rounding could do. It never does: the errors of single entries are independent.
 To first order, if M = W C is off by E, the right singular vector v_k turns towards v_l by
 
-    theta_kl = (sigma_k u_l^T E v_k + sigma_l u_k^T E v_l) / (sigma_k^2 - sigma_l^2)
+    theta_kl = (sigma_k u_k^T E v_l + sigma_l u_l^T E v_k) / (sigma_k^2 - sigma_l^2)
 
 (Stewart 1990), and u_l^T E v_k is a sum over independent roundings, whose standard deviation is known. So each theta is
 held to a multiple of its own: a rotation that no spectral norm shows is many times that.
@@ -65,12 +65,12 @@ def _bounds(U: Array, sigma: Array, Vt: Array, W: Array, C: Array, precision: Pr
     left = np.zeros((d_in, d_out))
     left[: min(d_in, d_out)] = U.T[:d_in]  # beyond d_out there is none
     values = np.concatenate([sigma, np.zeros(d_in - len(sigma))])
-    # the variance of u_l^T E v_k: of M as it is stored, of C, and of W
+    # the variance of u_k^T E v_l: of M as it is stored, of C, and of W
     variance = left**2 @ (W @ C) ** 2 @ Vt.T**2 + (left @ W) ** 2 @ C**2 @ Vt.T**2
-    variance += left**2 @ W**2 @ (C @ Vt.T) ** 2  # (l, k)
+    variance += left**2 @ W**2 @ (C @ Vt.T) ** 2  # (k, l)
     moved = unit * np.sqrt(variance)
     gaps = np.abs(values[:, None] ** 2 - values[None, :] ** 2)  # (k, l)
-    reach = values[:, None] * moved.T + values[None, :] * moved
+    reach = values[:, None] * moved + values[None, :] * moved.T
     first = np.minimum(np.where(gaps > reach, reach / np.where(gaps > 0.0, gaps, 1.0), 1.0), 1.0)
     np.fill_diagonal(first, 0.0)
     return np.asarray(first + first @ first)  # second order: what is turned is turned on
