@@ -93,15 +93,22 @@ def held_at_first() -> int:
 
 @contextlib.contextmanager
 def limits() -> Iterator[None]:
-    """A clock, and a ceiling on the address space: MEMORY beyond what the process held at first."""
+    """A clock, and a ceiling on the address space: MEMORY beyond what the process held at first.
+
+    The clock ticks every second, and its ticks are counted: a process that is stopped for a while hears of it once.
+    """
     held = held_at_first()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    ticks = 0
 
-    def ring(*_: object) -> None:
-        raise TooLong
+    def tick(*_: object) -> None:
+        nonlocal ticks
+        ticks += 1
+        if ticks >= SECONDS:
+            raise TooLong
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    before = signal.signal(signal.SIGALRM, tick)
+    signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, hard))
     try:
         yield

@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 import scipy.special
 
+from tests.gpu import sycl
+
 #: Functions of NumPy that CuPy has too, of those that arithmetic on models can want: held against CuPy 14.2's own list.
 FUNCTIONS = set(
     """
@@ -306,8 +308,9 @@ def make() -> dict[str, ModuleType]:
     }
 
 
-#: With TLORA_BACKEND=cupy the same tests run on the real thing.
-REAL = os.environ.get("TLORA_BACKEND") == "cupy"
+#: With TLORA_BACKEND=cupy the same tests run on the real thing, with dpnp on Intel's.
+BACKEND = os.environ.get("TLORA_BACKEND", "standin")
+REAL = BACKEND != "standin"
 
 
 @pytest.fixture
@@ -315,12 +318,12 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The stand-in in CuPy's place: `device="gpu"` takes it through the library's own backend, unchanged."""
     from tlora_ref import backend
 
-    if REAL:
+    if BACKEND == "cupy":
         yield backend.get_device("gpu").xp
         return
-    modules = make()
+    modules = sycl.make() if BACKEND == "dpnp" else make()
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(backend, "_modules", {})
+    monkeypatch.setattr(backend, "_modules", {"dpnp": modules["cupy"]} if BACKEND == "dpnp" else {})
     Counter.waits, Counter.made = 0, None
     yield modules["cupy"]
