@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -26,8 +27,8 @@ from tlora_ref.oracle.traces import Trace
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits on files are Linux's")
 FULL = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64)); "
 FULL += "from tlora_ref.__main__ import main; sys.argv[0] = 'tlora-ref'; main()"
-#: Those that write a folder: each twice, in a folder of its own.
-FOLDERS = ("init", "train", "trace", "merge", "export")
+#: Those that write something of which a clock is no part, but in manifest.json: each twice.
+TWICE = ("init", "train", "trace", "merge", "export", "explain", "generate", "verify")
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +66,52 @@ def test_a_folder_that_cannot_be_written(name: str, bench: Bench, capsys: pytest
     assert ended.value.code == 2 and "/proc/self" in said[-1] and said[-1].startswith("error: ")
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", TWICE)
 def test_the_same_command_writes_the_same_bytes(name: str, bench: Bench, tmp_path: Path) -> None:
     """Every file, byte for byte; the seconds that it took are in manifest.json, and there alone."""
     out, found = tmp_path / "out", []
     for _ in range(2):
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
         with pytest.raises(SystemExit) as ended:
             main(filled(bench, name, out))
         assert not ended.value.code
         found.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()})
     assert found[0].keys() == found[1].keys()
     assert [str(path) for path in found[0] if found[0][path] != found[1][path]] in ([], ["manifest.json"])
-    assert len(found[0]) >= 2
+    assert found[0]
+
+
+def test_the_same_study_has_the_same_results(bench: Bench, tmp_path: Path) -> None:
+    """But for what each run took, seconds and memory, which stand in no other file."""
+    lines = []
+    for name in ("one", "other"):
+        with pytest.raises(SystemExit) as ended:
+            main(filled(bench, "study", tmp_path / name))
+        assert not ended.value.code
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["study.jsonl"]
+        found = [json.loads(line) for line in (tmp_path / name / "study.jsonl").read_text().splitlines()]
+        measured = [(run.pop("seconds"), run.pop("peak_bytes")) for run in found[1:]]
+        assert len(measured) == 2
+        lines.append(json.dumps(found))
+    assert lines[0] == lines[1]
+
+
+def test_the_same_run_has_the_same_page(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`report`, as a page and on the terminal, and `preview`: nothing that they say is of the moment."""
+    with pytest.raises(SystemExit):
+        main(filled(bench, "train", tmp_path / "run"))
+    preview = ["preview", str(bench.folder / "model"), "--data", str(bench.folder / "data.jsonl"), "--forward"]
+    said = []
+    for _ in range(2):
+        capsys.readouterr()
+        for arguments in (["report", str(tmp_path / "run"), "--html", str(tmp_path / "page.html")], preview):
+            with pytest.raises(SystemExit) as ended:
+                main(arguments)
+            assert not ended.value.code
+        said.append((capsys.readouterr().out, (tmp_path / "page.html").read_bytes()))
+        (tmp_path / "page.html").unlink()
+    assert said[0] == said[1]
 
 
 def changed(way: str, file: Path, other: Path) -> None:
