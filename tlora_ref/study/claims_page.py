@@ -33,8 +33,8 @@ STUDIES = """
 
 **How sure.** Intervals are scipy's BCa bootstrap over paired differences. With five seeds they are too short: of five
 normal differences whose mean is zero, {misses:.0%} of the intervals leave zero out, not 5%. So if nothing differed,
-about {chance:.0f} of the {compared} comparisons above with five seeds would be decided by chance. The q beside a
-verdict corrects for it: the p of a paired t test, corrected for all of these comparisons by Benjamini and Yekutieli's
+about {chance:.0f} of the {compared} comparisons above with five seeds or more would be decided by chance. The q beside
+a verdict corrects for it: the p of a paired t test, corrected for all of these comparisons by Benjamini and Yekutieli's
 rule. Of {decided} that the interval decides, {stand} have a q of at most 0.05. The verdicts in the studies' tables are
 the intervals' alone. An outcome at the edge of the learning rates may have a better rate beyond it. Rates were
 widened where an outcome was at the edge, by its validation loss.
