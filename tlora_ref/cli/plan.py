@@ -109,9 +109,8 @@ def run_samples(
 
 def show_run(screen: Screen, plan: tr.RunPlan, settings: tr.TrainSettings, options: Mapping[str, Any]) -> None:
     """About how long a run takes, and what it holds."""
-    kept = "float32" if options["hold"] is None else f"{options['hold']}, computed with in float32"
-    how = "parts of it done now" if plan.measured else "its operations and the rate of products now"
-    screen.say(f"The run, about, its weights in {kept}, by {how}")
+    how = "parts of it done now" if plan.measured else "its operations at the rate of products now"
+    screen.say(f"The run, about, by {how}; weights in {options['hold'] or 'float32'}")
     took, peaks = plan.seconds, plan.peak_bytes
     machines = f", {options['workers']} such machines" if options["workers"] > 1 else ""
     drawn = f"{counted(options['samples'], 'sample')} of {plan.sample_tokens:.0f} tokens{machines}"
