@@ -127,7 +127,7 @@ def main(arguments: Sequence[str]) -> int:
     precisions, ways = given.precision or PRECISIONS, given.way or WAYS
     kept = read(given.keep) if given.keep else []
     asked = set(product([m.name for m in chosen], precisions, ways))
-    found = [outcome for outcome in kept if outcome.key in asked]
+    found = list({outcome.key: outcome for outcome in kept if outcome.key in asked}.values())
     with tempfile.TemporaryDirectory() as folder:
         for outcome in measured(chosen, precisions, Path(folder), ways, {outcome.key for outcome in found}):
             found.append(outcome)
