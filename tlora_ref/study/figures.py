@@ -88,7 +88,7 @@ def _dots(figure: Any, found: Sequence[Outcome]) -> None:
             panel.plot(losses, [row] * len(losses), "o", color=COLOURS[0], alpha=0.45, markersize=4)
             panel.plot(outcome.mean, row, "|", color=COLOURS[1], markersize=12, markeredgewidth=2)
         panel.set_yticks(range(len(group)), labels(group))
-        panel.invert_yaxis()
+        panel.set_ylim(len(group) - 0.5, -0.5)
         panel.grid(axis="x", color="#dddddd")
         panel.set_title(task if len(tasks) > 1 else "", fontsize=9)
     panels[-1].set_xlabel("test loss, nats a token (dots: seeds; bars: means)")
