@@ -56,7 +56,7 @@ def prompting_of(source: DataSource, rows: Sequence[Row]) -> Prompting | None:
         template=CHAT if forms == {"messages"} else source.template,
         task=None if source.task is None else source.task.name,
         system=systems.pop() if len(systems) == 1 else None,
-        end=common_end(prompts) if as_they_are else None,
+        end=common_end([str(prompt) for prompt in prompts]) if as_they_are else None,
     )
 
 
