@@ -51,12 +51,12 @@ def test_what_is_measured_on_two_layers_is_scaled_to_all(deep: tr.MemoryPlan, mo
     def training_pass(probe: Any, _memory: Any, batch: Any) -> measure.Pass:
         return measure.Pass(
             *probe.parts(pass_of(probe.body, batch), lambda model: pass_of(model, batch)),
-            10.0 * probe.layers * batch["input_ids"].size,
+            measure.Held(0.0, 10.0 * probe.layers * batch["input_ids"].size),
         )
 
-    def calibration(probe: Any, _memory: Any, samples: Any) -> tuple[measure.Cost, None]:
+    def calibration(probe: Any, _memory: Any, samples: Any) -> tuple[float, measure.Held, None]:
         tokens = sum(len(sample["input_ids"]) for sample in samples)
-        return measure.Cost(3.0 * layers_of(probe.body) * tokens * probe.layers, 7.0 * tokens), None
+        return 3.0 * layers_of(probe.body) * tokens * probe.layers, measure.Held(0.0, 7.0 * tokens), None
 
     monkeypatch.setattr(measure, "training_pass", training_pass)
     monkeypatch.setattr(measure, "update", lambda probe, *_: 0.5 * layers_of(probe.body) * probe.layers)
@@ -149,9 +149,33 @@ def test_weights_that_are_held_are_measured_held(deep: tr.MemoryPlan, monkeypatc
     assert body.tensors["model.layers.0.mlp.up_proj.weight"].dtype == "bfloat16" and body.dtype == "float32"
     monkeypatch.setattr(measure, "REPEATED", 1e-9)
     monkeypatch.setattr(run, "_own_bytes", lambda: 0)
-    monkeypatch.setattr(measure, "training_pass", lambda *_: measure.Pass(1.0, 0.0, 0.0))
+    monkeypatch.setattr(measure, "training_pass", lambda *_: measure.Pass(1.0, 0.0, measure.Held(0.0, 0.0)))
     held, wide = (tr.plan_run(deep, tokens=8, hold=hold).peak_bytes["training"] for hold in ("bfloat16", None))
     assert wide - held == deep.bytes("float32")["weights"] - deep.bytes("float32", "bfloat16")["weights"] > 0
+
+
+@pytest.mark.parametrize(("hold", "recompute"), [(None, False), (None, True), ("bfloat16", False)])
+@pytest.mark.parametrize("measured", [1.0, 0.25])
+def test_what_a_pass_holds_follows_from_two_layers_and_fewer_tokens(
+    hold: str | None, recompute: bool, measured: float, tmp_path: Path
+) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 9, "max_position_embeddings": 512}
+    tr.save_model(tiny_llama(**sizes), tmp_path / "model")
+    memory, kept = tr.plan_memory(tmp_path / "model", 2), shallow.Kept("float32", hold, recompute)
+
+    def batch(tokens: int) -> dict[str, np.ndarray]:
+        ids = np.arange(tokens)[None] % 20 + 5
+        return {"input_ids": ids, "labels": ids}
+
+    probe = shallow.shallow(memory, whole=False, kept=kept)
+    planned = measure.training_pass(probe, memory, batch(int(400 * measured))).held.of(1.0 / measured)
+    whole = shallow.shallow(memory, whole=True, kept=kept)
+    taken = measure.training_pass(whole, memory, batch(400)).held.of(1.0)
+    assert taken / 1.3 < planned < taken * 1.3
+    model = whole.body
+    arrays = {f"{m}.lora_B.weight": B for m, B in model.adapter.B.items()}  # type: ignore[union-attr]
+    step = measure.peak_of(lambda: measure.step_gradients(model, arrays, [batch(400)]))
+    assert taken / 1.3 < step < taken * 1.3
 
 
 def test_a_step_takes_about_what_was_planned() -> None:

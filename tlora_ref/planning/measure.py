@@ -13,14 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlora_ref.adapter import allocate, initialize
-from tlora_ref.backend import Array
-from tlora_ref.calibration import CalibrationStats, calibrate
+from tlora_ref.autograd import grad
+from tlora_ref.backend import Array, blas_threads
+from tlora_ref.calibration import CalibrationStats, calibrate, sample_inputs
+from tlora_ref.data import halves
 from tlora_ref.planning.memory import MemoryPlan
 from tlora_ref.planning.shallow import Shallow
 from tlora_ref.training import TrainSettings
 from tlora_ref.training.loop import StepGradients, apply_gradients, step_gradients
 from tlora_ref.training.state import TrainState
-from tlora_ref.transformer import Model
+from tlora_ref.transformer import Model, ModuleInputs
 
 Batch = Mapping[str, Array]
 Sample = Mapping[str, Any]
@@ -28,13 +30,25 @@ Sample = Mapping[str, Any]
 REPEATED, SLOW = 0.2, 0.5
 
 
+class Held(NamedTuple):
+    """Bytes held at most: what does not grow with tokens (a block of weights that is widened, a gradient), and what the
+    tokens of the measured batch take: in every layer what is kept for the way back, and once what comes and goes."""
+
+    fixed: float
+    growing: float
+
+    def of(self, times: float) -> float:
+        """Of `times` as many tokens."""
+        return self.fixed + times * self.growing
+
+
 @dataclass(frozen=True)
 class Pass:
-    """Seconds of a batch forth and back: those of the layers, those of the output layer; and bytes held at most."""
+    """Seconds of a batch forth and back: those of the layers, those of the output layer; and what is held."""
 
     layers: float
     output: float
-    held: float
+    held: Held
 
 
 class Cost(NamedTuple):
@@ -50,9 +64,24 @@ def training_pass(probe: Shallow, memory: MemoryPlan, batch: Batch) -> Pass:
     def of(model: Model) -> Cost:
         return cost(partial(step_gradients, model, _adapted(model, memory), [fitting(batch, model)]))
 
-    body = of(probe.body)
-    layers, output = probe.parts(body.seconds, lambda model: of(model).seconds)
-    return Pass(layers, output, body.held * probe.layers)
+    held = _held_by_pass(probe, memory, batch)
+    layers, output = probe.parts(of(probe.body).seconds, lambda model: of(model).seconds)
+    return Pass(layers, output, held)
+
+
+def _held_by_pass(probe: Shallow, memory: MemoryPlan, batch: Batch) -> Held:
+    """Of one half, if the batch goes in halves: with several threads both are there at once, with one in turn."""
+    parts = halves({name: np.asarray(values) for name, values in batch.items()})
+    at_once = len(parts) if blas_threads() > 1 else 1
+    arrays, inputs = _adapted(probe.body, memory), fitting(parts[0], probe.body)
+    view = probe.body.watching(arrays)
+
+    def back() -> None:
+        grad(view(**inputs, loss_divisor=1.0).loss, arrays)
+
+    first, again = peak_of(back), peak_of(back)  # the first also makes the place where weights are widened
+    kept = kept_by(lambda: view(**inputs, loss_divisor=1.0))
+    return Held(at_once * max(0.0, first - again), at_once * (kept * probe.layers + again - kept))
 
 
 def evaluation_pass(probe: Shallow, memory: MemoryPlan, batch: Batch) -> tuple[float, float]:
@@ -75,12 +104,15 @@ def update(probe: Shallow, memory: MemoryPlan) -> float:
     return cost(lambda: apply_gradients(state, gradients, plan, 2)).seconds * probe.layers
 
 
-def calibration(probe: Shallow, memory: MemoryPlan, samples: Sequence[Sample]) -> tuple[Cost, CalibrationStats]:
-    """Calibrating on `samples`, but for the output layer, the sums not among its bytes; and what it gave of `body`."""
+def calibration(probe: Shallow, memory: MemoryPlan, samples: Sequence[Sample]) -> tuple[float, Held, CalibrationStats]:
+    """Seconds of calibrating on `samples` but for the output layer; bytes but for the sums; what it gave of `body`."""
     found: list[CalibrationStats] = []
     body = cost(lambda: found.append(_calibrated(probe.body, memory, samples)))
     sums = sum(C.nbytes for C in found[-1].covariance_sums.values())
-    return Cost(body.seconds * probe.layers, max(0.0, body.held - sums) * probe.layers), found[-1]
+    names, pair = [f"{module}.weight" for module in found[-1].shapes], samples[:2]  # two go side by side
+    view = probe.body.watching(names).observing(ModuleInputs(found[-1].shapes))
+    kept = kept_by(lambda: [view(**sample_inputs(fitting(sample, probe.body), 0)) for sample in pair])
+    return body.seconds * probe.layers, Held(max(0.0, body.held - sums - kept), kept * probe.layers), found[-1]
 
 
 def initialisation(probe: Shallow, memory: MemoryPlan, stats: CalibrationStats) -> float:
@@ -118,18 +150,35 @@ def fitting(batch: Mapping[str, Any], model: Model) -> dict[str, Any]:
 
 def cost(work: Callable[[], object]) -> Cost:
     """What `work` takes: once for its bytes and for what is made once, then the median of a few times."""
-    tracemalloc.start()
-    try:
-        first = _seconds(work)
-        held = float(tracemalloc.get_traced_memory()[1])
-    finally:
-        tracemalloc.stop()
+    begin = time.perf_counter()
+    held = peak_of(work)
+    first = time.perf_counter() - begin
     if first >= SLOW:
         return Cost(first, held)
     times = [_seconds(work), _seconds(work)]
     while sum(times) < REPEATED:
         times.append(_seconds(work))
     return Cost(statistics.median(times), held)
+
+
+def peak_of(work: Callable[[], object]) -> float:
+    """The most bytes that `work` has at once, of those that it asks for itself."""
+    tracemalloc.start()
+    try:
+        work()
+        return float(tracemalloc.get_traced_memory()[1])
+    finally:
+        tracemalloc.stop()
+
+
+def kept_by(work: Callable[[], object]) -> float:
+    """The bytes that what `work` returns keeps alive."""
+    tracemalloc.start()
+    try:
+        result = work()
+        return float(tracemalloc.get_traced_memory()[0]) if result is not None else 0.0
+    finally:
+        tracemalloc.stop()
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -92,9 +92,9 @@ def measured(work: Work) -> Took:
     few = work.drawn[:MEASURED]
     if not probe.whole or sum(map(_length, few)) > fit:
         few = [_one(work.drawn, fit // TOGETHER)] * TOGETHER
-    calibration, stats = measure.calibration(probe, memory, few)
+    calibrating, calibration, stats = measure.calibration(probe, memory, few)
     seconds = {
-        "calibration": calibration.seconds * _abreast(work.drawn) / _abreast(few) + each[1] * _scored(work.drawn),
+        "calibration": calibrating * _abreast(work.drawn) / _abreast(few) + each[1] * _scored(work.drawn),
         "initialisation": flop["initialisation"] / rate,
         "step": work.passes_a_step * float(np.mean([_seconds(each, one) for one in passes]))
         + measure.update(probe, memory),
@@ -104,8 +104,8 @@ def measured(work: Work) -> Took:
         seconds["initialisation"] = measure.initialisation(probe, memory, stats)
     logits = 0 if probe.whole else LOGITS
     held = {
-        "calibration": calibration.held * _longest(work.drawn) / _longest(few) + logits,
-        "training": done.held * max(map(padded, passes)) / padded(batch) + logits,
+        "calibration": calibration.of(_longest(work.drawn) / _longest(few)) + logits,
+        "training": done.held.of(max(map(padded, passes)) / padded(batch)) + logits,
     }
     return Took(seconds, held, flop)
 
