@@ -25,7 +25,8 @@ class Command(TyperCommand):
         given: dict[str, Any] = {}
         try:
             given, left, _ = self.make_parser(ctx).parse_args(list(args))
-            if not given.get("help"):
+            asks = self.get_help_option(ctx)
+            if asks is None or not given.get(str(asks.name)):
                 check_given(expected(self.callback), {str(p.name): written(p) for p in self.params}, given)
                 check_left(self, left)
             return super().parse_args(ctx, args)
