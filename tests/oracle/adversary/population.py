@@ -51,6 +51,8 @@ BELOW: dict[str, set[str]] = {
         *("lr off by 1e-5", "lr off by 1e-3", "eps 1e-6", "AMSGrad in exp_avg_sq"),
         # 1 - lr wd is 0.999: a weight times that, rounded to bfloat16, is the weight
         *("wd 0", "wd a tenth", "wd 0.03 of what it is", "wd after the update", "wd squared away"),
+        # and so, bit for bit, is the weight of each of these the right one
+        *("wd twice", "wd added", "wd times the peak lr", "B normed"),
     },
 }
 

@@ -16,6 +16,7 @@ from tests.oracle.false_alarms import Otherwise, stored_in_bfloat16
 from tests.oracle.wrong_runs import record
 from tests.tiny import tiny_llama
 from tlora_ref.checkpoint import save_model, save_peft
+from tlora_ref.cli.main import main
 from tlora_ref.errors import CheckpointError, ConfigError
 from tlora_ref.oracle.stages.whole_run import longest
 from tlora_ref.oracle.traces import Trace
@@ -224,3 +225,22 @@ def test_the_folder_of_a_merged_model_is_a_candidate(gold: Path, tmp_path: Path,
     save_model(tiny_llama(hidden_size=8), tmp_path / "smaller", dtype)
     with pytest.raises(CheckpointError, match=r"is \(.*\) in the merged model"):
         tr.compare(gold, tmp_path / "smaller", checkpoint=MODEL)
+
+
+def test_the_flag_says_that_it_is_the_same_run(gold: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_peft(adapter_of(gold, 1.05), tmp_path / "wrong")
+    save_peft(adapter_of(gold), tmp_path / "other", facts=facts_of(gold, lr=2e-2))
+    for name, flags, status, said in (
+        ("wrong", [], 0, "say --same-run (same_run=True) if it is of the golden run's samples and settings"),
+        ("wrong", ["--same-run"], 1, "the first failing stage is adamw"),
+        (
+            "other",
+            ["--same-run"],
+            2,
+            "the candidate's run is not the golden one: it was trained with lr 0.02 (golden 0.01)",
+        ),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(["verify", str(gold), str(tmp_path / name), *flags])
+        shown = capsys.readouterr()
+        assert (stopped.value.code or 0) == status and said in " ".join((shown.out + shown.err).split())
