@@ -22,7 +22,7 @@ from tlora_ref.study.tables import to_dict
 
 def run(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Studies, YAML files (see tlora_ref/study/README.md).")
+        list[Path], typer.Argument(metavar="FILE", help="Studies, YAML files (see tlora_ref/study/README.md).")
     ],
     out: Annotated[Path | None, typer.Option(help="Folder for the results, several studies' too.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that run cells side by side.")] = 1,

@@ -35,7 +35,10 @@ def _numbers(value: Any) -> bool:
 
 
 def _rates(value: Any) -> bool:
-    return all(map(_numbers, value.values())) if isinstance(value, dict) else _numbers(value)
+    """Learning rates: a list, or each variant's own list, which is not empty."""
+    if not isinstance(value, dict):
+        return _numbers(value)
+    return all(isinstance(rates, list) and rates != [] and _numbers(rates) for rates in value.values())
 
 
 def _or_nothing(kind: Kind) -> Kind:
