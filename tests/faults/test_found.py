@@ -17,6 +17,7 @@ import tlora_ref as tr
 from tests.faults import runs
 from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.checkpoint import read_config
+from tlora_ref.data import encode_rows, load_dataset
 from tlora_ref.errors import CheckpointError, ConfigError, DataError, TLoRAError
 from tlora_ref.files import parse_json, read_yaml
 from tlora_ref.method.switches import PROFILES
@@ -231,3 +232,10 @@ def test_an_A_whose_squares_overflow(value: float) -> None:
     A[0, 1] = value
     verdicts = judge_initialize_a(A, W=W, C=C, r=2, switches=PROFILES["paper"], precision=Precision.of("float64"))
     assert not all(verdict.passed for verdict in verdicts)
+
+
+@pytest.mark.parametrize("more", [{}, {"labels": [1, 2]}, {"attention_mask": [1]}])
+def test_a_row_whose_tokens_are_null(more: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"input_ids": None, **more}))
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 1"):
+        encode_rows(load_dataset(tmp_path / "rows.jsonl"), None, max_length=8)

@@ -236,6 +236,8 @@ def _tokens(where: str, values: Mapping[str, Any]) -> dict[str, Any]:
             raise DataError(f'{where}: field "{name}" must be a list of integers, not empty')
         if any(abs(n) >= 2**31 for n in numbers):
             raise DataError(f'{where}: field "{name}" holds a number beyond any vocabulary')
+    if "input_ids" not in chosen:
+        raise DataError(f'{where}: field "input_ids" is null: expected a list of integers')
     return _masked(where, chosen)
 
 
