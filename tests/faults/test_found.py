@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import yaml
@@ -22,6 +23,7 @@ from tlora_ref.errors import CheckpointError, ConfigError, DataError, TLoRAError
 from tlora_ref.files import parse_json, read_yaml
 from tlora_ref.method.switches import PROFILES
 from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.scalars import usable
 from tlora_ref.oracle.stages.initialization import judge_initialize_a
 from tlora_ref.oracle.traces.manifest import VERSION, Manifest
 from tlora_ref.study import read_results, tables
@@ -239,3 +241,15 @@ def test_a_row_whose_tokens_are_null(more: dict[str, Any], tmp_path: Path) -> No
     (tmp_path / "rows.jsonl").write_text(json.dumps({"input_ids": None, **more}))
     with pytest.raises(DataError, match=r"rows\.jsonl, line 1"):
         encode_rows(load_dataset(tmp_path / "rows.jsonl"), None, max_length=8)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int64", "bool", ml_dtypes.bfloat16])
+def test_what_is_a_number_of_a_trace(dtype: Any) -> None:
+    """In every dtype of a file: an infinity is none, however few bits it has."""
+    kind = np.dtype(dtype)
+    values = np.array([0, 1, 1], dtype=kind)
+    assert usable(values).all()
+    if kind.kind not in "ib":
+        with np.errstate(all="raise"):
+            assert usable(np.array([1.0, np.inf, -np.inf, np.nan], dtype=kind)).tolist() == [True, False, False, False]
+    assert usable(np.array([1e101, -1e101, 1e99])).tolist() == [False, False, True]

@@ -16,7 +16,8 @@ LARGEST = 1e100
 
 def usable(array: Array) -> Array:
     """Where an array of a trace holds a number that can be computed with."""
-    return np.asarray(np.abs(array) <= LARGEST)
+    finite = np.asarray(np.isfinite(array))  # float32 and less hold nothing that is finite and larger
+    return finite & (np.abs(array) <= LARGEST) if array.dtype == np.float64 else finite
 
 
 def unwrapped(array: Array, shape: tuple[object, ...] | None) -> Array:
