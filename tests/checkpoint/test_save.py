@@ -136,7 +136,7 @@ def test_where_nobody_may_write_is_found_before_the_work(tmp_path: Path, monkeyp
     def denied(*args: Any, **kwargs: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("tempfile.mkdtemp", denied)
+    monkeypatch.setattr(Path, "mkdir", denied)
     with pytest.raises(OutputError, match=r"cannot be written \(Permission denied"):
         check_output(tmp_path / "m")
 
@@ -165,6 +165,11 @@ def fails_in_the_official_writer(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("tlora_ref.checkpoint.write.save_file", full)
 
 
+def cannot(one: Path, other: Path) -> bool:
+    """A system on which two folders cannot change names at one stroke."""
+    return False
+
+
 def fails_when_renaming(patch: pytest.MonkeyPatch) -> None:
     real, asked = Path.rename, []
 
@@ -175,6 +180,7 @@ def fails_when_renaming(patch: pytest.MonkeyPatch) -> None:
             raise OSError(5, "Input/output error")
         return real(self, target)
 
+    patch.setattr("tlora_ref.checkpoint.write.exchanged", cannot)
     patch.setattr(Path, "rename", broken)
 
 
@@ -218,6 +224,7 @@ def test_an_interrupt_between_the_two_renames_brings_the_old_folder_back(
         return real(self, target)
 
     with monkeypatch.context() as patch:
+        patch.setattr("tlora_ref.checkpoint.write.exchanged", cannot)
         patch.setattr(Path, "rename", interrupted)
         with pytest.raises(KeyboardInterrupt):
             save_model(tiny_llama(seed=1), tmp_path / "m", overwrite=True)
