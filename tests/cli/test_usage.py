@@ -50,7 +50,7 @@ def test_a_value_that_is_none_of_the_flag(flags: str, said: str, folder: Path, r
         ("train", "train needs MODEL, --data and --out: `tlora-ref train -h` says what they are"),
         ("train --out x", "train needs MODEL and --data: "),
         ("check", "check needs TARGET: `tlora-ref check -h` says what it is"),
-        ("study", "study needs FILE...: `tlora-ref study -h` says what it is"),
+        ("study", "study needs FILE: `tlora-ref study -h` says what it is"),
         ("export a --out b", "export needs --to: "),
         ("eval model data", "eval takes MODEL alone: what is data? Every other value follows its flag, --NAME data"),
         ("report a b c", "report takes FOLDER alone: what is b?"),
