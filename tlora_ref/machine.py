@@ -1,9 +1,10 @@
 """What a process asks of its machine before it computes: the matrix-product kernel, and memory that stays.
 
 The kernel. On a CPU with AVX-512 the AVX-512 kernel of OpenBLAS is up to twice as fast as the AVX2 one; but not where
-the CPU executes 512 bits in two halves, as AMD's Zen 4 does: there the AVX2 kernel is a little faster. OpenBLAS looks
-at the CPU itself, but an old one does not know every new CPU. What an environment variable tells it, it takes: once,
-when NumPy is imported. So this module imports nothing that imports NumPy.
+the CPU executes 512 bits in two halves, as AMD's Zen 4 does: there neither is much faster, and OpenBLAS is left alone
+(told to take the AVX2 kernel there, that of NumPy 2.5's wheel crashes in eigh). OpenBLAS looks at the CPU itself, but
+an old one does not know every new CPU. What an environment variable tells it, it takes: once, when NumPy is imported.
+So this module imports nothing that imports NumPy.
 
 The memory. The C library returns what is freed to the system at once, and the system then hands out the next array page
 by page: a quarter of the time of a calibration, whose activations come and go with every sample.
@@ -26,8 +27,7 @@ KERNEL_VARIABLE = "OPENBLAS_CORETYPE"
 AVX512_KERNEL = "SkylakeX"
 AVX512_FLAGS = frozenset({"avx512f", "avx512cd", "avx512dq", "avx512bw", "avx512vl"})
 AVX512_KERNELS = frozenset({AVX512_KERNEL, "Cooperlake", "SapphireRapids"})
-#: The AVX2 kernel, and the CPUs (vendor, family) that are no slower with it though they have AVX-512: Zen 4.
-AVX2_KERNEL = "Haswell"
+#: The CPUs (vendor, family) that gain nothing by it though they have AVX-512: Zen 4.
 HALVED_AVX512 = frozenset({("AuthenticAMD", "25")})
 #: For glibc's mallopt: never shrink the heap (M_TRIM_THRESHOLD), take arrays up to 1 GiB from it (M_MMAP_THRESHOLD),
 #: have one for all threads (M_ARENA_MAX).
@@ -57,7 +57,7 @@ def faster_kernel(facts: Path = CPU_FACTS) -> str | None:
     if sys.platform != "linux" or platform.machine() != "x86_64" or not cpu_flags(facts) >= AVX512_FLAGS:
         return None
     cpus = set(zip(_told(facts, "vendor_id"), _told(facts, "cpu family"), strict=False))
-    return AVX2_KERNEL if cpus and cpus <= HALVED_AVX512 else AVX512_KERNEL
+    return None if cpus and cpus <= HALVED_AVX512 else AVX512_KERNEL
 
 
 def prepare() -> None:
@@ -116,7 +116,7 @@ def linear_algebra() -> dict[str, Any]:
 def kernel_hint(facts: Path = CPU_FACTS) -> str | None:
     """What to do where OpenBLAS works with a slower kernel than this CPU has; None where all is well."""
     blas, faster = linear_algebra(), faster_kernel(facts)
-    if faster != AVX512_KERNEL or blas.get("library") != "openblas" or blas.get("kernel") in AVX512_KERNELS:
+    if faster is None or blas.get("library") != "openblas" or blas.get("kernel") in AVX512_KERNELS:
         return None
     told = os.environ.get(KERNEL_VARIABLE)
     remedy = f"set {KERNEL_VARIABLE}={faster} before Python starts"

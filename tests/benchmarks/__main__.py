@@ -43,7 +43,7 @@ def facts() -> dict[str, Any]:
         "CPU": cpu,
         "cores": os.cpu_count(),
         "kernel": faster_kernel() or "OpenBLAS's own choice",
-        **({"other kernel": OTHER_KERNEL[kernel]} if (kernel := faster_kernel()) else {}),
+        **({"other kernel": OTHER_KERNEL} if OTHER_KERNEL else {}),
         "Python": platform.python_version(),
         **{name: version(name) for name in packages},
     }
