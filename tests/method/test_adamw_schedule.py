@@ -14,7 +14,7 @@ from tlora_ref.errors import ConfigError, ShapeError
 from tlora_ref.method.adamw import adamw_step
 from tlora_ref.method.schedule import SCHEDULES, learning_rate, warmup_steps
 
-SETTINGS = {"lr": 0.03, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.2}
+SETTINGS = {"lr": 0.03, "betas": (0.45, 0.3), "eps": 1e-3, "weight_decay": 0.2}
 
 
 def run(B: np.ndarray, grads: list[np.ndarray], **settings: object) -> list[tuple[np.ndarray, ...]]:
@@ -75,11 +75,11 @@ def test_adamw_changes_no_input_and_keeps_float32() -> None:
 
 def test_adamw_refuses_other_shapes_and_step_0() -> None:
     B = np.zeros((2, 3))
-    for position in range(4):
-        arrays = [B, B, B, B]
-        arrays[position] = np.zeros((3, 2))
-        with pytest.raises(ShapeError, match="must agree"):
-            adamw_step(*arrays, step=1, lr=0.1)
+    for odd in (["B"], ["grad"], ["m"], ["v"], ["m", "v"], ["grad", "m", "v"]):
+        for shape in ((3, 2), (1, 3)):
+            arrays = [np.zeros(shape) if name in odd else B for name in ("B", "grad", "m", "v")]
+            with pytest.raises(ShapeError, match="must agree"):
+                adamw_step(*arrays, step=1, lr=0.1)
     with pytest.raises(ConfigError, match="step is 0"):
         adamw_step(B, B, B, B, step=0, lr=0.1)
 
@@ -119,6 +119,7 @@ def test_after_the_warm_up() -> None:
     cosine = [1 + math.sqrt(0.5), 1.0, 1 - math.sqrt(0.5), 0.0]  # cos at 45, 90, 135, 180 degrees
     assert rates(9, "cosine", 0.5)[6:] == pytest.approx(cosine, abs=1e-15)
     assert rates(9, "constant", 0.5)[5:] == [2.0] * 5
+    assert rates(4, "linear", 0.75)[3:] == [2.0, 0.0]  # one step alone
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -48,7 +48,7 @@ def learning_rate(
         raise ConfigError(f'schedule "{schedule}" is unknown: expected {", ".join(SCHEDULES)}')
     warmup = warmup_steps(total, warmup_ratio) if warmup is None else warmup
     if step < warmup:
-        return peak * step / max(1, warmup)
+        return peak * step / warmup
     progress = (step - warmup) / max(1, total - warmup)
     if schedule == "cosine":
         return min_lr + (peak - min_lr) * max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
