@@ -28,6 +28,12 @@ def _length(value: object) -> bool:
     return _count(value) and not isinstance(value, bool)
 
 
+def _betas(values: object) -> bool:
+    if not isinstance(values, tuple | list) or len(values) != 2:
+        return False
+    return all(_number(beta) and 0 <= beta < 1 for beta in values)
+
+
 def _number(value: object) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
 
@@ -87,7 +93,7 @@ class TrainSettings:
             ("min_lr", self.min_lr == 0 or self.schedule == "cosine", "0: the floor is the cosine schedule's alone"),
             ("cycles", _count(self.cycles), "a positive integer"),
             ("cycles", self.cycles == 1 or self.schedule == RESTARTS, f"1: only {RESTARTS} has more than one"),
-            ("betas", all(_number(beta) and 0 <= beta < 1 for beta in self.betas), "two numbers from 0 to below 1"),
+            ("betas", _betas(self.betas), "two numbers from 0 to below 1"),
             ("eps", _number(self.eps) and self.eps > 0, "a positive number"),
             ("weight_decay", _number(self.weight_decay) and self.weight_decay >= 0, "a number, not negative"),
             ("packing", self.packing is None or _length(self.packing), "a length in tokens, or None"),

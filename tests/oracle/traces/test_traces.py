@@ -179,6 +179,7 @@ MANIFESTS: dict[str, tuple[dict[str, Any], str]] = {
     "noise holds a text": ({"noise": {"float32": {"loss": {"0": "x"}}}}, '"noise" of float32'),
     "train is a text": ({"train": "no"}, '"train" is'),
     "betas is a text": ({"train": {"betas": "x"}}, "betas"),
+    "one of two betas": ({"train": {"betas": [0.9]}}, "betas"),
     "train has an unknown setting": ({"train": {"optimiser": "sgd"}}, "optimiser"),
     "alpha is a text": ({"alpha": "2"}, '"alpha" is'),
     "r_init is a text": ({"r_init": "2"}, '"r_init" is'),
