@@ -176,7 +176,7 @@ def subjects() -> dict[str, Subject]:
         "run-report": Subject(stopped, command("report", "{folder}/run"), ("run/*", "run/adapter/*"), weight=2),
         "run-resume": Subject(stopped, go_on, ("run/*", "run/*/*"), weight=2),
         "state": Subject(state, lambda f: _train(f, steps=4, resume=True), ("*.safetensors", "*.jsonl"), weight=4),
-        "study": Subject(study, use_study, ("study.yaml",), weight=10),
+        "study": Subject(study, use_study, ("study.yaml",), weight=10, anywhere=True),
         "results": Subject(results, use_results, weight=10),
         "prompts": Subject(prompts, use_prompts, ("prompts.*",), weight=6),
         "preview": Subject(with_config, command(*preview, "--config", "{folder}/run.yaml"), ("*.yaml", "*.jsonl")),

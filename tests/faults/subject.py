@@ -31,12 +31,14 @@ class Subject:
     """`make` fills an empty folder; `use` reads it and works with what it read, raising the library's errors alone.
 
     `files` are the names of those to be damaged, patterns of `Path.glob`; `weight` is how often its turn comes.
+    `anywhere`: a file that a person writes for a command may name any folder, as the command's flags may.
     """
 
     make: Callable[[Path], Any]
     use: Callable[[Path], Any]
     files: tuple[str, ...] = ("*",)
     weight: int = 1
+    anywhere: bool = False
 
 
 def words(folder: Path) -> None:
