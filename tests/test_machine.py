@@ -73,7 +73,8 @@ def test_the_choice_leaves_a_users_own_and_a_loaded_numpy_alone(facts, monkeypat
 
 
 def python(*arguments: str, **environment: str) -> str:
-    kept = {name: value for name, value in os.environ.items() if name != machine.KERNEL_VARIABLE}
+    ours = (machine.KERNEL_VARIABLE, machine.WAIT_VARIABLE)
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
     command = [sys.executable, *arguments]
     return subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=True).stdout
 
@@ -85,6 +86,22 @@ def test_the_command_asks_for_the_kernel_before_numpy_comes() -> None:
     assert python("-c", program).splitlines()[-1] == str(machine.faster_kernel())
     if machine.linear_algebra().get("library") == "openblas":
         assert "kernel Haswell" in python("-m", "tlora_ref", "--version", OPENBLAS_CORETYPE="Haswell")
+
+
+def test_threads_of_blas_soon_sleep() -> None:
+    """They would keep a core busy for another tenth of a second. A user's own wait is left alone."""
+    blas = machine.linear_algebra()
+    if blas.get("library") != "openblas" or blas["threads"] < 2:
+        pytest.skip("no threads of OpenBLAS")
+    program = (
+        "import time; from tlora_ref.machine import prepare; prepare()\n"
+        "import numpy as np\n"
+        "x = np.ones((512, 512)); x @ x; begin = time.process_time(); time.sleep(0.5)\n"
+        "print(time.process_time() - begin)"
+    )
+    assert float(python("-c", program)) < 0.01
+    program = "import os; from tlora_ref import machine; machine.prepare(); print(os.environ[machine.WAIT_VARIABLE])"
+    assert python("-c", program, OPENBLAS_THREAD_TIMEOUT="28") == "28\n"
 
 
 def test_freed_memory_is_kept_for_the_next_arrays() -> None:

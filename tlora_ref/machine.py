@@ -1,10 +1,13 @@
-"""What a process asks of its machine before it computes: the matrix-product kernel, and memory that stays.
+"""What a process asks of its machine before it computes: the matrix-product kernel, short waits, memory that stays.
 
 The kernel. On a CPU with AVX-512 the AVX-512 kernel of OpenBLAS is up to twice as fast as the AVX2 one; but not where
 the CPU executes 512 bits in two halves, as AMD's Zen 4 does: there neither is much faster, and OpenBLAS is left alone
 (told to take the AVX2 kernel there, that of NumPy 2.5's wheel crashes in eigh). OpenBLAS looks at the CPU itself, but
 an old one does not know every new CPU. What an environment variable tells it, it takes: once, when NumPy is imported.
 So this module imports nothing that imports NumPy.
+
+The waits. OpenBLAS's threads wait for the next product with their eyes open, a tenth of a second long, and take turns
+on their core with whoever computes there: a quarter of the time of attention by heads. A shorter wait ends in sleep.
 
 The memory. The C library returns what is freed to the system at once, and the system then hands out the next array page
 by page: a quarter of the time of a calibration, whose activations come and go with every sample.
@@ -29,6 +32,8 @@ AVX512_FLAGS = frozenset({"avx512f", "avx512cd", "avx512dq", "avx512bw", "avx512
 AVX512_KERNELS = frozenset({AVX512_KERNEL, "Cooperlake", "SapphireRapids"})
 #: The CPUs (vendor, family) that gain nothing by it though they have AVX-512: Zen 4.
 HALVED_AVX512 = frozenset({("AuthenticAMD", "25")})
+#: Another: its threads wait 2 to this many ticks of the clock for work before they sleep (28, left to itself).
+WAIT_VARIABLE, WAIT = "OPENBLAS_THREAD_TIMEOUT", "20"
 #: For glibc's mallopt: never shrink the heap (M_TRIM_THRESHOLD), take arrays up to 1 GiB from it (M_MMAP_THRESHOLD),
 #: have one for all threads (M_ARENA_MAX).
 KEEP = ((-1, -1), (-3, 2**30), (-8, 1))
@@ -63,6 +68,7 @@ def faster_kernel(facts: Path = CPU_FACTS) -> str | None:
 def prepare() -> None:
     """To be called before NumPy is imported, as the command line does. Without it nothing is lost but time."""
     choose_kernel()
+    os.environ.setdefault(WAIT_VARIABLE, WAIT)
     keep_freed_memory()
 
 
