@@ -9,7 +9,7 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from tlora_ref import backend
-from tlora_ref.backend import cache_blocks, get_device
+from tlora_ref.backend import cache_blocks, get_device, scatter_add
 
 side_by_side = get_device().side_by_side
 
@@ -69,3 +69,14 @@ def test_what_a_task_computes_does_not_depend_on_how_many_run() -> None:
         with threadpool_limits(threads, user_api="blas"):
             results.append(side_by_side([lambda m=m: np.linalg.svd(m)[2] @ m.T for m in M]))
     assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("rows", [[], [3], [0, 2, 4], [0, 2, 2], [4, 1, 4], [3, 1, 0]])
+def test_scattered_rows_add_up(rows: list[int]) -> None:
+    rng = np.random.default_rng(len(rows))
+    target, values = rng.standard_normal((5, 3)), rng.standard_normal((len(rows), 3))
+    expected = [[float(x) for x in row] for row in target]
+    for row, added in zip(rows, values, strict=True):
+        expected[row] = [x + y for x, y in zip(expected[row], added, strict=True)]
+    scatter_add(target, np.array(rows, dtype=np.int64), values)
+    assert target.tolist() == expected

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from tlora_ref.autograd.products import times, times_transposed
 from tlora_ref.autograd.tape import Tensor, record
 from tlora_ref.backend import Array, array_module, scatter_add, widened
@@ -26,7 +28,10 @@ def unbroadcast(dy: Array, shape: tuple[int, ...]) -> Array:
 
 def row_dot(a: Array, b: Array) -> Array:
     """sum_i a_i b_i over the last axis, which is kept: (..., d), (..., d) -> (..., 1). The product is not formed."""
-    return array_module(a, b).einsum("...i,...i->...", a, b)[..., None]
+    xp = array_module(a, b)
+    if xp is np:  # BLAS's scalar products: twice as fast, and closer in float32
+        return np.vecdot(a, b)[..., None]
+    return xp.einsum("...i,...i->...", a, b)[..., None]
 
 
 # ---------------------------------------------------------------------------------------------- arithmetic

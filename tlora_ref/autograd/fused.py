@@ -83,7 +83,15 @@ def _sigmoid(x: Array) -> Array:
 
 def _silu(x: Array) -> Activated:
     sigma = _sigmoid(x)
-    return x * sigma, lambda: sigma * (1.0 + x * (1.0 - sigma))
+
+    def slope() -> Array:  # sigma * (1 + x * (1 - sigma))
+        y = 1.0 - sigma
+        y *= x
+        y += 1.0
+        y *= sigma
+        return y
+
+    return x * sigma, slope
 
 
 def _relu(x: Array) -> Activated:
@@ -164,25 +172,27 @@ def gated(gate: Tensor, up: Tensor, kind: str) -> Tensor:
 
     def vjp(dy: Array) -> tuple[Array | None, Array | None]:
         value, slope = f(g)
-        return None if saved_u is None else dy * saved_u * slope(), dy * value if need_up else None
+        if saved_u is None:
+            return None, dy * value
+        dg = dy * saved_u
+        dg *= slope()
+        return dg, dy * value if need_up else None
 
     return record(f(g)[0] * up.data, (gate, up), vjp)
 
 
 # ---------------------------------------------------------------------------------------------- rotary embedding
 def _rotate(x: Array, cos: Array, sin: Array) -> Array:
-    """Turns the pairs (x_i, x_{i+half}) of the first 2*half channels by their angles; the other channels pass."""
+    """Turns the pairs (x_i, x_{i+half}) of the first 2*half channels by their angles; the other channels pass.
+
+    (first, second) * (cos, cos) + (second, first) * (-sin, sin): over whole heads, as loops over halves are short.
+    """
     xp, half = array_module(x), cos.shape[-1]
     first, second = x[..., :half], x[..., half : 2 * half]
-    y = xp.empty_like(x)
-    y_first, y_second = y[..., :half], y[..., half : 2 * half]
-    xp.multiply(first, cos, out=y_first)
-    y_first -= second * sin
-    xp.multiply(second, cos, out=y_second)
-    y_second += first * sin
-    if 2 * half < x.shape[-1]:
-        y[..., 2 * half :] = x[..., 2 * half :]
-    return y
+    turned = xp.concatenate([second, first], axis=-1)
+    turned *= xp.concatenate([-sin, sin], axis=-1)
+    turned += x[..., : 2 * half] * xp.concatenate([cos, cos], axis=-1)
+    return turned if 2 * half == x.shape[-1] else xp.concatenate([turned, x[..., 2 * half :]], axis=-1)
 
 
 def rotary(x: Tensor, cos: Array, sin: Array) -> Tensor:
