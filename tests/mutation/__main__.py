@@ -3,10 +3,11 @@
     pip install cosmic-ray
     python -m tests.mutation method                     # all mutants of a target; hours for the larger ones
     python -m tests.mutation comparison --sample 200    # some, drawn with --seed
+    python -m tests.mutation method --keep FOLDER       # a run that is stopped goes on
 
-A mutant is killed when the target's tests fail, or one of them does not end. What survives is printed as a diff line
-and wants a sharper test, or a reason (EQUIVALENT) why no test can tell. Left out are type annotations, docstrings, the
-wording of errors and reports, and the tables that choose a likely cause (the gallery holds those).
+A mutant is killed when the target's tests fail, or one of them does not end ("endless"). What survives is printed as
+a diff line and wants a sharper test, or a reason (equivalent.py) why no test can tell. Left out are type annotations,
+docstrings, the wording of errors and reports, and the tables that choose a likely cause (the gallery holds those).
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import hashlib
 import json
 import os
 import random
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,7 +36,8 @@ from cosmic_ray.ast import get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
-from tests.mutation.runner import SURVIVED, UNKNOWN
+from tests.mutation.equivalent import equivalent
+from tests.mutation.runner import ENDLESS, KILLED, SURVIVED, UNKNOWN
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "tlora_ref"
@@ -62,37 +66,12 @@ SILENT = (
     "_Is_Eq",
     "IsNot_NotEq",
 )
-#: (file, a regular expression of the mutated line as it then reads) -> why no test can tell it from the original.
-EQUIVALENT: dict[tuple[str, str], str] = {
-    ("algorithm.py", r"total . N for i, total"): "S and C matter up to a positive factor alone",
-    ("method/allocation.py", r"and \(r != cap\)\.any"): "no rank is beyond its cap",
-    ("method/allocation.py", r"np\.ldexp\(S, [~-]"): "another power of two is as exact",
-    ("method/switches.py", r"f\.type <= .bool."): "no type of a switch sorts before bool",
-    ("method/singular.py", r"if (r|d_out|not d_out) "): "every way to reduce M has the same vectors: one is quicker",
-    ("method/covariance.py", r"shape\[0\] <= 0"): "no axis is shorter than nothing",
-    ("method/covariance.py", r"keepdims=False"): "the mean over the first axis is spread over it either way",
-    ("oracle/stages/scales.py", r"dims = \[\(.*len\(S\)"): "no rank is near this cap, and no scale depends on it",
-    ("oracle/compare.py", r"precision\.name <= .float64."): "the other precisions only ask again, in a finer one",
-    ("oracle/stages/walk.py", r"f\.against <= GOLDEN and"): "there are two texts, and the other one is greater",
-    ("oracle/stages/bounds.py", r"np\.where\(allowed > 0, allowed, "): "a quotient that is not used",
-    ("oracle/stages/spectrum.py", r"found\.sharp_sine\(.\) <= BLUNT"): "a bound of exactly a quarter",
-    ("oracle/stages/initialization.py", r"ord=1\)\)"): "another norm of a matrix that is zero or far from it",
-    ("oracle/stages/initialization.py", r"\(moved \+ 6[35]\.0 \* unit\)"): "beside what the network's own noise allows",
-    ("oracle/stages/loss.py", r"\.ndim < 2 or"): "logits have two axes, or one",
-    ("oracle/stages/ranks.py", r"- 1\) <= 0 and"): "a bitwise product is never negative",
-    ("oracle/stages/ranks.py", r"float\(distance\) < SAFETY"): "a distance that is the bound to the last bit",
-    ("oracle/stages/initialization.py", r"np\.zeros\(max\(0, r << "): "more zeros, and cut to r after it",
-    (
-        "oracle/stages/spectrum.py",
-        r"range\(len\(found\.sigma\) \*\* 1\)",
-    ): "every A of d_in rows spans the whole space",
-    ("oracle/stages/adamw.py", r"if t >= 0 else"): "what is not finite explains nothing, from either branch",
-    ("oracle/stages/initialization.py", r"ord=1\) <= 1e-3"): "another norm of a matrix that is zero or far from it",
-}
-
 #: As pytest is called. A single test that runs for two minutes hangs: the mutant made a loop endless.
 OPTIONS = ("-q", "-p", "no:cacheprovider", "-m", "not parity")
 HANGS = ("-x", "-o", "faulthandler_timeout=120", "-o", "faulthandler_exit_on_timeout=true")
+
+#: Beside the runner's verdicts: survived, and no test can tell.
+EQUIVALENT = "equivalent"
 
 Span = tuple[tuple[int, int], tuple[int, int]]
 
@@ -116,6 +95,12 @@ class Mutant:
         functions = [(prefix, node) for prefix, node in inside if isinstance(node, ast.FunctionDef)]
         found = [f"{prefix}{f.name}" for prefix, f in functions if f.body[0].lineno <= self.line <= (f.end_lineno or 0)]
         return found[0] if found else None
+
+    @property
+    def name(self) -> str:
+        """Another one when its file changes."""
+        digest = hashlib.sha256(self.text.encode()).hexdigest()[:16]
+        return f"{self.path} {digest} {self.operator} {self.occurrence}"
 
     def source(self) -> str:
         return str(mutate_code(self.text, get_operator(self.operator)(), self.occurrence))
@@ -163,18 +148,26 @@ def every_node(node: object) -> Iterator[object]:
 
 
 class House:
-    """A copy of the repository in which one mutant at a time lives, with a process that has its tests collected."""
+    """A copy of the repository in which one mutant at a time lives, with a process that has its tests collected.
 
-    def __init__(self, folder: Path, tests: list[str], mutated: list[str]) -> None:
+    kept : a folder for what is known of the tests, which the next house takes from there
+    digest : of all that it holds
+    """
+
+    def __init__(self, folder: Path, tests: list[str], mutated: list[str], kept: Path) -> None:
         self.folder, self.tests = folder, tests
         files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        digest = hashlib.sha256(" ".join([*tests, *mutated]).encode())
         for name in filter(None, files.split("\0")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
+            digest.update(name.encode() + (folder / name).read_bytes())
         # No bytecode: a mutant of the same size and second as the original would be taken for it.
         own = {"PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
         self.where: dict[str, Any] = {"cwd": folder, "env": {**os.environ, **own}, "text": True}
-        command = [sys.executable, "-m", "tests.mutation.runner", *mutated, "--", *OPTIONS, *tests]
+        self.digest = digest.hexdigest()[:16]
+        known = str(kept.resolve() / f"tests-{self.digest}.json")
+        command = [sys.executable, "-m", "tests.mutation.runner", known, *mutated, "--", *OPTIONS, *tests]
         self.loaded = subprocess.Popen(command, **self.where, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         failed = json.loads(self._answer() or '["the tests could not be collected"]')
         if failed:
@@ -184,8 +177,8 @@ class House:
         assert self.loaded.stdout is not None
         return self.loaded.stdout.readline().strip()
 
-    def survives(self, mutant: Mutant) -> bool:
-        """Whether the tests pass with it."""
+    def verdict(self, mutant: Mutant) -> str:
+        """Whether the tests pass with it: one of the runner's answers."""
         source = mutant.source()
         if mutant.function is not None:
             assert self.loaded.stdin is not None
@@ -193,12 +186,13 @@ class House:
             self.loaded.stdin.write(json.dumps(request) + "\n")
             self.loaded.stdin.flush()
             if (answer := self._answer()) != UNKNOWN:
-                return answer == SURVIVED
+                return answer
         path = self.folder / mutant.path
         path.write_text(source, encoding="utf-8")
         try:
             command = [sys.executable, "-m", "pytest", *OPTIONS, *HANGS, *self.tests]
-            return subprocess.run(command, **self.where, capture_output=True, check=False).returncode == 0
+            code = subprocess.run(command, **self.where, capture_output=True, check=False).returncode
+            return KILLED if code else SURVIVED
         finally:
             path.write_text(mutant.text, encoding="utf-8")
 
@@ -209,56 +203,94 @@ def changed_line(mutant: Mutant) -> str:
     return "; ".join(line[1:].strip() for line in lines if line.startswith("+") and not line.startswith("+++"))
 
 
-def equivalent(path: str, line: str) -> str | None:
-    """Why no test can tell this mutant, where that is known."""
-    known = ((file, pattern, why) for (file, pattern), why in EQUIVALENT.items())
-    return next((why for file, pattern, why in known if path.endswith(file) and re.search(pattern, line)), None)
+class Verdicts:
+    """Those of a run that was stopped. A kill holds for as long as the mutated file is as it was, the rest until
+    anything changes: a survivor is tried again when there are other tests."""
+
+    def __init__(self, path: Path, digest: str) -> None:
+        self.path, self.digest = path, digest
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        found = [json.loads(line) for line in lines]
+        self.known = {each["name"]: each["verdict"] for each in found if self.holds(each)}
+
+    def holds(self, each: dict[str, str]) -> bool:
+        return each["verdict"] != SURVIVED or each["digest"] == self.digest
+
+    def add(self, mutant: Mutant, verdict: str, seconds: float) -> None:
+        each = {"name": mutant.name, "verdict": verdict, "digest": self.digest, "seconds": round(seconds, 2)}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(each) + "\n")
+
+
+def verdicts(mutants: list[Mutant], mutated: list[str], tests: list[str], workers: int, kept: Path) -> Iterator[str]:
+    """The verdict of every mutant, in order."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(workers) as threads:
+        houses: Queue[House] = Queue()
+        for number in range(workers):
+            house = House(Path(folder) / str(number), tests, mutated, kept)
+            houses.put(house)
+        known = Verdicts(kept / "verdicts.jsonl", house.digest)
+
+        def tried(mutant: Mutant) -> str:
+            if mutant.name in known.known:
+                return str(known.known[mutant.name])
+            house, begun = houses.get(), time.monotonic()
+            try:
+                verdict = house.verdict(mutant)
+            finally:
+                houses.put(house)
+            known.add(mutant, verdict, time.monotonic() - begun)
+            return verdict
+
+        yield from threads.map(tried, mutants)
+
+
+def table(counts: dict[str, Counter[str]]) -> str:
+    """What became of the mutants of each file, and of all."""
+    columns = (KILLED, ENDLESS, EQUIVALENT, SURVIVED)
+    rows = [*sorted(counts.items()), ("all", sum(counts.values(), Counter()))]
+    head = f"{'file':40} {'mutants':>8}" + "".join(f" {name:>10}" for name in columns)
+    body = [f"{name:40} {n.total():8}" + "".join(f" {n[column]:10}" for column in columns) for name, n in rows]
+    return "\n".join([head, *body])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("target", choices=TARGETS)
-    parser.add_argument("--only", help="files whose path contains this")
+    parser.add_argument("--only", default="", help="files whose path contains this")
     parser.add_argument("--sample", type=int, help="so many mutants, drawn at random; by default all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="for the verdicts: a run that is stopped goes on")
     options = parser.parse_args()
     patterns, tests = TARGETS[options.target]
     files = sorted(path for pattern in patterns.split() for path in PACKAGE.glob(pattern))
-    mutants = [m for path in files if not options.only or options.only in str(path) for m in mutants_of(path)]
+    mutants = [m for path in files if options.only in str(path) for m in mutants_of(path)]
     total = len(mutants)
     if options.sample:
         mutants = random.Random(options.seed).sample(mutants, min(total, options.sample))
     print(f"{options.target}: {total} mutants in {len(files)} files, {len(mutants)} of them tried", flush=True)
-    survivors, reasons = [], 0
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.workers) as threads:
-        houses: Queue[House] = Queue()
-        for number in range(options.workers):
-            houses.put(House(Path(folder) / str(number), tests.split(), sorted({m.path for m in mutants})))
-
-        def tried(mutant: Mutant) -> bool:
-            house = houses.get()
-            try:
-                return house.survives(mutant)
-            finally:
-                houses.put(house)
-
-        for done, (mutant, survived) in enumerate(zip(mutants, threads.map(tried, mutants), strict=True), start=1):
-            if survived:
-                line = changed_line(mutant)
-                reason = equivalent(mutant.path, line)
-                reasons += reason is not None
-                survivors.append(mutant)
+    mutated = [str(path.relative_to(ROOT)) for path in files]
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    with tempfile.TemporaryDirectory() as folder:
+        kept = options.keep or Path(folder)
+        kept.mkdir(parents=True, exist_ok=True)
+        found = verdicts(mutants, mutated, tests.split(), options.workers, kept)
+        for done, (mutant, verdict) in enumerate(zip(mutants, found, strict=True), start=1):
+            line = changed_line(mutant) if verdict == SURVIVED else ""
+            reason = equivalent(mutant.path, line) if line else None
+            counts[mutant.path][EQUIVALENT if reason else verdict] += 1
+            if line:
                 print(
                     f"[{done}] survived: {mutant.path}: {line}{f'  (equivalent: {reason})' if reason else ''}",
                     flush=True,
                 )
             elif done % 20 == 0:
                 print(f"[{done}]", flush=True)
-    wrong = len(survivors) - reasons
-    killed = len(mutants) - len(survivors)
-    share = killed / max(1, len(mutants) - reasons)
-    print(f"{killed} killed, {reasons} equivalent, {wrong} survived: {share:.1%} of what a test can tell")
+    whole = sum(counts.values(), Counter[str]())
+    killed = whole[KILLED] + whole[ENDLESS]
+    share = killed / max(1, killed + whole[SURVIVED])
+    print(table(counts), f"{share:.1%} of what a test can tell", sep="\n")
     raise SystemExit(1 if share < 0.95 else 0)
 
 

@@ -1,21 +1,23 @@
 """A process that has the tests collected and forks itself for every mutant: nothing is imported or collected again.
 
 `python -m tests.mutation` starts it in a copy of the repository. First every test runs once, with the functions of the
-mutated files that it calls, itself or through its fixtures, written down. Then a mutant is one function's code, put in
-the place of the original's in a fork, and the tests that call the function run in it, the quickest first. What a test
-module computes as it is imported is computed by the original. A mutant outside any function is not for this process.
+mutated files that it calls, itself or through its fixtures, written down (in a file: where that is there, it is taken
+as it is). Then a mutant is one function's code, put in the place of the original's in a fork, and the tests that call
+the function run in it, first those that are quick for what they have killed. What a test module computes as it is
+imported is computed by the original. A mutant outside any function is not for this process.
 
-Requests and answers are lines: {"path", "function", "source"} of a mutant; "killed", "survived" or "no such function".
+Requests and answers are lines: {"path", "function", "source"} of a mutant; "killed", "endless", "survived" or "no such
+function".
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import mmap
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -26,11 +28,15 @@ from typing import Any, TextIO
 
 import pytest
 
-KILLED, SURVIVED, UNKNOWN = "killed", "survived", "no such function"
+KILLED, ENDLESS, SURVIVED, UNKNOWN = "killed", "endless", "survived", "no such function"
 #: A function: its file and its name, with its class's.
 Key = tuple[str, str]
 #: A test in a fork may take so many times as long as without a mutant, and some seconds: what takes longer is endless.
 SLOWER, SLACK = 10.0, 3.0
+#: As much longer may it take by the clock: the machine is another's too.
+WAIT = 100.0
+#: Seconds of what a test costs besides itself.
+FORK = 0.02
 
 
 def outermost(code: CodeType) -> Key:
@@ -80,13 +86,18 @@ class Calls:
 class Runner:
     """The plugin that takes the place of pytest's loop over the tests."""
 
-    def __init__(self, files: list[str], requests: TextIO, answers: TextIO) -> None:
+    def __init__(self, known: str, files: list[str], requests: TextIO, answers: TextIO) -> None:
+        self.known = Path(known)
         self.files = {str(Path(path).resolve()) for path in files}
         self.requests, self.answers = requests, answers
+        self.runs: dict[tuple[Key, int], int] = defaultdict(int)
+        self.kills: dict[tuple[Key, int], int] = defaultdict(int)
 
     def pytest_runtestloop(self, session: Any) -> bool:
         """Answers every request."""
-        known = self.measured(session)
+        if not self.known.exists():
+            self.measure(session)
+        known = json.loads(self.known.read_text(encoding="utf-8"))
         functions: dict[Key, list[FunctionType]] = defaultdict(list)
         for found in gc.get_objects():
             if isinstance(found, FunctionType) and found.__code__.co_filename in self.files:
@@ -95,33 +106,45 @@ class Runner:
         for line in self.requests:
             mutant = json.loads(line)
             key = (str(Path(mutant["path"]).resolve()), mutant["function"])
-            order = sorted((taken, i) for i, (taken, seen) in enumerate(known["tests"]) if list(key) in seen)
+            place = [mutant["path"], mutant["function"]]
+            calling = [(taken, i) for i, (taken, seen) in enumerate(known["tests"]) if place in seen]
+            order = sorted(calling, key=lambda test: self.worth(key, *test))
             code = code_of(mutant["source"], key)
             if code is None or not functions[key]:
                 self.answer(UNKNOWN)
-            else:
-                self.answer(tried(functions[key], code, [(session.items[i], taken) for taken, i in order]))
+                continue
+            answer, runs = tried(functions[key], code, [(session.items[i], taken) for taken, i in order])
+            for _, i in order[:runs]:
+                self.runs[key, i] += 1
+            if answer != SURVIVED:
+                self.kills[key, order[runs - 1][1]] += 1
+            self.answer(answer)
         return True
+
+    def worth(self, key: Key, taken: float, i: int) -> float:
+        """Seconds of a test for a kill, by its runs so far (the rule of succession): what to run first."""
+        return (taken + FORK) * (self.runs[key, i] + 2) / (self.kills[key, i] + 1)
 
     def answer(self, text: str) -> None:
         print(text, file=self.answers, flush=True)
 
-    def measured(self, session: Any) -> dict[str, Any]:
+    def measure(self, session: Any) -> None:
         """Every test once, in a fork, so that no cache is warm afterwards."""
-        with tempfile.NamedTemporaryFile() as told:
-            if (child := os.fork()) == 0:
-                calls = Calls(self.files)
-                session.config.pluginmanager.register(calls)
-                threading.setprofile(calls.look)
-                sys.setprofile(calls.look)
-                following = [*session.items[1:], None]
-                tests = [calls.of(*pair) for pair in zip(session.items, following, strict=True)]
-                sys.setprofile(None)
-                found = {"failed": calls.failed, "tests": [(taken, sorted(seen)) for taken, seen in tests]}
-                Path(told.name).write_text(json.dumps(found), encoding="utf-8")
-                os._exit(0)
-            os.waitpid(child, 0)
-            return dict(json.loads(Path(told.name).read_text(encoding="utf-8")))
+        if (child := os.fork()) == 0:
+            calls = Calls(self.files)
+            session.config.pluginmanager.register(calls)
+            threading.setprofile(calls.look)
+            sys.setprofile(calls.look)
+            following = [*session.items[1:], None]
+            tests = [calls.of(*pair) for pair in zip(session.items, following, strict=True)]
+            sys.setprofile(None)
+            named = [(taken, [(os.path.relpath(path), name) for path, name in sorted(seen)]) for taken, seen in tests]
+            found = {"failed": calls.failed, "tests": named}
+            beside = self.known.with_suffix(".partial")
+            beside.write_text(json.dumps(found), encoding="utf-8")
+            beside.rename(self.known)
+            os._exit(0)
+        os.waitpid(child, 0)
 
 
 def code_of(source: str, key: Key) -> CodeType | None:
@@ -143,13 +166,14 @@ class Failures:
         self.failed = self.failed or report.failed
 
 
-def tried(functions: list[FunctionType], code: CodeType, tests: list[tuple[Any, float]]) -> str:
-    """Whether a test fails, or does not end, in a fork in which the functions have this code.
+def tried(functions: list[FunctionType], code: CodeType, tests: list[tuple[Any, float]]) -> tuple[str, int]:
+    """Whether a test fails, or does not end, in a fork in which the functions have this code; how many tests were run.
 
     tests : each with the seconds that it takes without a mutant
     """
     if not tests:
-        return SURVIVED
+        return SURVIVED, 0
+    count = mmap.mmap(-1, 4)  # shared with the fork, which may be ended at any moment
     child = os.fork()
     if child == 0:
         try:
@@ -158,28 +182,32 @@ def tried(functions: list[FunctionType], code: CodeType, tests: list[tuple[Any, 
             failures = Failures()
             tests[0][0].config.pluginmanager.register(failures)
             followers = [*(test for test, _ in tests[1:]), None]
-            for (test, taken), following in zip(tests, followers, strict=True):
+            for number, ((test, taken), following) in enumerate(zip(tests, followers, strict=True), start=1):
+                count[:] = number.to_bytes(4, "little")
                 limit = SLOWER * taken + SLACK
                 signal.setitimer(signal.ITIMER_PROF, limit)  # of computing: SIGPROF ends the fork
-                signal.setitimer(signal.ITIMER_REAL, 30.0 * limit)  # of waiting, on a busy machine too
+                signal.setitimer(signal.ITIMER_REAL, WAIT * limit)
                 test.config.hook.pytest_runtest_protocol(item=test, nextitem=following)
                 if failures.failed:
                     os._exit(1)
             os._exit(0)
         finally:
             os._exit(1)
-    return SURVIVED if os.waitpid(child, 0)[1] == 0 else KILLED
+    status, runs = os.waitpid(child, 0)[1], int.from_bytes(count[:], "little")
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGALRM):
+        return ENDLESS, runs
+    return (SURVIVED if status == 0 else KILLED), runs
 
 
-def main(files: list[str], arguments: list[str]) -> None:
+def main(known: str, files: list[str], arguments: list[str]) -> None:
     """The door of the process: what pytest prints goes nowhere, and no test reads the requests."""
     requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     nowhere = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nowhere, standard)
-    pytest.main(["--capture=no", *arguments], plugins=[Runner(files, requests, answers)])
+    pytest.main(["--capture=no", *arguments], plugins=[Runner(known, files, requests, answers)])
 
 
 if __name__ == "__main__":
     split = sys.argv.index("--")
-    main(sys.argv[1:split], sys.argv[split + 1 :])
+    main(sys.argv[1], sys.argv[2:split], sys.argv[split + 1 :])

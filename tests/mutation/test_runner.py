@@ -50,7 +50,16 @@ def runner(tmp_path: Path):
     """Answers to (function, old text, new text)."""
     (tmp_path / "module.py").write_text(MODULE)
     (tmp_path / "test_module.py").write_text(TESTS)
-    command = [sys.executable, "-m", "tests.mutation.runner", "module.py", "--", "-q", "test_module.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.mutation.runner",
+        str(tmp_path / "known.json"),
+        "module.py",
+        "--",
+        "-q",
+        "test_module.py",
+    ]
     paths = os.pathsep.join([str(ROOT), str(tmp_path)])
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths}, **pipes)
@@ -60,7 +69,7 @@ def runner(tmp_path: Path):
     def answer(function: str, old: str, new: str) -> str:
         source = MODULE.replace(old, new)
         assert source != MODULE
-        request = {"path": str(tmp_path / "module.py"), "function": function, "source": source}
+        request = {"path": "module.py", "function": function, "source": source}
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
         return process.stdout.readline().strip()

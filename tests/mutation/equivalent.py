@@ -1,0 +1,39 @@
+"""The mutants that no test can tell from the original, and why."""
+
+from __future__ import annotations
+
+import re
+
+#: (file, a regular expression of the mutated line as it then reads) -> why no test can tell it from the original.
+EQUIVALENT: dict[tuple[str, str], str] = {
+    ("algorithm.py", r"total . N for i, total"): "S and C matter up to a positive factor alone",
+    ("method/allocation.py", r"and \(r != cap\)\.any"): "no rank is beyond its cap",
+    ("method/allocation.py", r"np\.ldexp\(S, [~-]"): "another power of two is as exact",
+    ("method/switches.py", r"f\.type <= .bool."): "no type of a switch sorts before bool",
+    ("method/singular.py", r"if (r|d_out|not d_out) "): "every way to reduce M has the same vectors: one is quicker",
+    ("method/covariance.py", r"shape\[0\] <= 0"): "no axis is shorter than nothing",
+    ("method/covariance.py", r"keepdims=False"): "the mean over the first axis is spread over it either way",
+    ("oracle/stages/scales.py", r"dims = \[\(.*len\(S\)"): "no rank is near this cap, and no scale depends on it",
+    ("oracle/compare.py", r"precision\.name <= .float64."): "the other precisions only ask again, in a finer one",
+    ("oracle/stages/walk.py", r"f\.against <= GOLDEN and"): "there are two texts, and the other one is greater",
+    ("oracle/stages/bounds.py", r"np\.where\(allowed > 0, allowed, "): "a quotient that is not used",
+    ("oracle/stages/spectrum.py", r"found\.sharp_sine\(.\) <= BLUNT"): "a bound of exactly a quarter",
+    ("oracle/stages/initialization.py", r"ord=1\)\)"): "another norm of a matrix that is zero or far from it",
+    ("oracle/stages/initialization.py", r"\(moved \+ 6[35]\.0 \* unit\)"): "beside what the network's own noise allows",
+    ("oracle/stages/loss.py", r"\.ndim < 2 or"): "logits have two axes, or one",
+    ("oracle/stages/ranks.py", r"- 1\) <= 0 and"): "a bitwise product is never negative",
+    ("oracle/stages/ranks.py", r"float\(distance\) < SAFETY"): "a distance that is the bound to the last bit",
+    ("oracle/stages/initialization.py", r"np\.zeros\(max\(0, r << "): "more zeros, and cut to r after it",
+    (
+        "oracle/stages/spectrum.py",
+        r"range\(len\(found\.sigma\) \*\* 1\)",
+    ): "every A of d_in rows spans the whole space",
+    ("oracle/stages/adamw.py", r"if t >= 0 else"): "what is not finite explains nothing, from either branch",
+    ("oracle/stages/initialization.py", r"ord=1\) <= 1e-3"): "another norm of a matrix that is zero or far from it",
+}
+
+
+def equivalent(path: str, line: str) -> str | None:
+    """Why no test can tell this mutant, where that is known."""
+    known = ((file, pattern, why) for (file, pattern), why in EQUIVALENT.items())
+    return next((why for file, pattern, why in known if path.endswith(file) and re.search(pattern, line)), None)
