@@ -12,6 +12,7 @@ function".
 
 from __future__ import annotations
 
+import cProfile
 import gc
 import json
 import mmap
@@ -49,22 +50,38 @@ class Calls:
 
     def __init__(self, files: set[str]) -> None:
         self.files = files
+        self.profile = cProfile.Profile(builtins=False, subcalls=False)
         self.seen: set[Key] = set()
+        self.in_threads: set[Key] = set()
         self.of_fixture: dict[tuple[str, str], set[Key]] = defaultdict(set)
         self.to_set_up: dict[tuple[str, str], float] = defaultdict(float)
         self.failed: list[str] = []
 
     def look(self, frame: FrameType, event: str, _: object) -> None:
+        """In threads other than the first."""
         if event == "call" and frame.f_code.co_filename in self.files:
-            self.seen.add(outermost(frame.f_code))
+            self.in_threads.add(outermost(frame.f_code))
+
+    def since(self) -> set[Key]:
+        """What was called since this was last asked."""
+        self.profile.disable()
+        codes = [entry.code for entry in self.profile.getstats() if isinstance(entry.code, CodeType)]
+        called = {outermost(code) for code in codes if code.co_filename in self.files} | self.in_threads
+        self.profile.clear()
+        self.in_threads = set()
+        self.profile.enable()
+        return called
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
         """What a fixture calls counts for every test that has it, not for the first one alone."""
-        key, outside, self.seen, begun = (fixturedef.baseid, fixturedef.argname), self.seen, set(), time.process_time()
+        key, begun = (fixturedef.baseid, fixturedef.argname), time.process_time()
+        self.seen |= self.since()
+        outside, self.seen = self.seen, set()
         try:
             return (yield)
         finally:
+            self.seen |= self.since()
             self.of_fixture[key] |= self.seen
             self.to_set_up[key] = max(self.to_set_up[key], time.process_time() - begun)
             self.seen |= outside
@@ -76,10 +93,11 @@ class Calls:
     def of(self, item: Any, following: Any) -> tuple[float, set[Key]]:
         """Runs one test; the seconds are those that it would take by itself."""
         self.seen, begun = set(), time.process_time()
+        self.since()
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         taken = time.process_time() - begun
         fixtures = [(d.baseid, d.argname) for found in item._fixtureinfo.name2fixturedefs.values() for d in found]
-        seen = self.seen.union(*(self.of_fixture[key] for key in fixtures))
+        seen = (self.seen | self.since()).union(*(self.of_fixture[key] for key in fixtures))
         return taken + sum(self.to_set_up[key] for key in fixtures), seen
 
 
@@ -134,10 +152,9 @@ class Runner:
             calls = Calls(self.files)
             session.config.pluginmanager.register(calls)
             threading.setprofile(calls.look)
-            sys.setprofile(calls.look)
             following = [*session.items[1:], None]
             tests = [calls.of(*pair) for pair in zip(session.items, following, strict=True)]
-            sys.setprofile(None)
+            calls.profile.disable()
             named = [(taken, [(os.path.relpath(path), name) for path, name in sorted(seen)]) for taken, seen in tests]
             found = {"failed": calls.failed, "tests": named}
             beside = self.known.with_suffix(".partial")
