@@ -47,6 +47,23 @@ def test_the_page_is_what_calibrate_allocate_and_initialize_do(profile: str) -> 
         assert not B[module].any() and B[module].shape == adapter.B[module].shape
 
 
+def test_two_samples_by_hand() -> None:
+    """S of a, b, c: (12 + 30) / 2 = 21, (5 + 13) / 2 = 9 and 0; shares 7/10, 3/10 and 0 of 6 ranks: 4, 2 and none."""
+    W = {"a": np.eye(5), "b": 2 * np.eye(5), "c": np.eye(5)}
+    sensitivity = [{"a": 12.0, "b": 5.0, "c": 0.0}, {"a": 30.0, "b": 13.0, "c": 0.0}]
+    X = np.diag([3.0, 5.0, 1.0, 4.0, 2.0])
+    # mean |W * dW| over 25 entries, of a constant dW and a diagonal W: a fifth of the constant times the diagonal
+    dW = [{i: np.full((5, 5), 5 * S[i] / W[i][0, 0]) for i in W} for S in sensitivity]
+    samples = [lambda i, each=each: (X, each[i]) for each in dW]
+    r, alpha, A, B = algorithm_1(W, samples, 2, 6.0, tr.PROFILES["paper"])
+    assert r == {"a": 4, "b": 2, "c": 0}
+    assert alpha == pytest.approx({"a": 4 * 3 * 2.1, "b": 2 * 3 * 0.9, "c": 0.0})
+    assert list(A) == list(B) == ["a", "b"]  # no rank, no A
+    np.testing.assert_array_equal(np.abs(A["a"]), np.eye(5)[[1, 3, 0, 4]])  # the axes by their size in X
+    np.testing.assert_array_equal(np.abs(A["b"]), np.eye(5)[[1, 3]])
+    assert {i: each.shape for i, each in B.items()} == {"a": (5, 4), "b": (5, 2)}
+
+
 def test_the_example_runs_and_finds_them_equal() -> None:
     ran = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr

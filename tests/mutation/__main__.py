@@ -166,7 +166,7 @@ class House:
         own = {"PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
         self.where: dict[str, Any] = {"cwd": folder, "env": {**os.environ, **own}, "text": True}
         self.digest = digest.hexdigest()[:16]
-        known = str(kept.resolve() / f"tests-{self.digest}.json")
+        known = str(kept.resolve() / f"tests-{self.digest}.jsonl")
         command = [sys.executable, "-m", "tests.mutation.runner", known, *mutated, "--", *OPTIONS, *tests]
         self.loaded = subprocess.Popen(command, **self.where, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         failed = json.loads(self._answer() or '["the tests could not be collected"]')
@@ -269,6 +269,7 @@ def main() -> None:
     total = len(mutants)
     if options.sample:
         mutants = random.Random(options.seed).sample(mutants, min(total, options.sample))
+    mutants.sort(key=lambda mutant: mutant.function is None)  # those that take all tests anew come last
     print(f"{options.target}: {total} mutants in {len(files)} files, {len(mutants)} of them tried", flush=True)
     mutated = [str(path.relative_to(ROOT)) for path in files]
     counts: dict[str, Counter[str]] = defaultdict(Counter)

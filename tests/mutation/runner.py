@@ -1,9 +1,9 @@
 """A process that has the tests collected and forks itself for every mutant: nothing is imported or collected again.
 
 `python -m tests.mutation` starts it in a copy of the repository. First every test runs once, with the functions of the
-mutated files that it calls, itself or through its fixtures, written down (in a file: where that is there, it is taken
-as it is). Then a mutant is one function's code, put in the place of the original's in a fork, and the tests that call
-the function run in it, first those that are quick for what they have killed. What a test module computes as it is
+mutated files that it calls, itself or through its fixtures, written down (in a file: tests that stand there already are
+not run again). Then a mutant is one function's code, put in the place of the original's in a fork, and the tests that
+call the function run in it, first those that are quick for what they have killed. What a test module computes as it is
 imported is computed by the original. A mutant outside any function is not for this process.
 
 Requests and answers are lines: {"path", "function", "source"} of a mutant; "killed", "endless", "survived" or "no such
@@ -113,19 +113,18 @@ class Runner:
 
     def pytest_runtestloop(self, session: Any) -> bool:
         """Answers every request."""
-        if not self.known.exists():
-            self.measure(session)
-        known = json.loads(self.known.read_text(encoding="utf-8"))
+        tests = self.measured(session)
         functions: dict[Key, list[FunctionType]] = defaultdict(list)
         for found in gc.get_objects():
             if isinstance(found, FunctionType) and found.__code__.co_filename in self.files:
                 functions[found.__code__.co_filename, found.__code__.co_qualname].append(found)
-        self.answer(json.dumps(known["failed"]))
+        broken = [item.nodeid for item in session.items[len(tests) :][:1]]  # it ended the fork
+        self.answer(json.dumps([test["name"] for test in tests if test["failed"]] + broken))
         for line in self.requests:
             mutant = json.loads(line)
             key = (str(Path(mutant["path"]).resolve()), mutant["function"])
             place = [mutant["path"], mutant["function"]]
-            calling = [(taken, i) for i, (taken, seen) in enumerate(known["tests"]) if place in seen]
+            calling = [(test["taken"], i) for i, test in enumerate(tests) if place in test["seen"]]
             order = sorted(calling, key=lambda test: self.worth(key, *test))
             code = code_of(mutant["source"], key)
             if code is None or not functions[key]:
@@ -146,22 +145,26 @@ class Runner:
     def answer(self, text: str) -> None:
         print(text, file=self.answers, flush=True)
 
-    def measure(self, session: Any) -> None:
-        """Every test once, in a fork, so that no cache is warm afterwards."""
-        if (child := os.fork()) == 0:
+    def measured(self, session: Any) -> list[dict[str, Any]]:
+        """Every test once, in a fork, so that no cache is warm afterwards: its name, seconds, and what it calls."""
+        left = session.items[len(self.lines()) :]
+        if left and (child := os.fork()) == 0:
             calls = Calls(self.files)
             session.config.pluginmanager.register(calls)
             threading.setprofile(calls.look)
-            following = [*session.items[1:], None]
-            tests = [calls.of(*pair) for pair in zip(session.items, following, strict=True)]
-            calls.profile.disable()
-            named = [(taken, [(os.path.relpath(path), name) for path, name in sorted(seen)]) for taken, seen in tests]
-            found = {"failed": calls.failed, "tests": named}
-            beside = self.known.with_suffix(".partial")
-            beside.write_text(json.dumps(found), encoding="utf-8")
-            beside.rename(self.known)
+            for item, following in zip(left, [*left[1:], None], strict=True):
+                taken, seen = calls.of(item, following)
+                places = [(os.path.relpath(path), name) for path, name in sorted(seen)]
+                test = {"name": item.nodeid, "taken": taken, "failed": item.nodeid in calls.failed, "seen": places}
+                with self.known.open("ab", buffering=0) as file:  # a whole line or none
+                    file.write(json.dumps(test).encode() + b"\n")
             os._exit(0)
-        os.waitpid(child, 0)
+        if left:
+            os.waitpid(child, 0)
+        return [json.loads(line) for line in self.lines()]
+
+    def lines(self) -> list[str]:
+        return self.known.read_text(encoding="utf-8").splitlines() if self.known.exists() else []
 
 
 def code_of(source: str, key: Key) -> CodeType | None:
