@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlora_ref.errors import ConfigError, ShapeError
-from tlora_ref.method.adamw import adamw_step
+from tlora_ref.method.adamw import adamw_step, clip_factor
 from tlora_ref.method.schedule import SCHEDULES, learning_rate, warmup_steps
 
 SETTINGS = {"lr": 0.03, "betas": (0.45, 0.3), "eps": 1e-3, "weight_decay": 0.2}
@@ -84,6 +84,14 @@ def test_adamw_refuses_other_shapes_and_step_0() -> None:
         adamw_step(B, B, B, B, step=0, lr=0.1)
 
 
+@pytest.mark.parametrize(
+    ("norm", "max_norm", "factor"), [(0.0, 1.0, 1.0), (0.75, 1.0, 1.0), (4.0, 1.0, 0.25), (1e-6, 1e-6, 0.5)]
+)
+def test_clipping_shortens_what_is_too_long_alone(norm: float, max_norm: float, factor: float) -> None:
+    """The last case shows torch's 1e-6 beside the norm."""
+    assert clip_factor(norm, max_norm) == pytest.approx(factor, rel=1e-6)
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("settings", [{"lr": 1e-2}, SETTINGS])
@@ -119,7 +127,18 @@ def test_after_the_warm_up() -> None:
     cosine = [1 + math.sqrt(0.5), 1.0, 1 - math.sqrt(0.5), 0.0]  # cos at 45, 90, 135, 180 degrees
     assert rates(9, "cosine", 0.5)[6:] == pytest.approx(cosine, abs=1e-15)
     assert rates(9, "constant", 0.5)[5:] == [2.0] * 5
-    assert rates(4, "linear", 0.75)[3:] == [2.0, 0.0]  # one step alone
+    for schedule in ("linear", "cosine", "cosine_with_restarts"):
+        assert rates(4, schedule, 0.75)[3:] == [2.0, 0.0]  # one step alone
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("linear", 0.0), ("cosine", 2.0), ("constant", 2.0)])
+def test_a_run_that_is_all_warm_up_ends_as_transformers_ends_it(schedule: str, last: float) -> None:
+    assert rates(2, schedule, 1.0) == [0.0, 1.0, last]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine_with_restarts"])
+def test_after_the_end_the_rate_stays_zero(schedule: str) -> None:
+    assert [learning_rate(step, 8, 2.0, schedule=schedule, cycles=2) for step in (8, 9, 11, 20)] == [0.0] * 4
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -156,7 +175,8 @@ def test_the_floor_is_where_the_cosine_ends_and_restarts_begin_anew() -> None:
     assert floored[:3] == [0.0, 1.0, 2.0] and floored[5] == pytest.approx(1.25) and floored[8] == 0.5
     options = {"schedule": "cosine_with_restarts", "warmup": 1, "cycles": 2}
     twice = [learning_rate(step, 9, 2.0, **options) for step in range(10)]
-    assert twice[1:5] == pytest.approx(twice[5:9]) and twice[1] == 2.0 and twice[9] == 0.0
+    half = [2.0, 1 + math.sqrt(0.5), 1.0, 1 - math.sqrt(0.5)]  # cos at 0, 45, 90, 135 degrees
+    assert twice == [0.0, *map(pytest.approx, half + half), 0.0] and twice[1] == 2.0
 
 
 @pytest.mark.parity

@@ -6,6 +6,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +15,7 @@ import pytest
 
 import tlora_ref as tr
 from tests.tiny import tiny_llama, tiny_samples
-from tlora_ref.algorithm import algorithm_1
+from tlora_ref.algorithm import algorithm_1, allocate
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "06_algorithm_1.py"
 
@@ -62,6 +63,12 @@ def test_two_samples_by_hand() -> None:
     np.testing.assert_array_equal(np.abs(A["a"]), np.eye(5)[[1, 3, 0, 4]])  # the axes by their size in X
     np.testing.assert_array_equal(np.abs(A["b"]), np.eye(5)[[1, 3]])
     assert {i: each.shape for i, each in B.items()} == {"a": (5, 4), "b": (5, 2)}
+
+
+def test_an_allocation_is_not_changed() -> None:
+    made = allocate(np.array([1.0, 2.0]), [(9, 9), (9, 9)], 2, 3.0, tr.PROFILES["paper"])
+    with pytest.raises(FrozenInstanceError):
+        made.rank = made.rank_eq6  # type: ignore[misc]
 
 
 def test_the_example_runs_and_finds_them_equal() -> None:

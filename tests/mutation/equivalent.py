@@ -7,9 +7,13 @@ import re
 #: (file, a regular expression of the mutated line as it then reads) -> why no test can tell it from the original.
 EQUIVALENT: dict[tuple[str, str], str] = {
     ("algorithm.py", r"total \* N for i, total"): "S and C matter up to a positive factor alone",
+    ("algorithm.py", r"N \+= 2"): "S and C matter up to a positive factor alone",
+    ("algorithm.py", r"zip\(W, given\..*strict=False"): "they are of one length: a value for each module",
     ("algorithm.py", r"if N <= 0:"): "no count is negative",
     ("algorithm.py", r"if r\[i\] != 0:"): "no rank is negative",
     ("algorithm.py", r"switches\.remainder <= .largest."): "the other switch, none, sorts after it",
+    ("method/schedule.py", r"schedule >= .linear."): "of the schedules that are left the other, constant, sorts before",
+    ("method/schedule.py", r"max\( -1\.0, 0\.5 "): "no cosine is below -1",
     ("method/allocation.py", r"and \(r != cap\)\.any"): "no rank is beyond its cap",
     ("method/allocation.py", r"np\.ldexp\(S, [~-]"): "another power of two is as exact",
     ("method/switches.py", r"f\.type <= .bool."): "no type of a switch sorts before bool",
