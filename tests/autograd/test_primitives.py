@@ -240,6 +240,17 @@ def test_cross_entropy(monkeypatch, chunk: int) -> None:  # type: ignore[no-unty
     assert huge.item() == pytest.approx(1e4)
 
 
+@pytest.mark.parametrize(
+    ("rows", "vocab"), [(1, 10), (63, 49152), (511, 49152), (2047, 49152), (300, 512), (70, 10**6)]
+)
+def test_rows_of_logits_go_in_chunks_of_like_length(rows: int, vocab: int) -> None:
+    chunks = loss_module.row_chunks(rows, vocab)
+    most = min(256, max(64, 12 * 2**19 // vocab))
+    assert [i for chunk in chunks for i in range(chunk.start, chunk.stop)] == list(range(rows))
+    lengths = [chunk.stop - chunk.start for chunk in chunks]
+    assert max(lengths) <= most and max(lengths) - min(lengths) <= 1 and (len(chunks) - 1) * most < rows
+
+
 @pytest.mark.parametrize("with_state", [False, True])
 @pytest.mark.parametrize(("tokens", "taps"), [(6, 3), (2, 3), (1, 4), (5, 1)])
 def test_causal_convolution(tokens: int, taps: int, with_state: bool) -> None:

@@ -48,7 +48,7 @@ def products(model: Model, case: Case) -> Counter[Product]:
                 found[d_in // 2, T, d_in] += 1  # half of X^T X
     found.update(_attention(model, case, backwards))
     for chunk in row_chunks(T, model.config.vocab_size):
-        rows = min(chunk.stop, T) - chunk.start
+        rows = chunk.stop - chunk.start
         found[rows, model.config.hidden_size, model.config.vocab_size] += 1
         found[rows, model.config.vocab_size, model.config.hidden_size] += backwards
     return +found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
 
@@ -10,8 +11,8 @@ from tlora_ref.autograd.products import times, times_transposed
 from tlora_ref.autograd.tape import Tensor, record
 from tlora_ref.backend import Array, array_module
 
-#: Logits held at once (18 MiB in float32), and the fewest and the most rows of them: a product of fewer is slow.
-LOGITS, FEWEST, MOST = 9 * 2**19, 64, 256
+#: Logits held at once (24 MiB in float32), and the fewest and the most rows of them: a product of fewer is slow.
+LOGITS, FEWEST, MOST = 12 * 2**19, 64, 256
 
 
 def _loss_and_slope(logits: Array, targets: Array) -> tuple[Array, Callable[[], Array]]:
@@ -59,9 +60,10 @@ def cross_entropy(logits: Tensor, targets: Array, divisor: float) -> Tensor:
 
 
 def row_chunks(rows: int, vocab: int) -> list[slice]:
-    """The rows of (rows, vocab) logits in chunks."""
-    size = min(MOST, max(FEWEST, LOGITS // vocab))
-    return [slice(start, start + size) for start in range(0, rows, size)]
+    """The rows of (rows, vocab) logits in chunks, as few as may be and about as long as each other."""
+    most = min(MOST, max(FEWEST, LOGITS // vocab))
+    number = math.ceil(rows / most)
+    return [slice(rows * i // number, rows * (i + 1) // number) for i in range(number)]
 
 
 def linear_cross_entropy(h: Tensor, W: Tensor, targets: Array, divisor: float, cap: float | None = None) -> Tensor:

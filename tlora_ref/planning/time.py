@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tlora_ref.autograd import loss
 from tlora_ref.backend import Array, blas_threads
 from tlora_ref.data import pad_batch
 from tlora_ref.data.batches import HALVED_TOKENS
@@ -28,7 +29,7 @@ PASS_SECONDS, WHOLE_WEIGHTS = 0.3, 30_000_000
 #: Samples that calibrate side by side, and of a small model those that are measured.
 TOGETHER, MEASURED = 2, 8
 #: Bytes of the logits that two halves of a batch have at once.
-LOGITS = 2 * 4 * 9 * 2**19
+LOGITS = 2 * 4 * loss.LOGITS
 
 
 @dataclass(frozen=True)
