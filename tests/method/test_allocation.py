@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import tlora_ref as tr
 from tests.method.plans import plan
-from tlora_ref.errors import ConfigError, NumericsError
+from tlora_ref.errors import ConfigError, NumericsError, ShapeError
 from tlora_ref.method import allocation
 
 small_ints = st.lists(st.integers(0, 60), min_size=1, max_size=8).filter(any)
@@ -32,7 +32,7 @@ def test_the_budget_is_that_of_plain_lora() -> None:
     for modules, r_init, alpha in [(0, 1, 1.0), (1, 0, 1.0), (1, 1.5, 1.0), (1, True, 1.0), (1, 1, 0.0)]:
         with pytest.raises(ConfigError):
             allocation.budget(modules, r_init, alpha)  # type: ignore[arg-type]
-    for alpha in (-1.0, math.inf, math.nan):
+    for alpha in (-1.0, math.inf, float("inf"), math.nan):  # one infinity is not the same object as another
         with pytest.raises(ConfigError, match="expected a positive integer and a positive, finite number"):
             allocation.budget(1, 1, alpha)
 
@@ -85,6 +85,7 @@ def test_alpha_is_rank_used_times_scale_and_quadratic_in_the_share() -> None:
     assert in_order(made.scales) == [1.0, 3.0]
     assert in_order(made.alpha) == [2.0, 18.0]
     assert allocation.alphas(np.array([2, 6]), np.array([0.25, 0.75]), 16.0, 4).tolist() == [2.0, 18.0]
+    assert allocation.alphas(np.array([1, 3]), np.array([0.25, 0.75]), 3.0, 2).tolist() == [0.375, 3.375]
 
 
 @given(floats, st.integers(-900, 900))
@@ -197,6 +198,19 @@ def test_redistribution_fills_the_budget_by_sensitivity() -> None:
     assert made.notes["a"] == "rank 3 raised to 8"
 
 
+@pytest.mark.parametrize(
+    ("ranks", "total", "expected"),
+    [
+        ([3, 3], 4, [3, 3]),
+        ([100, 100], 300, [100, 200]),
+        ([100, 100], 2000, [500, 500]),
+    ],  # none to give; some; too many
+)
+def test_redistribution_hands_out_what_is_left(ranks: list[int], total: int, expected: list[int]) -> None:
+    share, cap = np.array([0.25, 0.75]), np.array([500, 500])
+    assert allocation.redistribute_ranks(np.array(ranks), share, cap, total).tolist() == expected
+
+
 @given(small_ints, st.lists(st.integers(1, 20), min_size=8, max_size=8), st.integers(1, 12))
 def test_redistribution_never_takes_and_never_exceeds(S: list[int], caps: list[int], r_init: int) -> None:
     names = [f"m{i}" for i in range(len(S))]
@@ -234,11 +248,30 @@ def test_alpha_over_r_i_is_defined_at_rank_0() -> None:
 
 
 @pytest.mark.parametrize(
-    ("S", "named"), [([0.0, 1.0, -1.0], "module 2 is -1"), ([0.0, math.nan, 1.0], "module 1 is nan")]
+    ("S", "named"),
+    [
+        ([0.0, 1.0, -1.0], "module 2 is -1"),
+        ([0.0, math.nan, 1.0], "module 1 is nan"),
+        ([1.0, -math.inf], "module 1 is -inf"),
+    ],
 )
 def test_a_sensitivity_that_is_none_is_named(S: list[float], named: str) -> None:
     with pytest.raises(NumericsError, match=named):
         allocation.shares(np.array(S))
+
+
+def test_sensitivities_are_a_vector() -> None:
+    for S in (np.array(3.0), np.ones((2, 2))):
+        with pytest.raises(ShapeError, match=r"expected \(modules,\)"):
+            allocation.shares(S)
+    with pytest.raises(NumericsError, match="no share of the budget"):
+        allocation.shares(np.zeros(0))
+
+
+def test_shares_of_the_largest_numbers_do_not_overflow() -> None:
+    S = np.array([1.5e308, 1.5e308, 1e308, 0.0])
+    np.testing.assert_allclose(allocation.shares(S), [0.375, 0.375, 0.25, 0.0], rtol=1e-15)
+    assert allocation.ranks(S, 80).tolist() == [30, 30, 20, 0]
 
 
 def test_plain_lora_needs_no_sensitivity() -> None:

@@ -250,6 +250,25 @@ def test_ranks_without_so_many_orthonormal_rows(r: int) -> None:
             make()
 
 
+@pytest.mark.parametrize("shape", [(6,), (2, 4, 6)])
+def test_a_weight_that_is_no_matrix_is_refused(shape: tuple[int, ...]) -> None:
+    for make in (lambda W: init.wc_svd(W, np.eye(6), 1), lambda W: init.w_svd(W, 1)):
+        with pytest.raises(ShapeError, match=r"expected \(d_out, d_in\)"):
+            make(np.ones(shape))
+
+
+@pytest.mark.parametrize("wide", [5, 7])
+def test_a_covariance_of_another_width_is_refused(wide: int) -> None:
+    with pytest.raises(ShapeError, match=rf"C \({wide}, {wide}\)"):
+        init.wc_svd(np.ones((4, 6)), np.eye(wide), 1)
+
+
+def test_rank_0_is_a_matrix_without_rows() -> None:
+    W = np.random.default_rng(0).standard_normal((4, 6))
+    for A in (init.wc_svd(W, np.eye(6), 0)[0], init.w_svd(W, 0)[0], init.theoretical(W, np.eye(6), 0)):
+        assert A.shape == (0, 6)
+
+
 def test_an_svd_that_does_not_converge_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*args: object, **options: object) -> None:
         raise np.linalg.LinAlgError("SVD did not converge")

@@ -159,20 +159,48 @@ def test_dependent_rows_have_no_objective() -> None:
             quantity()
 
 
-def test_powers_refuse_what_is_not_square_or_not_finite() -> None:
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_rows_are_dependent_by_their_directions_not_by_their_size(scale: float) -> None:
+    """Two rows along axes, the second 1e-7 or 1e-9 of the first: A A^T is diagonal, 1e-14 or 1e-18 of its largest."""
+    near, far = (scale * np.array([[1.0, 0.0, 0.0], [0.0, least, 0.0]]) for least in (1e-7, 1e-9))
+    assert theory.objective(near, np.eye(3), np.diag([3.0, 4.0, 5.0])) == pytest.approx(9 + 16)
+    with pytest.raises(NumericsError, match="independent rows"):
+        theory.objective(far, np.eye(3), np.eye(3))
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (3, 2), (4,), (2, 2, 2)])
+def test_powers_refuse_what_is_not_square(shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError, match=r"\(d_in, d_in\)"):
-        theory.symmetric_power(np.ones((2, 3)), 0.5)
+        theory.symmetric_power(np.ones(shape), 0.5)
+
+
+def test_powers_refuse_what_is_singular_or_not_finite() -> None:
+    with pytest.raises(NumericsError, match="Damp it more"):
+        theory.symmetric_power(np.diag([1.0, 0.0]), -0.5)
     with pytest.raises(NumericsError, match="not finite"):
         theory.symmetric_power(np.array([[1.0, np.nan], [np.nan, 1.0]]), 0.5)
 
 
-@pytest.mark.parametrize(("first", "second"), [((4, 2), (4, 3)), ((4, 0), (4, 0)), ((4,), (4,))])
+@pytest.mark.parametrize(
+    ("first", "second"), [((4, 2), (4, 3)), ((4, 3), (4, 2)), ((4, 0), (4, 0)), ((4,), (4,)), ((4, 2, 2), (4, 2, 2))]
+)
 def test_similarity_refuses_other_shapes(first: tuple[int, ...], second: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError, match="one dimension"):
         theory.subspace_similarity(np.ones(first), np.ones(second))
 
 
-@pytest.mark.parametrize(("first", "second"), [((2, 4), (2, 5)), ((0, 4), (2, 4)), ((2, 4), (4,))])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((2, 4), (2, 5)),
+        ((2, 5), (2, 4)),
+        ((0, 4), (2, 4)),
+        ((2, 4), (4,)),
+        ((4,), (2, 4)),
+        ((2, 4, 4), (2, 4)),
+        ((2, 4), (2, 4, 4)),
+    ],
+)
 def test_sine_refuses_other_shapes(first: tuple[int, ...], second: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError, match="row spaces"):
         theory.largest_sine(np.ones(first), np.ones(second))

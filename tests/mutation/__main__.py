@@ -136,8 +136,20 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
             continue
         places = [place for node in every_node(node_tree) for place in get_operator(name)().mutation_positions(node)]
         for occurrence, (start, stop) in enumerate(places):
-            if not any(low <= start and stop <= high for low, high in spans):
-                yield Mutant(str(path.relative_to(ROOT)), source, name, occurrence, start[0])
+            if any(low <= start and stop <= high for low, high in spans):
+                continue
+            mutant = Mutant(str(path.relative_to(ROOT)), source, name, occurrence, start[0])
+            if not name.endswith("_Not") or is_python(mutant.source()):
+                yield mutant
+
+
+def is_python(source: str) -> bool:
+    """Whether it can be compiled: `2 ** not 1`, for one, cannot."""
+    try:
+        compile(source, "mutant", "exec")
+    except SyntaxError:
+        return False
+    return True
 
 
 def every_node(node: object) -> Iterator[object]:
@@ -169,13 +181,15 @@ class House:
         known = str(kept.resolve() / f"tests-{self.digest}.jsonl")
         command = [sys.executable, "-m", "tests.mutation.runner", known, *mutated, "--", *OPTIONS, *tests]
         self.loaded = subprocess.Popen(command, **self.where, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        failed = json.loads(self._answer() or '["the tests could not be collected"]')
+        failed = json.loads(self._answer())
         if failed:
             raise SystemExit(f"the tests fail without a mutant: {', '.join(failed)}")
 
     def _answer(self) -> str:
         assert self.loaded.stdout is not None
-        return self.loaded.stdout.readline().strip()
+        if not (line := self.loaded.stdout.readline()):
+            raise SystemExit(f"the process that has the tests has ended ({self.loaded.wait()})")
+        return line.strip()
 
     def verdict(self, mutant: Mutant) -> str:
         """Whether the tests pass with it: one of the runner's answers."""
