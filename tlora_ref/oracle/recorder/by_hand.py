@@ -15,6 +15,8 @@ from tlora_ref.oracle.recorder.foreign import golden_name, host
 from tlora_ref.oracle.traces import Manifest, Trace, TraceWriter
 from tlora_ref.oracle.traces.names import MODULE_SHAPES
 
+#: The dtypes that say a precision.
+FLOATS = ("float64", "float32", "bfloat16", "float16")
 #: The arrays of a step, by module.
 STEP = ("grad_B", "B", "exp_avg", "exp_avg_sq", "grad_A", "A", "A_exp_avg", "A_exp_avg_sq")
 
@@ -28,7 +30,8 @@ class ByHand:
     Parameters
     ----------
     golden : the golden trace (or its folder): its modules, budget, samples and batches are the candidate's
-    dtype : the precision that the candidate works in, "float32" say; by default that of the weights that are hooked
+    dtype : the precision that the candidate works in, "float32" say; by default the coarsest of the weights that
+        are hooked and of what their modules give (so that autocast counts)
 
     Raises
     ------
@@ -39,12 +42,19 @@ class ByHand:
     def __init__(self, golden: Trace | str | Path, dtype: str | None = None) -> None:
         self.golden = golden if isinstance(golden, Trace) else Trace(golden)
         self.dtype = None if dtype is None else Precision.of(dtype).name
+        self._said_dtype = dtype is not None
         self.manifest = Manifest.like(self.golden.manifest, self.dtype or "float64")  # until it is known: see `write`
         self.writer = TraceWriter(self.manifest)
         self._losses: dict[int, float] = {}
         self._rates: dict[int, float] = {}
         #: Takes the loss of the pass just made, while hooks are in place.
-        self.told: Callable[[float], None] | None = None
+        self.told: Callable[[Any], None] | None = None
+
+    def works_in(self, dtype: str) -> None:
+        """A dtype that was met in the run: the coarsest is the candidate's precision, unless that was said."""
+        if not self._said_dtype and dtype in FLOATS:
+            met = [Precision.of(name) for name in (dtype, self.dtype) if name is not None]
+            self.dtype = max(met, key=lambda precision: precision.storage).name
 
     # ---- what the golden run was made on ----
 

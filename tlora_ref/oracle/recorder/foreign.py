@@ -5,7 +5,7 @@ Objects are known by what they have (`named_modules`, `weight`, `lora_A`): PyTor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -46,7 +46,7 @@ def golden_name(theirs: str, shapes: Shapes) -> str:
     """The golden name of a module: `theirs` itself, or what is left of it without a wrapper's prefix."""
     found = [m for m in shapes if theirs == m or theirs.endswith(f".{m}")]
     if not found:
-        raise ConfigError(f"{theirs} is none of the golden trace's modules, nor does it end in one: {_some(shapes)}")
+        raise ConfigError(f"{theirs} is none of the golden trace's modules, nor does it end in one: {some(shapes)}")
     return max(found, key=len)
 
 
@@ -101,6 +101,7 @@ def adapters_of(modules: Mapping[str, Any]) -> dict[str, LowRank]:
             A, B, scale = (_active(module, getattr(module, part, None)) for part in ("lora_A", "lora_B", "scaling"))
             if A is None or B is None or scale is None:
                 continue  # a module that this adapter leaves alone
+            _plain(name, module)
             found[name] = LowRank(getattr(A, "weight", A), getattr(B, "weight", B), float(scale))
     if not found:
         raise ConfigError(
@@ -108,6 +109,23 @@ def adapters_of(modules: Mapping[str, Any]) -> dict[str, LowRank]:
             "Give adapters={module: (A, B, scale)}"
         )
     return found
+
+
+#: What modules with lora_A and lora_B may have beside them, and what they are then.
+_BESIDE = {"lora_magnitude_vector": "DoRA", "lora_E": "AdaLoRA", "lora_bias": "LoRA with a bias"}
+
+
+def _plain(name: str, module: Any) -> None:
+    """ConfigError where the module is more than y = W x + s B A x."""
+    beside = {kind: _active(module, getattr(module, part, None)) for part, kind in _BESIDE.items()}
+    kinds = [kind for kind, has in beside.items() if has is not None and has is not False]
+    variant = _active(module, getattr(module, "lora_variant", {}))
+    kinds += [type(variant).__name__] if variant and not kinds else []
+    if kinds:
+        raise ConfigError(
+            f"recorder: the adapter of {name} is {' and '.join(kinds)}: TLoRA's modules are y = W x + s B A x (Eq. 1). "
+            "Switch it off"
+        )
 
 
 def _active(module: Any, part: Any) -> Any:
@@ -121,6 +139,7 @@ def _active(module: Any, part: Any) -> Any:
     return part[names[0]] if names and names[0] in part.keys() else None  # noqa: SIM118 (a ModuleDict, too)
 
 
-def _some(shapes: Shapes) -> str:
-    names = list(shapes)
+def some(names: Iterable[str]) -> str:
+    """The first names of a list, for a message."""
+    names = list(names)
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

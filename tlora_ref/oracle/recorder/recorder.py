@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tlora_ref.errors import ConfigError
-from tlora_ref.oracle.recorder import hooks
+from tlora_ref.oracle.recorder import calibration, training
 from tlora_ref.oracle.recorder.by_hand import ByHand
 from tlora_ref.oracle.recorder.foreign import host, modules_of, oriented, weight_of
 
@@ -31,7 +31,7 @@ class Recorder(ByHand):
         The passes go over the samples in their order, one sample each, once or several times. Large arrays (inputs,
         gradients, logits) are kept where the golden trace has them; tokens, sums and mean abs(W * dW) always.
         """
-        return hooks.calibration(self, model)
+        return calibration.calibration(self, model)
 
     def training(
         self,
@@ -50,9 +50,14 @@ class Recorder(ByHand):
         ----------
         model : with PEFT-like adapters (lora_A, lora_B, scaling)
         adapters : {module: (A, B, alpha / r)} for a model that keeps them otherwise
-        scaler : a GradScaler, by whose scale gradients are divided
+        scaler : a GradScaler, by whose scale gradients are divided; a step that it skips is not recorded
+
+        Raises
+        ------
+        ConfigError
+            for adapters that are more than A and B (DoRA), and by a step that trains other tensors beside them
         """
-        return hooks.training(self, model, optimizer, adapters, scaler)
+        return training.training(self, model, optimizer, adapters, scaler)
 
     def merged(self, model: Any) -> None:
         """The merged weight of every module: of a model after its merge, or {module: weight}."""
@@ -69,7 +74,7 @@ class Recorder(ByHand):
         """The loss of the forward pass that has just been made, for a model that does not return it."""
         if self.told is None:
             raise ConfigError("recorder: loss(...) belongs after a forward pass inside calibration or training")
-        self.told(float(host(value).reshape(())))
+        self.told(value)
 
     def write(self, folder: str | Path, *, merged: Any = None, overwrite: bool = False) -> None:
         """The trace to `folder`, whole or not at all; the weights after the merge go along, of `merged`."""
