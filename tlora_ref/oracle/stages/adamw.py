@@ -76,7 +76,8 @@ def _alone(sides: Sides, step: int, m: str, right: Trained) -> list[Finding]:
     """B of a module and step; what rounding hides is said."""
     verdict, unseen = judge_B(sides, step, m, sides.candidate.get(f"train/{step}/B/{m}"), right)
     if verdict.passed and UNTRAINED in unseen:
-        why = f"B of step {step}: the noise of the whole run is as large as B: {verdict.detects:.2g} of it"
+        share = "" if verdict.detects is None else f": {verdict.detects:.2g} of it"  # None where golden's B is 0
+        why = f"B of step {step}: the noise of the whole run is as large as B{share}"
         return [sides.skipped("adamw", m, why)]
     said = [sides.noted("adamw", f"B of step {step}: not told from B of the step before", m)] if unseen else []
     return [replace(sides.finding("adamw", GOLDEN, m, verdict), step=step), *said]

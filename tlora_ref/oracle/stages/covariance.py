@@ -16,6 +16,7 @@ from tlora_ref.oracle.implementation import Reference
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import GOLDEN, Finding
 from tlora_ref.oracle.stages.bounds import Slip, entries, stored, sum_error
+from tlora_ref.oracle.stages.shares import judge_part, judge_parts
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.verdict import Verdict
 
@@ -25,7 +26,7 @@ MOST = 0.25
 
 def findings(sides: Sides) -> list[Finding]:
     """C from the candidate's recorded inputs, and against the golden C."""
-    found = []
+    found, pairs = [], dict[str, tuple[Array, Array]]()
     for module in sides.golden.modules("covariance"):
         name = f"covariance/{module}"
         if not sides.candidate.has(name):
@@ -39,7 +40,11 @@ def findings(sides: Sides) -> list[Finding]:
         golden = sides.golden.get(name)
         slips = _slips_of(sides, module, golden)
         verdict = sides.network.array("covariance", "entries", "covariance", module, C, golden, slips)
-        found.append(sides.finding("covariance", GOLDEN, module, verdict))
+        judged = [verdict, *judge_part(sides.network, "covariance", module, C, golden)]
+        found += [sides.finding("covariance", GOLDEN, module, verdict) for verdict in judged]
+        pairs[module] = C, golden
+    together = judge_parts(sides.network, "covariance", pairs)
+    found += [sides.finding("covariance", GOLDEN, None, verdict) for verdict in together]
     for module in sides.golden.shapes:
         found += _of_samples(sides, module)
     return found

@@ -17,6 +17,7 @@ from tlora_ref.oracle.implementation import Reference
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import GOLDEN, Finding
 from tlora_ref.oracle.stages.bounds import OWN, SAFETY, Slip, entries
+from tlora_ref.oracle.stages.shares import judge_sum
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.traces.reader import Trace
 from tlora_ref.oracle.verdict import Verdict
@@ -50,7 +51,9 @@ def findings(sides: Sides) -> list[Finding]:
             ]
         found.append(sides.against_golden("loss", None, f"loss of sample {n}", got, golden, allowed, slips))
     together = sides.network.numbers("loss", "losses of all samples", "loss", pairs)
-    return [*found, *([] if together is None else [sides.finding("loss", GOLDEN, None, together)])]
+    summed = judge_sum(sides.network, "sum of all losses", "loss", pairs)
+    verdicts = summed if together is None else [together, *summed]
+    return [*found, *(sides.finding("loss", GOLDEN, None, verdict) for verdict in verdicts)]
 
 
 def mean_error(sides: Sides, labels: str, loss: Array) -> float:

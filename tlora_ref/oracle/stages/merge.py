@@ -104,7 +104,8 @@ class _Golden:
             return sides.against_golden("merge", m, "entries", got, W, stored(W, sides.precision), [])
         verdict, unseen = judge_merge_by_golden(sides, got, W, self.trained[m])
         if verdict.passed and unseen:
-            reason = f"the noise of the whole run is as large as the update: {verdict.detects:.2g} of the weight"
+            seen = "" if verdict.detects is None else f": {verdict.detects:.2g} of the weight"  # None where that is 0
+            reason = f"the noise of the whole run is as large as the update{seen}"
             return sides.skipped("merge", m, why + reason)
         return sides.finding("merge", GOLDEN, m, verdict)
 

@@ -15,6 +15,7 @@ from tlora_ref.method.switches import Switches
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.stages.bounds import Slip, entries, malformed, sum_error
 from tlora_ref.oracle.stages.moments import Moments, step_with_errors
+from tlora_ref.oracle.stages.step_rates import judge_rates
 from tlora_ref.oracle.verdict import Verdict
 
 TORCH: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
@@ -36,19 +37,25 @@ def judge_train(
         return [malformed("train", "A and B", f"expected (A, B), got {type(got).__name__}")]
     A = np.asarray(A, np.float64)
     state = Moments.zeros((np.asarray(dy[0]).shape[1], len(A)))
-    gradients = []
+    gradients, updates = list[Array](), list[Array]()
     for t, rate in enumerate(lr):
         X, G = np.asarray(x[t], np.float64), np.asarray(dy[t], np.float64)
         gradients.append(low_rank.gradient_B(G.T @ X, A, scale))
         magnitude = 2.0 * abs(scale) * np.abs(G).T @ (np.abs(X) @ np.abs(A).T)
         error = sum_error(magnitude, max(X.shape), precision) + 4.0 * precision.storage * magnitude
+        before, decay = state.values[0], 1.0 - rate * TORCH["weight_decay"]
         state = step_with_errors(state, gradients[-1], error, {**TORCH, "step": t + 1, "lr": rate}, precision)
+        updates = [*(update * decay for update in updates), state.values[0] - before * decay]
     moved = entries("train", "A is frozen", got[0], A, np.zeros_like(A))
     if not moved.passed and moved.cause is None:
         moved = replace(moved, cause="A was trained: TLoRA freezes it")
     B, allowed = state.values[0], state.errors[0]
     final = entries("train", "B", got[1], B, allowed, run_slips(gradients, scale, list(lr)))
-    return [moved, final]
+    rates = None
+    if final.passed:
+        whole = np.asarray(got[1], np.float64).reshape(B.shape)
+        rates = judge_rates(whole, updates, allowed, TORCH["betas"], precision)
+    return [moved, final] if rates is None else [moved, final, rates]
 
 
 def run_slips(gradients: list[Array], scale: float, lr: list[float]) -> list[Slip]:

@@ -4,7 +4,9 @@ No bound on a single operation tells how rounding grows through a model, so it i
 is made, on the golden quantities: teacher-forced, step by step. Three runs are made beside the golden one:
 
 - float32: this library's own;
-- bfloat16: weights and the result of every operation rounded to it, forwards and backwards, as kernels do;
+- bfloat16: weights and the result of every operation rounded to it, forwards and backwards, as kernels do. One run is
+  sometimes right by luck, and does not see a ReLU that another switches: so it is made on other grids of as many digits
+  as well. Of relative deviations the root mean square of all is taken, of entries of gradients the largest;
 - sums: float32 whose log-sum-exp lacks the most that plain addition over the vocabulary may lose. How well this library
   adds says nothing of others: over 262,144 tokens a plain sum is off by 1e-4 where a pairwise one is off by 1e-7.
 """
@@ -13,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,17 +26,27 @@ from tlora_ref.autograd import plain_sums, stored_as
 from tlora_ref.backend import Array
 from tlora_ref.calibration import CalibrationStats, add_samples, sample_inputs
 from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.traces.shares import parts_of, share, share_of_sum
 from tlora_ref.training.loop import step_gradients
 from tlora_ref.transformer import Model
 
 FLOAT32, BFLOAT16, SUMS = "float32", "bfloat16", "sums"
+#: bfloat16 rounds to its numbers; divided by these, they are other grids, whose roundings are other ones.
+GRIDS = (0.84, 0.71, 0.6)
+#: Those that a training step is run on: its gradients have entries enough.
+STEP_GRIDS = GRIDS[:2]
 #: After a quantity's name: the root mean square of the deviation over that of the golden quantity.
 RELATIVE = "{}, relative"
+#: After a quantity's name and that of a part of it: the share of that part by which the quantity is off.
+SHARE = "{}, {}"
+#: The part, and the key, of the sum of several numbers, such as all losses.
+SUM = "sum"
 
 
-def _rounded(x: Array) -> Array:
-    """Rounded to bfloat16, in float32 again."""
-    return x.astype(Precision.of(BFLOAT16).dtype).astype(np.float32)
+def _rounded(x: Array, grid: float = 1.0) -> Array:
+    """Rounded to bfloat16, or to its numbers divided by `grid`, in float32 again."""
+    unit = np.float32(grid)
+    return np.asarray((x * unit).astype(Precision.of(BFLOAT16).dtype).astype(np.float32) / unit)
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,12 @@ def _runs(model: Model) -> dict[str, Run]:
     }
 
 
+def _on_grid(run: Run, grid: float) -> Run:
+    """The run in bfloat16 with the result of every operation on another grid."""
+    rounded = partial(_rounded, grid=grid)
+    return replace(run, put=rounded, working=lambda: stored_as(rounded))
+
+
 class Noise:
     """Deviations of the three runs, by quantity and key, gathered while the float64 run is recorded."""
 
@@ -74,6 +93,12 @@ class Noise:
             S = {name: s.sensitivity[m] for name, s in all_stats.items()}
             self._note("covariance", m, C, golden.covariance[m])
             self._note("sensitivity", m, S, golden.sensitivity[m])
+        drawn = [_deviations(all_stats[BFLOAT16], golden)]
+        del all_stats  # each has C of every module: one at a time
+        for grid in GRIDS:
+            drawn.append(_deviations(self._calibrated(_on_grid(self.runs[BFLOAT16], grid), samples, golden), golden))
+        for quantity, key in drawn[0]:
+            self._put(BFLOAT16, quantity, key, _rms([one[quantity, key] for one in drawn]))
 
     def _calibrated(self, run: Run, samples: Sequence[Mapping[str, Any]], golden: CalibrationStats) -> CalibrationStats:
         sums = dict.fromkeys(golden.shapes, 0.0)
@@ -96,11 +121,15 @@ class Noise:
     ) -> None:
         """The loss and the gradients of one step, from the golden matrices before it."""
         own = {name: self._stepped(run, adapter, batch, gradients) for name, run in self.runs.items()}
-        self._note("train_loss", str(step), {name: found.loss for name, found in own.items()}, loss)
+        low = [_on_grid(self.runs[BFLOAT16], grid) for grid in STEP_GRIDS]
+        others = [self._stepped(run, adapter, batch, gradients) for run in low]
+        losses = {name: found.loss for name, found in own.items()}
+        self._note("train_loss", str(step), losses, loss, [found.loss for found in others])
         for leaf, golden in gradients.items():
             module, _, rest = leaf.rpartition(".lora_")
             found = {name: each.arrays[leaf] for name, each in own.items()}
-            self._note(f"grad_{rest[0]}", f"{step}/{module}", found, golden)
+            drawn = [each.arrays[leaf] for each in others]
+            self._note(f"grad_{rest[0]}", f"{step}/{module}", found, golden, drawn)
 
     def _stepped(self, run: Run, adapter: Adapter, batch: Mapping[str, Any], leaves: Mapping[str, Array]) -> Any:
         A, B = ({m: run.put(x) for m, x in part.items()} for part in (adapter.A, adapter.B))
@@ -111,17 +140,43 @@ class Noise:
         run.model.detach()
         return found
 
-    def _note(self, quantity: str, key: str, own: Mapping[str, Any], golden: Any) -> None:
+    def _note(self, quantity: str, key: str, own: Mapping[str, Any], golden: Any, others: Sequence[Any] = ()) -> None:
+        """The largest deviation in each run; of the one in bfloat16 and `others` like it the relative one as well."""
         right = np.asarray(golden, np.float64)
         values = {name: np.asarray(x, np.float64) for name, x in own.items()}
-        size = float(np.sqrt(np.mean(right**2))) or 1.0
         for name, value in values.items():
             error = value - (values[FLOAT32] if name == SUMS else right)
-            found = self.found[name]
-            found.setdefault(quantity, {})[key] = float(np.abs(error).max())
-            if name == BFLOAT16:
-                found.setdefault(RELATIVE.format(quantity), {})[key] = float(np.sqrt(np.mean(error**2))) / size
+            self._put(name, quantity, key, float(np.abs(error).max()))
+        low = [values[BFLOAT16], *(np.asarray(x, np.float64) for x in others)]
+        self._put(BFLOAT16, quantity, key, max(float(np.abs(x - right).max()) for x in low))
+        self._put(BFLOAT16, RELATIVE.format(quantity), key, _rms([_relative(x, right) for x in low]))
+
+    def _put(self, run: str, quantity: str, key: str, value: float) -> None:
+        self.found[run].setdefault(quantity, {})[key] = value
 
     def to_dict(self) -> dict[str, Any]:
         """As the manifest holds it."""
         return dict(self.found)
+
+
+def _deviations(own: CalibrationStats, golden: CalibrationStats) -> dict[tuple[str, str], float]:
+    """{(quantity, key): relative deviation} of a run's losses, C and S, of all losses together, and C's shares."""
+    losses = [_relative(*pair) for pair in zip(own.losses, golden.losses, strict=True)]
+    found = {(RELATIVE.format("loss"), str(n)): off for n, off in enumerate(losses)}
+    found[SHARE.format("loss", SUM), SUM] = share_of_sum(np.array(own.losses), np.array(golden.losses))
+    for m in golden.shapes:
+        C, right = (np.asarray(stats.covariance[m], np.float64) for stats in (own, golden))
+        found[RELATIVE.format("covariance"), m] = _relative(C, right)
+        found[RELATIVE.format("sensitivity"), m] = _relative(own.sensitivity[m], golden.sensitivity[m])
+        for name, part in parts_of(right).items():
+            found[SHARE.format("covariance", name), m] = share(C - right, part)
+    return found
+
+
+def _relative(value: Any, right: Any) -> float:
+    """The root mean square of the error over that of what is right."""
+    return _rms(np.subtract(value, right)) / (_rms(right) or 1.0)
+
+
+def _rms(values: Any) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
