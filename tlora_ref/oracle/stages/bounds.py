@@ -83,7 +83,8 @@ def entries(stage: str, what: str, got: object, expected: Any, allowed: Any, sli
 def _detected(allowed: Array, expected: Array) -> float | None:
     """The smallest share by which all entries can be off together for one of them to be wrong."""
     at = expected != 0.0
-    return float((allowed[at] / np.abs(expected[at])).min()) if at.any() else None
+    with np.errstate(over="ignore"):  # of what is tiny, any bound is infinitely much
+        return float((allowed[at] / np.abs(expected[at])).min()) if at.any() else None
 
 
 def root_mean_square(
