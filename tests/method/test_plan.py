@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -54,6 +55,9 @@ def test_switches_survive_a_dictionary_and_mark_changes() -> None:
     assert changed.name == "released+"
     assert resolve(changed, rank_floor=1).name == "released+"
     assert Switches.from_dict(changed.to_dict()) == changed
+    assert Switches.from_dict({"centre": True}) == Switches(centre=True)  # the others as in the paper
+    with pytest.raises(FrozenInstanceError):
+        changed.centre = False  # type: ignore[misc]
     assert resolve("paper", centre=False) is PROFILES["paper"]
 
 

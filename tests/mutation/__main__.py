@@ -163,11 +163,12 @@ class House:
     """A copy of the repository in which one mutant at a time lives, with a process that has its tests collected.
 
     kept : a folder for what is known of the tests, which the next house takes from there
+    patience : seconds of tests for a mutant, of those that run in the process
     digest : of all that it holds
     """
 
-    def __init__(self, folder: Path, tests: list[str], mutated: list[str], kept: Path) -> None:
-        self.folder, self.tests = folder, tests
+    def __init__(self, folder: Path, tests: list[str], mutated: list[str], kept: Path, patience: float | None) -> None:
+        self.folder, self.tests, self.patience = folder, tests, patience
         files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         digest = hashlib.sha256(" ".join([*tests, *mutated]).encode())
         for name in filter(None, files.split("\0")):
@@ -196,7 +197,7 @@ class House:
         source = mutant.source()
         if mutant.function is not None:
             assert self.loaded.stdin is not None
-            request = {"path": mutant.path, "function": mutant.function, "source": source}
+            request = {"path": mutant.path, "function": mutant.function, "source": source, "patience": self.patience}
             self.loaded.stdin.write(json.dumps(request) + "\n")
             self.loaded.stdin.flush()
             if (answer := self._answer()) != UNKNOWN:
@@ -221,8 +222,8 @@ class Verdicts:
     """Those of a run that was stopped. A kill holds for as long as the mutated file is as it was, the rest until
     anything changes: a survivor is tried again when there are other tests."""
 
-    def __init__(self, path: Path, digest: str) -> None:
-        self.path, self.digest = path, digest
+    def __init__(self, path: Path, house: House) -> None:
+        self.path, self.digest = path, f"{house.digest} {house.patience}"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         found = [json.loads(line) for line in lines]
         self.known = {each["name"]: each["verdict"] for each in found if self.holds(each)}
@@ -236,14 +237,16 @@ class Verdicts:
             file.write(json.dumps(each) + "\n")
 
 
-def verdicts(mutants: list[Mutant], mutated: list[str], tests: list[str], workers: int, kept: Path) -> Iterator[str]:
+def verdicts(
+    mutants: list[Mutant], mutated: list[str], tests: list[str], workers: int, kept: Path, patience: float | None
+) -> Iterator[str]:
     """The verdict of every mutant, in order."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(workers) as threads:
         houses: Queue[House] = Queue()
         for number in range(workers):
-            house = House(Path(folder) / str(number), tests, mutated, kept)
+            house = House(Path(folder) / str(number), tests, mutated, kept, patience)
             houses.put(house)
-        known = Verdicts(kept / "verdicts.jsonl", house.digest)
+        known = Verdicts(kept / "verdicts.jsonl", house)
 
         def tried(mutant: Mutant) -> str:
             if mutant.name in known.known:
@@ -275,6 +278,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="so many mutants, drawn at random; by default all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--patience", type=float, help="seconds of tests; a mutant that lives so long has survived")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="for the verdicts: a run that is stopped goes on")
     options = parser.parse_args()
     patterns, tests = TARGETS[options.target]
@@ -290,7 +294,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         kept = options.keep or Path(folder)
         kept.mkdir(parents=True, exist_ok=True)
-        found = verdicts(mutants, mutated, tests.split(), options.workers, kept)
+        found = verdicts(mutants, mutated, tests.split(), options.workers, kept, options.patience)
         for done, (mutant, verdict) in enumerate(zip(mutants, found, strict=True), start=1):
             line = changed_line(mutant) if verdict == SURVIVED else ""
             reason = equivalent(mutant.path, line) if line else None

@@ -6,8 +6,8 @@ not run again). Then a mutant is one function's code, put in the place of the or
 call the function run in it, first those that are quick for what they have killed. What a test module computes as it is
 imported is computed by the original. A mutant outside any function is not for this process.
 
-Requests and answers are lines: {"path", "function", "source"} of a mutant; "killed", "endless", "survived" or "no such
-function".
+Requests and answers are lines: {"path", "function", "source", "patience"} of a mutant; "killed", "endless", "survived"
+or "no such function".
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
 from typing import Any, TextIO
@@ -125,7 +126,7 @@ class Runner:
             key = (str(Path(mutant["path"]).resolve()), mutant["function"])
             place = [mutant["path"], mutant["function"]]
             calling = [(test["taken"], i) for i, test in enumerate(tests) if place in test["seen"]]
-            order = sorted(calling, key=lambda test: self.worth(key, *test))
+            order = within(sorted(calling, key=lambda test: self.worth(key, *test)), mutant["patience"])
             code = code_of(mutant["source"], key)
             if code is None or not functions[key]:
                 self.answer(UNKNOWN)
@@ -147,13 +148,15 @@ class Runner:
 
     def measured(self, session: Any) -> list[dict[str, Any]]:
         """Every test once, in a fork, so that no cache is warm afterwards: its name, seconds, and what it calls."""
-        left = session.items[len(self.lines()) :]
+        left, parent = session.items[len(self.lines()) :], os.getpid()
         if left and (child := os.fork()) == 0:
             calls = Calls(self.files)
             session.config.pluginmanager.register(calls)
             threading.setprofile(calls.look)
             for item, following in zip(left, [*left[1:], None], strict=True):
                 taken, seen = calls.of(item, following)
+                if os.getppid() != parent:  # stopped: a test may have taken the signal for its own
+                    os._exit(1)
                 places = [(os.path.relpath(path), name) for path, name in sorted(seen)]
                 test = {"name": item.nodeid, "taken": taken, "failed": item.nodeid in calls.failed, "seen": places}
                 with self.known.open("ab", buffering=0) as file:  # a whole line or none
@@ -165,6 +168,12 @@ class Runner:
 
     def lines(self) -> list[str]:
         return self.known.read_text(encoding="utf-8").splitlines() if self.known.exists() else []
+
+
+def within(tests: list[tuple[float, int]], seconds: float | None) -> list[tuple[float, int]]:
+    """The first of the tests, as many as take so long together."""
+    totals = accumulate(taken for taken, _ in tests)
+    return [test for test, total in zip(tests, totals, strict=True) if seconds is None or total <= seconds]
 
 
 def code_of(source: str, key: Key) -> CodeType | None:

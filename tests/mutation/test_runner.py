@@ -66,10 +66,10 @@ def runner(tmp_path: Path):
     assert process.stdin is not None and process.stdout is not None
     assert json.loads(process.stdout.readline()) == []
 
-    def answer(function: str, old: str, new: str) -> str:
+    def answer(function: str, old: str, new: str, patience: float | None = None) -> str:
         source = MODULE.replace(old, new)
         assert source != MODULE
-        request = {"path": "module.py", "function": function, "source": source}
+        request = {"path": "module.py", "function": function, "source": source, "patience": patience}
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
         return process.stdout.readline().strip()
@@ -84,5 +84,6 @@ def test_mutants_are_killed_by_the_tests_that_call_them(runner) -> None:
     assert runner("doubled", "2 * each", "each + each") == SURVIVED
     assert runner("Counter.count", "+ 1", "- 1") == KILLED
     assert runner("Counter.count", "+ 1", "+ 2 - 1") == SURVIVED  # every fork begins with the original
+    assert runner("Counter.count", "+ 1", "- 1", patience=0.0) == SURVIVED  # no test is that quick
     assert runner("unused", "x + 1", "x - 1") == SURVIVED
     assert runner("missing", "+ 1", "- 1") == UNKNOWN
