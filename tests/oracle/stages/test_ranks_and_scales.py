@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import tlora_ref as tr
-from tests.oracle.altered import changed, replaced, without
+from tests.oracle.altered import MODEL, SAMPLES, changed, replaced, without
 from tlora_ref.method.switches import PROFILES
 from tlora_ref.oracle.judge import judge
 from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.stages import ranks as judged
 from tlora_ref.oracle.stages.ranks import _is_open_tie, _representable
+from tlora_ref.oracle.traces import Trace
 
 
 def test_exact_ties_go_to_even_and_open_ties_either_way() -> None:
@@ -93,6 +97,49 @@ def test_a_tie_is_closed_where_every_order_of_arithmetic_is_exact(
     assert _is_open_tie(np.array(S), 0, R_total, Precision.of("float32")) is open_, why
 
 
+RULES = {
+    "none": PROFILES["paper"],
+    "largest": PROFILES["released"],
+    "redistribute": replace(PROFILES["paper"], redistribute=True),
+}
+
+
+@pytest.mark.parametrize(
+    ("exact", "error", "rule", "expected"),
+    [
+        # 2.45 may be rounded up: one rank, which among the largest one may have to give
+        ([5.2, 2.45, 2.0, 2.35], [0.0, 0.1, 0.0, 0.0], "none", [0, 1, 0, 0]),
+        ([5.2, 2.45, 2.0, 2.35], [0.0, 0.1, 0.0, 0.0], "redistribute", [1, 1, 1, 1]),
+        # rounded they sum to 11 of 12: within 1 + 1 + 1 of the largest, 5.2, lie the second and the fourth
+        ([5.2, 2.45, 2.0, 2.35], [0.0, 0.1, 0.0, 0.0], "largest", [1, 2, 0, 1]),
+        # all six may be rounded otherwise, yet the remainder is no more than 6 / 2
+        ([6.45, 5.45, 1.55, 1.55, 1.45, 1.55], [0.1] * 6, "largest", [4, 4, 1, 1, 1, 1]),
+        ([6.45, 5.45, 1.55, 1.55, 1.45, 1.55], [0.01] * 6, "largest", [0, 0, 0, 0, 0, 0]),
+    ],
+)
+def test_how_many_ranks_the_candidate_s_own_error_may_move(
+    exact: list[float], error: list[float], rule: str, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judged, "share_errors", lambda sides, S: np.array(error) / sum(exact))
+    sides = SimpleNamespace(golden=SimpleNamespace(manifest=SimpleNamespace(r_init=3)))
+    assert judged._open(sides, np.array(exact), RULES[rule]) == pytest.approx(expected)
+
+
+def test_rounding_otherwise_is_counted_in_whole_ranks() -> None:
+    found = judged.rounded_otherwise(np.array([2.4, 2.6, 3.0, 2.4, 3.0]), np.array([0.2, 0.2, 0.4, 1.2, 2.7]))
+    assert found.tolist() == [1, 1, 0, 2, 3]
+
+
+def test_a_share_is_off_by_its_score_and_by_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores 1 and 3, off by 0.1 and 0.2, with a sum that is off by 0.3."""
+    monkeypatch.setattr(judged, "mean_error", lambda sides, module, score: 0.04 * score)
+    noise = {"a": 0.06, "b": 0.08}
+    golden = SimpleNamespace(shapes=dict.fromkeys(noise, (9, 9)))
+    sides = SimpleNamespace(golden=golden, network=lambda stage, module, score: noise[module])
+    found = judged.share_errors(sides, np.array([1.0, 3.0]))
+    np.testing.assert_allclose(found, [(0.1 + 0.25 * 0.3) / 4, (0.2 + 0.75 * 0.3) / 4], rtol=1e-14)
+
+
 def test_scores_that_are_missing_are_the_golden_ones(golden: Path, tmp_path: Path) -> None:
     candidate = changed(golden, tmp_path / "c", without(".*sensitivity/.*"))
     report = tr.compare(golden, candidate)
@@ -102,6 +149,14 @@ def test_scores_that_are_missing_are_the_golden_ones(golden: Path, tmp_path: Pat
     wrong = changed(golden, tmp_path / "w", lambda t: replaced("rank/.*", lambda u, k: u[k] + 1)(
         without(".*sensitivity/.*|A/.*|sigma/.*|train/.*|merged/.*|alpha/.*")(t)))  # fmt: skip
     assert tr.compare(golden, wrong).first_failing == "ranks"
+
+
+def test_ranks_of_equation_6_are_judged_without_a_cap(tmp_path: Path) -> None:
+    tr.trace(MODEL, SAMPLES, tmp_path / "g", r_init=64, alpha=3.0, stages=("calibration", "allocation"))
+    golden, widest = Trace(tmp_path / "g"), max(min(shape) for shape in MODEL.shapes().values())
+    assert max(float(golden.get(f"rank_eq6/{m}")) for m in golden.shapes) > widest
+    assert max(float(golden.get(f"rank/{m}")) for m in golden.shapes) <= widest
+    assert tr.compare(tmp_path / "g", tmp_path / "g").passed
 
 
 def test_alpha_belongs_to_rank_and_scale(golden: Path, tmp_path: Path) -> None:
