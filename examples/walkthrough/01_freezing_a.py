@@ -23,7 +23,7 @@ B = rng.standard_normal((d_out, r))
 x = rng.standard_normal((4, d_in))
 
 beside, merged = adapted_output(x, W, A, B, s), x @ merged_weight(W, A, B, s).T
-print("beside the weight or merged into it, the same to", abs(beside - merged).max())
+print(f"beside the weight or merged into it, the same to {abs(beside - merged).max():.1e}")
 assert np.allclose(beside, merged)
 
 # %% [markdown]
@@ -43,7 +43,8 @@ G = np.cos(adapted_output(x, W, A, B, s)).T @ x  # dLoss/dW' of this loss, (d_ou
 step = np.zeros_like(B)
 step[3, 1] = 1e-6
 slope = (loss(B + step) - loss(B - step)) / 2e-6
-print("finite difference", slope, " s G A^T", gradient_B(G, A, s)[3, 1], " without s", gradient_B(G, A, 1.0)[3, 1])
+with_s, without_s = gradient_B(G, A, s)[3, 1], gradient_B(G, A, 1.0)[3, 1]
+print(f"finite difference {slope:.6f}, s G A^T {with_s:.6f}, without s {without_s:.6f}")
 assert np.isclose(slope, gradient_B(G, A, s)[3, 1])
 
 # %% [markdown]
@@ -65,7 +66,7 @@ assert np.allclose(dW, moved)
 
 P = A.T @ A  # (d_in, d_in), of rank r
 unseen = x @ (np.eye(d_in) - P)  # the part of each input that A does not read
-print("the update seen by such an input:", abs(unseen @ dW.T).max())
+print(f"the update seen by such an input: {abs(unseen @ dW.T).max():.1e}")
 assert np.allclose(unseen @ dW.T, 0.0) and np.allclose(dW @ P, dW)
 
 # %% [markdown]

@@ -54,7 +54,7 @@ u = np.zeros(W.shape[0])
 u[0] = 1.0
 along_first, along_last = np.outer(u, vectors[:, 0]), np.outer(u, vectors[:, -1])  # both of Frobenius norm 1
 effects = [float(np.trace(change @ C @ change.T)) for change in (along_first, along_last)]
-print("squared effect of a change of norm 1 along the first and the last direction:", effects)
+print(f"squared effect of a change of norm 1: {effects[0]:.2f} along the first direction, {effects[1]:.3f} the last")
 assert np.allclose(effects, [values[0], values[-1]])
 
 # %% [markdown]

@@ -94,7 +94,7 @@ stated("0.47", max(tries))
 # %%
 V_rt = theory.optimal_directions(D, C, r)  # (r, d_in)
 best = theory.optimal_A(V_rt, C)
-print("J(best A) / bound:", theory.objective(best, C, D) / bound)
+print(f"J(best A) / bound: {theory.objective(best, C, D) / bound:.6f}")
 assert np.isclose(theory.objective(best, C, D), bound)
 assert np.allclose(theory.projector(best, C), theory.optimal_projector(V_rt))
 

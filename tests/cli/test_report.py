@@ -90,7 +90,11 @@ def test_what_is_no_result_is_refused(trained: Path, run: Run, what: str) -> Non
     folder = {"nothing": trained / "none", "empty": trained.parent / "model", "history": trained}[what]
     (trained / "history.jsonl").write_text('{"step": 1}\n')
     status, out, error = run("report", folder)
-    said = {"nothing": "there is no such folder", "empty": "neither a trace", "history": "history is damaged"}[what]
+    said = {
+        "nothing": "there is no such folder",
+        "empty": "a model's folder: `plan` says what it holds",
+        "history": "history is damaged",
+    }[what]
     assert status == 2 and not out and error.startswith("error: ") and said in error and error.count("\n") == 1
 
 

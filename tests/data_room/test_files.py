@@ -223,3 +223,19 @@ def test_an_absent_input_is_an_empty_one(tmp_path: Path) -> None:
     forms.append('{"instruction": "Q", "input": "", "output": "one"}')
     samples, _ = encode_rows(load_dataset(write(tmp_path / "a.jsonl", "\n".join(forms))), word_tokenizer())
     assert samples[0] == samples[1] == samples[2]
+
+
+@pytest.mark.parametrize("before", ["", "sep=,\n"])
+def test_a_row_of_csv_is_where_it_begins(tmp_path: Path, before: str) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text(f'{before}prompt,completion\n"a\nb\nc",x\n\ny,z\n')
+    first = 1 + before.count("\n")
+    assert [row.where for row in load_dataset(file)] == [f"{file}, line {first + 1}", f"{file}, line {first + 5}"]
+
+
+@pytest.mark.parametrize(("text", "advice"), [("Once upon a time\n", True), ('{"text": "a"\n', False)])
+def test_plain_text_is_told_how_it_may_be_read(tmp_path: Path, text: str, advice: bool) -> None:
+    (tmp_path / "notes.txt").write_text(text)
+    with pytest.raises(DataError, match="line 1: not valid JSON") as found:
+        load_dataset(tmp_path / "notes.txt")
+    assert ('rows of a .jsonl file: {"text": "..."}' in str(found.value)) == advice

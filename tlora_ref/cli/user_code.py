@@ -39,6 +39,8 @@ def loaded(target: str) -> object:
 
 def _from_path(place: str) -> ModuleType:
     """`pkg.module`, found from where the command is run too."""
+    if Path(place).is_file() or "/" in place:
+        raise ConfigError(f"{place}: is no Python file. Give pkg.module:name or file.py:name")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     return importlib.import_module(place)

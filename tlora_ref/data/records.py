@@ -125,10 +125,16 @@ def _lines(file: Path, text: str) -> Iterator[tuple[str, Any]]:
         try:
             found = list(_values(text))
         except ValueError:
-            raise DataError(
-                f"{file}, line {number}: not valid JSON ({reason(error)}). Expected one object a line; {FORMS}"
-            ) from error
+            said = f"not valid JSON ({reason(error)}). Expected one object a line; {FORMS}"
+            raise DataError(f"{file}, line {number}: {said}{_plain_text(file, text)}") from error
     yield from _rows(file, found)
+
+
+def _plain_text(file: Path, text: str) -> str:
+    """What to do with a file of plain text, whose form no ending tells; nothing to say of another."""
+    if file.suffix.startswith(".json") or text.lstrip().startswith(("{", "[")):
+        return ""
+    return '. Of plain text make rows of a .jsonl file: {"text": "..."}, or {"prompt": "..."} to be answered'
 
 
 def _json(file: Path, text: str) -> Iterator[tuple[str, Any]]:
@@ -218,21 +224,27 @@ def _unwrapped(value: dict[str, Any]) -> Any:
 def _table(file: Path, text: str, delimiter: str) -> Iterator[tuple[str, Any]]:
     """Rows of CSV under the names in the first line."""
     csv.field_size_limit(2**31 - 1)
+    lines = text.count("\n")
     text, delimiter = _delimited(text, delimiter)
+    skipped = lines - text.count("\n")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         names = [name.strip() for name in next(reader, [])]
         if len(set(names)) < len(names):
             raise DataError(f"{file}: two columns have one name: {', '.join(names)[:200]}")
+        after = reader.line_num
         for cells in reader:
-            where = f"{file}, line {reader.line_num}"
+            # a cell may have line breaks: a row is where it begins
+            where, after = f"{file}, line {skipped + after + 1}", reader.line_num
             if not any(cells):
                 continue
             if len(cells) != len(names):
                 raise DataError(f"{where}: {len(cells)} cells, but the first line names {len(names)} columns")
             yield where, {name: _cell(name, cell) for name, cell in zip(names, cells, strict=True)}
     except csv.Error as error:
-        raise DataError(f"{file}, line {reader.line_num}: not valid CSV ({reason(error)}). {FORMS}") from error
+        raise DataError(
+            f"{file}, line {skipped + reader.line_num}: not valid CSV ({reason(error)}). {FORMS}"
+        ) from error
 
 
 def _delimited(text: str, delimiter: str) -> tuple[str, str]:

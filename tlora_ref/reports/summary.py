@@ -76,7 +76,9 @@ def summarize(folder: str | Path) -> Summary:
             f"{folder}: holds a calibration that was stopped, and no adapter yet: the command that began it goes on "
             "with it, with --resume"
         )
-    raise CheckpointError(f"{folder}: neither a trace ({TENSORS}), nor an adapter or a run that has one ({CONFIG})")
+    model = ". It is a model's folder: `plan` says what it holds" if (folder / "config.json").is_file() else ""
+    said = f"neither a trace ({TENSORS}), nor an adapter or a run that has one ({CONFIG})"
+    raise CheckpointError(f"{folder}: {said}{model}")
 
 
 def begun(folder: Path, start: Summary) -> Summary:

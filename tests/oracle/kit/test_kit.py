@@ -258,6 +258,7 @@ def test_the_command_checks_files_and_modules(tmp_path: Path, capsys: pytest.Cap
     [
         ("", ["nowhere.py"], "no such file"),
         ("", ["no_such_module_at_all"], "cannot be imported"),
+        ("", [__file__ + "/"], "is no Python file. Give pkg.module:name or file.py:name"),
         ("raise ValueError('broken')", ["{}"], "broken"),
         ("import sys\nsys.exit(0)", ["{}"], "SystemExit"),
         ("import sys\nclass C:\n    def __init__(self): sys.exit(0)\n", ["{}:C"], "SystemExit"),

@@ -236,3 +236,21 @@ def test_verify_and_check_write_it_right_or_wrong(golden: Path, tmp_path: Path, 
         assert (tmp_path / name).is_file()
     about = json.loads((tmp_path / "check.json").read_text())["about"]["candidate"]
     assert about["sha256"][str(tmp_path / "mine.py")] == hashlib.sha256((tmp_path / "mine.py").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("whys", "said"),
+    [
+        ([f"sample {n}: no loss" for n in range(12)], ["samples 0 to 11: no loss"]),
+        (
+            ["step 3: no batch", "step 1: no batch", "step 1: no A", "other"],
+            ["other", "step 1: no A", "steps 1, 3: no batch"],
+        ),
+        (["step 2: no A", "step 2: no A", "sample 2: no A"], ["sample 2: no A", "step 2: no A"]),
+    ],
+)
+def test_what_is_said_of_several_samples_is_said_once(whys: list[str], said: list[str]) -> None:
+    findings = [Finding("loss", "golden", None, None, "skip", why) for why in whys]
+    report = Report(findings)
+    assert [line for line in report.lines() if "not checked" in line] == [f"not checked: loss: {s}" for s in said]
+    assert report.rows()[0][3] == "; ".join(said)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tlora_ref.oracle.causes import claim
 from tlora_ref.oracle.order import ORDER, STAGE_OF
-from tlora_ref.oracle.reports.finding import CASCADE, FAIL, NOTE, OWN_INPUTS, PASS, SKIP, Finding
+from tlora_ref.oracle.reports.finding import CASCADE, FAIL, NOTE, OWN_INPUTS, PASS, SKIP, Finding, gathered
 from tlora_ref.oracle.stages.same_run import SAY
 from tlora_ref.oracle.verdict import AS_FLOAT32
 
@@ -143,7 +143,7 @@ class Report:
                 FAIL: f"{wrong} of {checked} wrong",
                 CASCADE: f"{wrong} of {checked} differ: follows from {self.first_failing}",
                 PASS: f"{checked} checked",
-                SKIP: "; ".join(sorted({f.why for f in mine if f.status == SKIP})) or "not recorded",
+                SKIP: "; ".join(gathered(f.why for f in mine if f.status == SKIP)) or "not recorded",
             }[status]
             rows.append((stage, equation, status, text, _worst(f for f in mine if f.status == status)))
         return rows
@@ -156,7 +156,9 @@ class Report:
             said.append(f"and {len(wrong) - SHOWN} more that fail (a report as JSON lists them)")
         if self.of(CASCADE):
             said.append(f"{len(self.of(CASCADE))} quantities differ only as a cascade of {self.first_failing}")
-        said += sorted({f"not checked: {f.stage}: {f.why}" for f in self.of(SKIP)})
+        for stage in sorted({f.stage for f in self.of(SKIP)}):
+            whys = gathered(f.why for f in self.of(SKIP) if f.stage == stage)
+            said += [f"not checked: {stage}: {why}" for why in whys]
         notes = self.of(NOTE)
         said += [f"note: {f.stage}{f', {f.module}' if f.module else ''}: {f.why}" for f in notes[:SHOWN]]
         if len(notes) > SHOWN:
