@@ -60,7 +60,7 @@ ARROWS: dict[str, set[str]] = {
     "provenance": {"machine", "version"},
     "pages": {"errors", "files", "names"},
     "version": set(),
-    "autograd": EVERYWHERE,
+    "autograd": EVERYWHERE | {"machine"},
     "method": EVERYWHERE,
     "algorithm": EVERYWHERE | {"method"},
     "adapter": EVERYWHERE | {"method", "algorithm"},

@@ -40,3 +40,23 @@ def test_few_rows_of_a_held_matrix_have_the_bits_of_a_widened_one(monkeypatch: p
     for block in (40, 2**19):
         monkeypatch.setattr(products, "BLOCK_FOR_FEW", block)
         assert np.array_equal(times_transposed(x, W), times_transposed(x, W.astype(np.float32)))
+
+
+@pytest.mark.parametrize("rows", [5, 17, 64, 65])
+def test_some_rows_are_formed_the_other_way_round(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    W = rng.standard_normal((130, 300)).astype(ml_dtypes.bfloat16)
+    x = rng.standard_normal((rows, 300)).astype(np.float32)
+    expected = x.astype("longdouble") @ W.astype("longdouble").T
+    monkeypatch.setattr(products, "UNCACHED", 1)
+    for kernel, turned in (("SkylakeX", rows <= 64), ("Haswell", False)):
+        monkeypatch.setattr(products, "_kernel", lambda kernel=kernel: kernel)
+        assert products._is_turned(x, W.astype(np.float32)) == turned
+        for block in (2**24, 40 * 300):  # whole, and in blocks of which the last is smaller
+            for name in ("WHOLE", "WHOLE_FOR_FEW", "BLOCK", "BLOCK_FOR_FEW"):
+                monkeypatch.setattr(products, name, block)
+            y = times_transposed(x, W.astype(np.float32))
+            assert y.flags.c_contiguous and y.dtype == np.float32
+            np.testing.assert_allclose(y, expected, rtol=0, atol=2e-4)
+            assert np.array_equal(y, times_transposed(x, W))  # held or widened, the same bits
+    assert not products._is_turned(x.astype(np.float64), W.astype(np.float64))

@@ -8,17 +8,21 @@ then reading W is the work, and a block stays in the cache between its widening 
 For one row of x or a handful, as decoding has, y is formed by scalar products with the rows of W: these are read one
 after the other, as memory likes it, where BLAS's own product reads several rows at once and takes twice the time or
 more for a W that is in no cache.
+
+For some rows more, as a short prompt has, y is formed as (W x^T)^T: OpenBLAS's AVX-512 kernels are slow at laying out
+what stands on the left transposed, and there it is x then, and not the larger W. The bits are the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from threading import local
 
 import numpy as np
 
 from tlora_ref.backend import BFLOAT16, Array, array_module, device_of
+from tlora_ref.machine import AVX512_KERNELS, linear_algebra
 
 #: Up to so many rows of x count as few.
 FEW = 16
@@ -28,6 +32,8 @@ WHOLE, BLOCK = 2**24, 2**21
 
 #: Rows of x up to which y is formed by scalar products, and the fewest numbers of such a W: less is in a cache.
 HANDFUL, UNCACHED = 4, 2**16
+#: Rows of x up to which y is formed as (W x^T)^T, and the fewest columns of such a W.
+TURNED, LONG = 64, 256
 #: Blocks of W from which scalar products are formed side by side.
 SEVERAL = 8
 
@@ -63,14 +69,31 @@ def times_transposed(x: Array, W: Array) -> Array:
     """x W^T: x (rows, d_in), W (d_out, d_in) -> (rows, d_out) in the dtype of x."""
     if 0 < len(x) <= HANDFUL and W.size >= UNCACHED and array_module(W) is np:
         return _scalar_products(x, W)
+    turned = _is_turned(x, W)
     if _is_whole(len(x), W):
-        whole: Array = x @ _widened(W).T
+        whole: Array = np.ascontiguousarray((_widened(W) @ x.T).T) if turned else x @ _widened(W).T
         return whole
     blocks = _blocks(len(x), W)
     y = np.empty((len(x), len(W)), dtype=x.dtype)
     for block in blocks:
-        np.matmul(x, _widened(W[block]).T, out=y[:, block])
+        if turned:
+            y[:, block] = (_widened(W[block]) @ x.T).T
+        else:
+            np.matmul(x, _widened(W[block]).T, out=y[:, block])
     return y
+
+
+def _is_turned(x: Array, W: Array) -> bool:
+    """Whether (W x^T)^T is faster than x W^T: not in float64, nor with OpenBLAS's AVX2 kernel, nor for a small W."""
+    fits = len(x) <= TURNED and W.size >= UNCACHED and W.shape[1] >= LONG and x.dtype == np.float32
+    return fits and array_module(W) is np and _kernel() in AVX512_KERNELS
+
+
+@cache
+def _kernel() -> str | None:
+    """The kernel that NumPy's BLAS works with; finding it takes milliseconds."""
+    kernel: str | None = linear_algebra().get("kernel")
+    return kernel
 
 
 def _scalar_products(x: Array, W: Array) -> Array:
