@@ -40,6 +40,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("oracle/stages/spectrum.py", r"found\.sharp_sine\(.\) <= BLUNT"): "a bound of exactly a quarter",
     ("oracle/stages/initialization.py", r"ord=1\)\)"): "another norm of a matrix that is zero or far from it",
     ("oracle/stages/initialization.py", r"\(moved \+ 6[35]\.0 \* unit\)"): "beside what the network's own noise allows",
+    ("oracle/stages/rows.py", r"lengths\[:, None\] \*\* 3"): "a row is likest to its own by any measure of its length",
     ("oracle/stages/loss.py", r"\.ndim < 2 or"): "logits have two axes, or one",
     ("oracle/stages/ranks.py", r"- 1\) <= 0 and"): "a bitwise product is never negative",
     ("oracle/stages/ranks.py", r"float\(distance\) < SAFETY"): "a distance that is the bound to the last bit",
