@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from tlora_ref import autograd as ag
 from tlora_ref.autograd import gradcheck, visibility
 from tlora_ref.autograd import loss as loss_module
+from tlora_ref.autograd.basic import row_dot
 from tlora_ref.errors import ConfigError, ShapeError
 
 KEYS = np.array([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 0, 0, 0]], dtype=bool)
@@ -272,3 +273,17 @@ def test_bucket_bias() -> None:
     assert y[1, 0, 2] == table[2, 1]
     assert y[2, 1, 0] == table[3, 2]
     gradcheck(lambda x: ag.bucket_bias(x, buckets), [table])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("length", [0, 1, 7, 10_000, 10_001])
+def test_scalar_products_of_rows_do_not_depend_on_threads(length: int, dtype: str) -> None:
+    a, b = (normal(3, 2, length, seed=seed).astype(dtype) for seed in range(2))
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            found.append(row_dot(a, b))
+    assert found[0].shape == (3, 2, 1) and np.array_equal(found[0], found[1])
+    products = a.astype("longdouble") * b.astype("longdouble")
+    bound = length * np.finfo(dtype).eps * np.abs(products).sum(axis=-1, keepdims=True)  # of a sum in any order
+    assert (np.abs(found[0] - products.sum(axis=-1, keepdims=True)) <= bound).all()
