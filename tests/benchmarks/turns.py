@@ -7,6 +7,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from tlora_ref.machine import AVX512_FLAGS, KERNEL_VARIABLE, cpu_flags
 OTHER_KERNEL = "Haswell" if cpu_flags() >= AVX512_FLAGS else None
 #: Losses, sums of singular values, sums of greedy tokens: how far two sides may be apart, relatively.
 AGREE = 2e-3
+#: Seconds before each run: threads of the side before still look for work a while after its answer (OpenBLAS's own a
+#: tenth of a second), and would take a core from this one.
+REST = 0.3
 
 
 class Worker:
@@ -81,6 +85,7 @@ def measure(case: Case, folder: Path, wanted: list[str], turns: int, seconds: fl
     spent, done = 0.0, 0
     while done < 3 or (done < turns and spent < seconds):
         for side, worker in workers.items():
+            time.sleep(REST)
             found = worker.run()
             times[side].append(found["seconds"] / (SAMPLES if case.row == "calibration" else 1))
             values[side] = found["value"]
