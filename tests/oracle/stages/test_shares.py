@@ -48,10 +48,16 @@ def measured(C: dict[str, Array], dtype: str = "bfloat16") -> Network:
     return Network({"bfloat16": tables, "float32": {}}, Precision.of(dtype))
 
 
+#: What is done to C: the part that is off, and the cause that is named.
 WRONG = {
-    "damped": (lambda C: C + 0.02 * np.diag(C).mean() * np.eye(len(C)), DIAGONAL),
-    "shrunk": (lambda C: 0.98 * C + 0.02 * np.diag(np.diag(C)), OFF),
-    "too large": (lambda C: 1.02 * C, DIAGONAL),
+    "C is damped: its diagonal alone is too large": (
+        lambda C: C + 0.02 * np.diag(C).mean() * np.eye(len(C)),
+        DIAGONAL,
+    ),
+    "C is too small on its diagonal alone": (lambda C: C - 0.02 * np.diag(np.diag(C)), DIAGONAL),
+    "C is shrunk towards its diagonal": (lambda C: 0.98 * C + 0.02 * np.diag(np.diag(C)), OFF),
+    "C is too large off its diagonal alone": (lambda C: 1.02 * C - 0.02 * np.diag(np.diag(C)), OFF),
+    None: (lambda C: 1.02 * C, DIAGONAL),
 }
 
 
@@ -64,10 +70,11 @@ def test_what_goes_one_way_in_every_module_is_seen_and_rounding_is_not(seed: int
     together = judge_parts(network, "covariance", right)
     assert len(verdicts) == 2 * len(C) and len(together) == 2
     assert all(v.error <= 0.5 * v.allowed for v in [*verdicts, *together])
-    for make, part in WRONG.values():
+    for cause, (make, part) in WRONG.items():
         pairs = {m: (noisy(make(x), seed * 10 + i), x) for i, (m, x) in enumerate(C.items())}
         failed = [v for v in judge_parts(network, "covariance", pairs) if not v.passed]
         assert f"share of what is {part}, mean of all modules" in {v.what for v in failed}
+        assert {v.cause for v in failed} == {cause}
         assert all(v.detects == v.allowed and abs(abs(v.got - 1.0) - 0.02) < 0.003 for v in failed if v.got)
 
 

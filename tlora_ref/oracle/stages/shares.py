@@ -6,7 +6,7 @@ left: C that is a hundredth too large on its diagonal alone is seen, where no en
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from tlora_ref.backend import Array
 from tlora_ref.oracle.stages.bounds import rms
 from tlora_ref.oracle.stages.network import FEW, LEAST, UNIT16, Network
 from tlora_ref.oracle.traces.noise import RELATIVE, SHARE, SUM
-from tlora_ref.oracle.traces.shares import parts_of, share, share_of_sum
+from tlora_ref.oracle.traces.shares import OFF, parts_of, share, share_of_sum
 from tlora_ref.oracle.verdict import Verdict
 
 #: The share of a part may be this many times what it would be if all noise that was measured went that way; those of
@@ -26,6 +26,8 @@ ALL = 3.5
 #: The sum of several numbers may be this many times as far as that of the runs that were measured, or as the errors of
 #: each, if independent, would carry it; the same runs were at most 1.9 times as far.
 SUMMED = 4.0
+#: One part of a matrix is off alone if the other is off by no more than this share of that, and of its bound.
+ALONE = 0.3
 
 
 def judge_part(network: Network, what: str, key: str, got: Array, golden: Array) -> list[Verdict]:
@@ -41,7 +43,7 @@ def judge_part(network: Network, what: str, key: str, got: Array, golden: Array)
         # the noise has the norm relative * |golden|: of it no more than all can go along the part
         allowed = ONE * unit * relative[key] * size / float(np.linalg.norm(part)) + network.kept(got)
         found.append(_verdict(what, f"share of what is {name}", share(got - golden, part), allowed))
-    return found
+    return _blamed(found)
 
 
 def judge_parts(network: Network, what: str, pairs: Mapping[str, tuple[Array, Array]]) -> list[Verdict]:
@@ -57,7 +59,22 @@ def judge_parts(network: Network, what: str, pairs: Mapping[str, tuple[Array, Ar
         off = [share(got - golden, parts_of(golden)[name]) for got, golden in (pairs[key] for key in keys)]
         allowed = ALL * noise * network.unit / UNIT16 + kept
         found.append(_verdict(what, f"share of what is {name}, mean of all modules", float(np.mean(off)), allowed))
-    return found
+    return _blamed(found)
+
+
+def _blamed(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """With the cause where one part of a matrix is off, and nothing says so of the other."""
+    if len(verdicts) != 2 or all(v.passed for v in verdicts):
+        return list(verdicts)
+    wrong, right = sorted(verdicts, key=lambda v: v.passed)
+    if right.error > ALONE * min(right.allowed, wrong.error):
+        return list(verdicts)
+    more = float(wrong.got or 0.0) > 1.0
+    if OFF in wrong.what:
+        text = "C is too large off its diagonal alone" if more else "C is shrunk towards its diagonal"
+    else:
+        text = "C is damped: its diagonal alone is too large" if more else "C is too small on its diagonal alone"
+    return [v if v is right else v.blamed([(text, right.error / wrong.error)]) for v in verdicts]
 
 
 def judge_sum(network: Network, what: str, quantity: str, pairs: Mapping[str, tuple[Array, Array]]) -> list[Verdict]:
