@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tlora_ref as tr
-from tests.oracle.altered import MODEL, SAMPLES, Array, Change, changed, kind, replaced, without
+from tests.oracle.altered import MODEL, SAMPLES, Array, Change, changed, kind, replaced, skipped, without
 from tests.tiny import tiny_llama
 from tlora_ref.cli.main import main
 from tlora_ref.errors import CheckpointError, ConfigError, ShapeError, TLoRAError
@@ -203,6 +203,17 @@ def test_the_verdict_says_what_was_not_judged(golden: Path, tmp_path: Path, caps
             main(["verify", str(golden), str(candidate), *flags])
         assert (stopped.value.code or 0) == status
         assert ("required, and not judged" in capsys.readouterr().out) is bool(status)
+
+
+def test_steps_that_are_not_recorded_are_not_judged_in_full(golden: Path, tmp_path: Path) -> None:
+    """The first step alone is right; the verdict does not say so of the second."""
+    candidate = changed(golden, tmp_path / "c", without("train/2/.*|merged/.*"))
+    report = tr.compare(golden, candidate, checkpoint=MODEL, require=["adamw"])
+    assert report.headline == (
+        "right in 6 of 9 stages; 2 in part (gradient, adamw); 1 not judged (merge); "
+        "required, and not judged in full: adamw"
+    )
+    assert not report.passed and "1 of 2 steps not recorded (first 2)" in skipped(report, "adamw")
 
 
 def test_the_smallest_error_that_is_seen_is_told(golden: Path, tmp_path: Path) -> None:

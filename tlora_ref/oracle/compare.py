@@ -22,6 +22,7 @@ from tlora_ref.oracle.order import ORDER
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.about import about, side
 from tlora_ref.oracle.reports.comparison import Report
+from tlora_ref.oracle.reports.finding import Finding
 from tlora_ref.oracle.stages.same_run import SAY, contradiction
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.stages.walk import walk
@@ -78,7 +79,8 @@ def compare(
     precision = Precision.of(dtype or mine.manifest.dtype)
     _same_weights(gold, mine, precision)
     sides = Sides(gold, mine, model, precision, factors, same_run=same_run)
-    report = Report(walk(sides), sides.said, required=_required(require))
+    findings = [*walk(sides), *_steps_left_out(sides, mine)]
+    report = Report(findings, sides.said, required=_required(require))
     report.about = about(_facts(gold, golden), _facts(mine, candidate))
     report.unrecorded, report.unjudged = _left_out(gold, sides)
     if not report.passed and report.cause is None and precision.name == "float64":
@@ -145,6 +147,18 @@ def _required(stages: Iterable[str]) -> tuple[str, ...]:
     if unknown:
         raise ConfigError(f"require {', '.join(unknown)}: expected all, or some of {', '.join(ORDER)}")
     return tuple(stage for stage in ORDER if stage in asked or "all" in asked)
+
+
+def _steps_left_out(sides: Sides, candidate: Trace) -> list[Finding]:
+    """What stage lacks which steps, where the candidate recorded others: they were not judged."""
+    found = []
+    for kind, stage in (("grad_B", "gradient"), ("B", "adamw")) if candidate.numbered("train", "grad_B") else ():
+        have, golden = (trace.numbered("train", kind) for trace in (candidate, sides.golden))
+        lacking = [t for t in golden if t not in have]
+        if have and lacking:
+            said = f"{len(lacking)} of {len(golden)} steps not recorded (first {lacking[0]})"
+            found.append(sides.skipped(stage, None, said))
+    return found
 
 
 def _left_out(golden: Trace, sides: Sides) -> tuple[dict[str, str], list[str]]:
