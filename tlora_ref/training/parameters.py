@@ -48,10 +48,19 @@ def whole_tensors(model: Model, also: Iterable[str]) -> list[str]:
     for name in also:
         tensors = [tensor for tensor in model.tensors if tensor == name or tensor.startswith(f"{name}.")]
         if not tensors:
-            near = get_close_matches(name, model.tensors, cutoff=0.4) or list(model.tensors)[-3:]
-            raise ConfigError(f'also: the model has no tensor or module "{name}". It has, for one, {", ".join(near)}')
+            raise ConfigError(f'also: the model has no tensor or module "{name}". {_instead(model, name)}')
         found += tensors
     return list(dict.fromkeys(found))
+
+
+def _instead(model: Model, name: str) -> str:
+    """What may be meant by a name that the model lacks: the table it is tied to, the end of a path, or a slip."""
+    tied = {other: table for other, table in model.ties(model.config).items() if f".{name}." in f".{other}."}
+    if tied:
+        return f"It is tied to {', '.join(dict.fromkeys(tied.values()))}: name that, and it is trained in all its uses"
+    ends = [tensor for tensor in model.tensors if f".{name}." in f".{tensor}."]
+    near = ends[:3] or get_close_matches(name, model.tensors, cutoff=0.4) or list(model.tensors)[-3:]
+    return f"It has, for one, {', '.join(near)}"
 
 
 def install(arrays: dict[str, Array], model: Model, adapter: Adapter | None) -> None:
