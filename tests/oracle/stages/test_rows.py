@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
+import pytest
 
 from tlora_ref.oracle.stages.gradient import UNKNOWN_G
-from tlora_ref.oracle.stages.rows import Rows, _by_own, signed_permutation
+from tlora_ref.oracle.stages.rows import Rows, _by_own, rows_of, signed_permutation
 
 
 def test_rows_are_found_in_another_order_and_with_other_signs() -> None:
@@ -34,3 +38,28 @@ def test_a_gradient_is_carried_off_by_golden_s_rows_and_by_what_is_not_known() -
     beyond = UNKNOWN_G * 5.0 * outside
     expected = np.array([[0.3 + 0.8, 0.9], [0.1 + 0.4, 0.3]]) + beyond
     np.testing.assert_allclose(rows.gradient_error(grad), expected, rtol=1e-14)
+
+
+class Held(dict[str, Any]):
+    """Of a trace, what it holds."""
+
+    has, get = dict.__contains__, dict.__getitem__
+
+
+@pytest.mark.parametrize(
+    ("scale", "rank", "said"),
+    [
+        (3.0, 2, None),
+        (3.0 * (1 + 3e-7), 2, None),  # within four roundings
+        (3.0 * (1 - 3e-7), 2, None),
+        (3.0 * (1 + 5e-7), 2, "scales"),
+        (3.0 * (1 - 5e-7), 2, "scales"),
+        (6.0, 2, "scales"),
+        (3.0, 1, "ranks"),
+    ],
+)
+def test_rows_are_comparable_at_golden_s_scale_and_rank(scale: float, rank: int, said: str | None) -> None:
+    A = np.eye(2, 4)
+    golden, candidate = Held({"A/m": A, "scale/m": 3.0}), Held({"A/m": A, "scale/m": scale, "rank/m": rank})
+    found = rows_of(SimpleNamespace(golden=golden, candidate=candidate, unit=1e-7), "m")
+    assert isinstance(found, Rows) if said is None else (isinstance(found, str) and said in found)
