@@ -56,6 +56,7 @@ def test_switches_survive_a_dictionary_and_mark_changes() -> None:
     assert resolve(changed, rank_floor=1).name == "released+"
     assert Switches.from_dict(changed.to_dict()) == changed
     assert Switches.from_dict({"centre": True}) == Switches(centre=True)  # the others as in the paper
+    assert changed.from_dict({"centre": True}) == Switches(centre=True)
     with pytest.raises(FrozenInstanceError):
         changed.centre = False  # type: ignore[misc]
     assert resolve("paper", centre=False) is PROFILES["paper"]

@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -139,12 +140,12 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
             if any(low <= start and stop <= high for low, high in spans):
                 continue
             mutant = Mutant(str(path.relative_to(ROOT)), source, name, occurrence, start[0])
-            if not name.endswith("_Not") or is_python(mutant.source()):
+            if not re.search("_Not$|_Pow_", name) or is_python(mutant.source()):
                 yield mutant
 
 
 def is_python(source: str) -> bool:
-    """Whether it can be compiled: `2 ** not 1`, for one, cannot."""
+    """Whether it can be compiled: `2 ** not 1`, for one, cannot, nor `{<<others}` for `{**others}`."""
     try:
         compile(source, "mutant", "exec")
     except SyntaxError:
@@ -222,9 +223,10 @@ class House:
 
 
 def changed_line(mutant: Mutant) -> str:
-    """The line as the mutant has it."""
-    lines = difflib.unified_diff(mutant.text.splitlines(), mutant.source().splitlines(), n=0, lineterm="")
-    return "; ".join(line[1:].strip() for line in lines if line.startswith("+") and not line.startswith("+++"))
+    """The line as the mutant has it, or "without" the one that it lacks."""
+    lines = [*difflib.unified_diff(mutant.text.splitlines(), mutant.source().splitlines(), n=0, lineterm="")][2:]
+    added, removed = ([line[1:].strip() for line in lines if line.startswith(sign)] for sign in "+-")
+    return "; ".join(added) or f"without {'; '.join(removed)}"
 
 
 class Verdicts:
