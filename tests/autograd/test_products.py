@@ -60,3 +60,21 @@ def test_some_rows_are_formed_the_other_way_round(monkeypatch: pytest.MonkeyPatc
             np.testing.assert_allclose(y, expected, rtol=0, atol=2e-4)
             assert np.array_equal(y, times_transposed(x, W))  # held or widened, the same bits
     assert not products._is_turned(x.astype(np.float64), W.astype(np.float64))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("length", [products.IN_ONE, products.IN_ONE + 1])
+def test_a_long_row_is_no_scalar_product_where_its_bits_would_depend_on_threads(
+    monkeypatch: pytest.MonkeyPatch, length: int, dtype: str
+) -> None:
+    rng, found, called = np.random.default_rng(length), [], []
+    x, W = rng.standard_normal((2, length)).astype(dtype), rng.standard_normal((30, length)).astype(dtype)
+    real = products._scalar_products
+    monkeypatch.setattr(products, "_scalar_products", lambda x, W: (called.append(1), real(x, W))[1])
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            found.append(times_transposed(x, W))
+    if dtype == "float64" and length > products.IN_ONE:
+        assert not called
+    else:
+        assert len(called) == 2 and np.array_equal(*found)

@@ -11,13 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tlora_ref.autograd.products import times, times_transposed
+from tlora_ref.autograd.products import IN_ONE, times, times_transposed
 from tlora_ref.autograd.tape import Tensor, record
 from tlora_ref.backend import Array, array_module, scatter_add, widened
 from tlora_ref.errors import ShapeError
-
-#: The longest scalar product that OpenBLAS forms in one thread: of a longer one in float64 the bits depend on how many.
-IN_ONE = 10_000
 
 
 def unbroadcast(dy: Array, shape: tuple[int, ...]) -> Array:

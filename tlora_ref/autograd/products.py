@@ -32,6 +32,8 @@ WHOLE, BLOCK = 2**24, 2**21
 
 #: Rows of x up to which y is formed by scalar products, and the fewest numbers of such a W: less is in a cache.
 HANDFUL, UNCACHED = 4, 2**16
+#: The longest scalar product that OpenBLAS forms in one thread: of a longer one in float64 the bits depend on how many.
+IN_ONE = 10_000
 #: Rows of x up to which y is formed as (W x^T)^T, and the fewest columns of such a W.
 TURNED, LONG = 64, 256
 #: Blocks of W from which scalar products are formed side by side.
@@ -67,7 +69,7 @@ def _widened(W: Array) -> Array:
 
 def times_transposed(x: Array, W: Array) -> Array:
     """x W^T: x (rows, d_in), W (d_out, d_in) -> (rows, d_out) in the dtype of x."""
-    if 0 < len(x) <= HANDFUL and W.size >= UNCACHED and array_module(W) is np:
+    if _is_handful(x, W):
         return _scalar_products(x, W)
     turned = _is_turned(x, W)
     if _is_whole(len(x), W):
@@ -81,6 +83,12 @@ def times_transposed(x: Array, W: Array) -> Array:
         else:
             np.matmul(x, _widened(W[block]).T, out=y[:, block])
     return y
+
+
+def _is_handful(x: Array, W: Array) -> bool:
+    """Whether y is formed by scalar products: of few rows with a large W, unless their bits depended on threads."""
+    few = 0 < len(x) <= HANDFUL and W.size >= UNCACHED and array_module(W) is np
+    return few and (W.shape[1] <= IN_ONE or x.dtype != np.float64)
 
 
 def _is_turned(x: Array, W: Array) -> bool:
