@@ -112,7 +112,9 @@ def packed_length(context: typer.Context) -> int | None:
         return None
     longest: int | None = context.params["max_length"]
     if longest is None:
-        raise ConfigError("--packing fills sequences of up to --max-length tokens: give that too, as --max-length 1024")
+        raise ConfigError(
+            "--packing fills sequences of up to --max-length tokens: give that too, at most the model's context"
+        )
     return longest
 
 

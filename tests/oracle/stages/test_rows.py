@@ -26,6 +26,12 @@ def test_rows_are_found_in_another_order_and_with_other_signs() -> None:
     np.testing.assert_allclose(found.error, [[0] * 4, [0.05, 0, 0, 0.025], [0] * 4], atol=1e-15)
 
 
+def test_a_long_row_is_itself_beside_a_short_one_of_nearly_its_direction() -> None:
+    A = np.array([[2.0, 0.0], [0.3, 0.4]])
+    found = _by_own(A[::-1], A, 1.0)
+    assert isinstance(found, Rows) and found.turn.tolist() == [[0, 1], [1, 0]] and not found.error.any()
+
+
 def test_the_likest_pair_comes_first() -> None:
     own, other = np.array([[0.8, 0.6], [1.0, 0.0]]), np.array([[1.0, 0.0], [0.0, -1.0]])
     assert signed_permutation(own, other).tolist() == [[0, -1], [1, 0]]  # 0.8 is more than 0.6, but 1 is more

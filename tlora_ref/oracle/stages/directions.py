@@ -44,7 +44,8 @@ def judge_directions(A: Array, W: Array, C: Array, precision: Precision) -> Verd
     stored = DEVIATIONS * _deviation(precision) * np.sqrt(A[known] ** 2 @ Vt.T**2)
     allowed, off = bound[own[known]] + stored, np.abs(theta[known])
     off[np.arange(len(known)), own[known]] = 0.0
-    row, towards = (int(i) for i in np.unravel_index(int(np.argmax(off / allowed)), off.shape))
+    share = np.divide(off, allowed, out=np.where(off > 0.0, np.inf, 0.0), where=allowed > 0.0)
+    row, towards = (int(i) for i in np.unravel_index(int(np.argmax(share)), off.shape))
     error, most = float(off[row, towards]), float(allowed[row, towards])
     outside = np.delete(off > allowed, own, axis=1)  # towards what is no row of A
     cause = None if error <= most or outside.any() else ROTATED

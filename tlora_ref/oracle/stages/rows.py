@@ -58,13 +58,18 @@ def _by_own(own: Array, A: Array, scale: float) -> Rows | str:
     if own.shape != A.shape:
         return "its ranks are others than golden's: the steps must be recorded"
     lengths = np.linalg.norm(A, axis=1)
-    turn = signed_permutation(own, A / lengths[:, None] ** 2)
+    turn = signed_permutation(_of_length_one(own), _of_length_one(A))  # rows of a trained A are not orthogonal
     error = turn.T @ own - A  # (r, d_in)
     inside = error @ np.linalg.pinv(A)  # (r, r)
     outside = np.linalg.norm(error - inside @ A, axis=1) / lengths
     if float((np.linalg.norm(error, axis=1) / lengths).max()) > BEYOND:
         return OTHER_A
     return Rows(A, scale, turn, np.abs(inside), outside, np.abs(error))
+
+
+def _of_length_one(rows: Array) -> Array:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(lengths > 0.0, lengths, 1.0)
 
 
 def _by_gaps(sides: Sides, m: str, A: Array, scale: float) -> Rows | str:
