@@ -45,6 +45,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("oracle/stages/ranks.py", r"- 1\) <= 0 and"): "a bitwise product is never negative",
     ("oracle/stages/ranks.py", r"float\(distance\) < SAFETY"): "a distance that is the bound to the last bit",
     ("oracle/stages/initialization.py", r"np\.zeros\(max\(0, r << "): "more zeros, and cut to r after it",
+    ("oracle/stages/shares.py", r"len\(verdicts\) < 2 or"): "a matrix has two parts",
     (
         "oracle/stages/spectrum.py",
         r"range\(len\(found\.sigma\) \*\* 1\)",
