@@ -46,6 +46,12 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("oracle/stages/ranks.py", r"float\(distance\) < SAFETY"): "a distance that is the bound to the last bit",
     ("oracle/stages/initialization.py", r"np\.zeros\(max\(0, r << "): "more zeros, and cut to r after it",
     ("oracle/stages/shares.py", r"len\(verdicts\) < 2 or"): "a matrix has two parts",
+    ("oracle/stages/shares.py", r"more = .* >= 1\.0"): "a share that is wrong is not 1",
+    ("oracle/stages/shares.py", r"wrong\.got or -?1\.0"): "neither is more than 1",
+    ("oracle/stages/shares.py", r"sum\(\)\) or ( 2|-1|.?0)\.0"): "where all numbers are 0 their noise is",
+    ("oracle/stages/shares.py", r"zip\(keys, golden, strict=False"): "they are of one length",
+    ("oracle/stages/shares.py", r"pairs\[key\]\[ (0|-1)\]\.size"): "what is judged has golden's shape",
+    ("oracle/stages/step_rates.py", r"accumulation == precision\.storage <"): "they are of those that are judged",
     (
         "oracle/stages/spectrum.py",
         r"range\(len\(found\.sigma\) \*\* 1\)",

@@ -60,6 +60,7 @@ def judged(got: Array, made: list[Array], off: Array, dtype: str = "float32") ->
         ((-1e-3, -1e-3), False, True),
         ((0.0, 2e-3), False, False),
         ((3e-3, 0.0), False, False),
+        ((1e-2, 1.02e-2), False, False),  # by their bounds the first is further off
     ],
 )
 def test_shares_and_bounds_are_those_of_the_normal_equations(

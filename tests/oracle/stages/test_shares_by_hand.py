@@ -10,7 +10,7 @@ import pytest
 
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.stages.network import Network
-from tlora_ref.oracle.stages.shares import _verdict, judge_part, judge_parts, judge_sum
+from tlora_ref.oracle.stages.shares import _blamed, _verdict, judge_part, judge_parts, judge_sum
 from tlora_ref.oracle.traces.shares import DIAGONAL, OFF
 
 #: A diagonal of twos, all else ones: of norms sqrt(28), its parts 4 and sqrt(12); and 16 entries, the fewest.
@@ -70,8 +70,12 @@ def test_the_mean_of_all_modules_is_held_to_three_and_a_half_times_their_root_me
     still = {f"covariance, {DIAGONAL}": {"a": 0.0, "b": 0.0}}
     (mixed,) = judge_parts(network(still), "covariance", fine)
     assert mixed.allowed == pytest.approx(3.5 * 2.0**-11 + KEPT, rel=1e-12)
+    (finer,) = judge_parts(network(still), "covariance", dict.fromkeys("ab", (C + 0.001, C)))
+    assert finer.allowed == pytest.approx(3.5 * 2.0**-11 + 2.0**-23, rel=1e-12)
     (half,) = judge_parts(network(still, "float16"), "covariance", dict.fromkeys("ab", (C, C)))
     assert half.allowed == pytest.approx(3.5 * 2.0**-14 + 2.0**-10, rel=1e-12)
+    (off,) = judge_parts(network({f"covariance, {OFF}": {"a": 0.0, "b": 0.0}}), "covariance", pairs)
+    assert off.what == f"share of what is {OFF}, mean of all modules"
     small = {m: (x[:3, :3], y[:3, :3]) for m, (x, y) in pairs.items()}
     assert judge_parts(network(tables), "covariance", small) == []  # nine entries
 
@@ -94,3 +98,7 @@ def test_a_sum_is_held_to_four_times_what_its_terms_or_the_sum_itself_were_off()
 
 def test_what_is_as_far_off_as_is_allowed_is_right() -> None:
     assert [_verdict("loss", "sum", off, 0.5).passed for off in (-0.75, -0.5, 0.5, 0.75)] == [False, True, True, False]
+    wrong, right = _verdict("covariance", "diagonal", 2.0, 1.0), _verdict("covariance", "other", 0.3, 1.0)
+    assert (
+        _blamed([wrong, right])[0].cause and not _blamed([wrong, _verdict("covariance", "other", 0.31, 1.0)])[0].cause
+    )
