@@ -90,6 +90,16 @@ def test_a_row_is_held_to_how_far_its_storage_may_turn_it(
     assert at is None or verdict.index == at[:1]
 
 
+def test_a_row_that_is_turned_within_its_bound_is_right() -> None:
+    W, A = np.diag([8.0, 4.0, 2.0, 1.0]), np.eye(4)
+    W[2, 3] = 0.05
+    _, _, Vt = np.linalg.svd(W)
+    A[2, 3] = 5e-4
+    verdict = judge_directions(A @ Vt, W, np.eye(4), LOW)
+    assert verdict is not None and verdict.passed and verdict.cause is None and verdict.index == (2,)
+    assert verdict.error == pytest.approx(5e-4, rel=1e-3)
+
+
 def test_rows_that_rounding_may_turn_by_more_than_a_quarter_are_not_judged() -> None:
     """The third and fourth singular value are close, and rounding mixes their vectors."""
     W = np.diag([8.0, 4.0, 2.0, 2.0])

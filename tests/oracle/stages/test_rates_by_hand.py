@@ -33,7 +33,7 @@ def updates(entries: int = 40) -> list[Array]:
 
 
 def errors(entries: int = 40) -> Array:
-    found = 2.0 ** -(20.0 + np.arange(entries) % 3)[:, None]
+    found = 0.3 * 2.0 ** -(np.arange(entries) % 3)[:, None]  # their size does not matter
     found[5] = 0.0  # of an entry of which nothing is known
     return found
 
