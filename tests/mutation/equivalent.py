@@ -53,11 +53,17 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("oracle/stages/shares.py", r"pairs\[key\]\[ (0|-1)\]\.size"): "what is judged has golden's shape",
     ("oracle/stages/directions.py", r"np\.where\(off != 0\.0"): "no error is negative",
     ("oracle/stages/directions.py", r"where=allowed != 0\.0"): "no bound is negative",
-    ("oracle/stages/directions.py", r"np\.where\(gaps (>= 0\.0|> (-1|0|1)\.0, gaps, )"): "a quotient that is not used",
+    ("oracle/stages/directions.py", r"np\.where\(gaps (>=|!=) 0\.0"): "a quotient that is not used",
+    (
+        "oracle/stages/directions.py",
+        r"np\.where\(gaps > -?[01]\.0, gaps, +-?[012]\.0\), [12]\.0\), 1\.0\)",
+    ): "not used, or 1",
+    ("oracle/stages/directions.py", r"np\.where\(off < 0\.0"): "what storing cannot turn at all is not off",
     ("oracle/stages/step_rates.py", r"accumulation (==|is) precision\.storage <"): "they are of those that are judged",
     ("oracle/stages/step_rates.py", r"weights = ([2-9]|-1)\.0 / np\.where"): "all weights are larger by one factor",
     ("oracle/stages/step_rates.py", r"ravel\(\), ( 2|-1|.?0)\.0\) \* known"): "of what is not known the weight is 0",
     ("oracle/stages/step_rates.py", r"zip\(betas, .*strict=False"): "there are two",
+    ("oracle/stages/whole_run.py", r"\(norm or ( 2|-1|.?0)\.0\)"): "of gradients that are zero no share is anything",
     (
         "oracle/stages/spectrum.py",
         r"range\(len\(found\.sigma\) \*\* 1\)",

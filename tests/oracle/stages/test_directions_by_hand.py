@@ -90,6 +90,15 @@ def test_a_row_is_held_to_how_far_its_storage_may_turn_it(
     assert at is None or verdict.index == at[:1]
 
 
+def test_a_row_that_holds_what_W_C_does_not_see_is_turned_too() -> None:
+    """W has fewer rows than columns; and the length of a row of A says nothing of its direction."""
+    for length in (1.0, 0.5, 4.0):
+        A = length * np.array([[0.8, 0.0, 0.6, 0.0], [0.0, 1.0, 0.0, 0.0]])
+        verdict = judge_directions(A, np.diag([8.0, 4.0, 2.0, 1.0])[:2], np.eye(4), LOW)
+        assert verdict is not None and not verdict.passed and verdict.index == (0,)
+        assert verdict.error == pytest.approx(0.6)
+
+
 def test_a_row_that_is_turned_within_its_bound_is_right() -> None:
     W, A = np.diag([8.0, 4.0, 2.0, 1.0]), np.eye(4)
     W[2, 3] = 0.05

@@ -14,7 +14,7 @@ from tlora_ref.backend import Array
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.stages.moments import Moments
 from tlora_ref.oracle.stages.rows import Rows
-from tlora_ref.oracle.stages.whole_run import Trained, _limited, _Run, held, judge_B, longest
+from tlora_ref.oracle.stages.whole_run import Trained, _limited, _Run, _unit_columns, held, judge_B, longest
 
 BETA1, BETA2 = 0.9, 0.999
 SETTINGS = {"betas": (BETA1, BETA2), "eps": 1e-8, "weight_decay": 0.1, "max_grad_norm": None}
@@ -53,7 +53,7 @@ TENSORS: dict[str, Any] = {
     **{f"train/{t}/B/a": [[x]] for t, x in ((1, 3.0), (2, 5.0), (3, 5.5), (4, 9.0))},
     **{f"train/{t}/B/b": [[x]] for t, x in ((1, 4.0), (2, 4.0), (3, 4.0), (4, 4.0))},
     **{f"train/{t}/grad_B/a": [[x]] for t, x in ((1, 1.0), (2, 6.0), (3, 5.0), (4, 5.5))},
-    **{f"train/{t}/grad_B/b": [[x]] for t, x in ((1, 1.0), (2, 1.0), (3, 1.0), (4, 1.0))},
+    **{f"train/{t}/grad_B/b": [[x]] for t, x in ((1, 0.0), (2, 0.0), (3, 0.0), (4, 0.0))},
     "train/lr": [0.5, 0.25, 0.125, 0.0],
 }
 
@@ -86,6 +86,7 @@ def test_a_gradient_is_off_by_the_network_s_noise_by_A_s_and_by_B_s() -> None:
         (None, 1.0, 0.0),
         (6.0, 1.0, 0.0),
         (5.45, 1.0, 0.1),  # the error of a tenth may have it clipped
+        (5.7, 1.0, 0.0),
         (4.0, 4.0 / (5.0 + 1e-6), 0.1),
         (0.0, 1.0, 0.0),  # off
     ],
@@ -122,18 +123,25 @@ def test_a_low_precision_rounds_the_norm_too() -> None:
     assert after["a"].values[0].item() == pytest.approx(moved, rel=1e-6)
 
 
-def test_no_error_is_larger_than_the_longest_update_either_way() -> None:
-    settings = {"betas": (BETA1, BETA2), "lr": 0.5, "weight_decay": 0.2, "step": 3}
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
+def test_no_error_is_larger_than_the_longest_update_either_way(dtype: str) -> None:
+    settings, p = {"betas": (BETA1, BETA2), "lr": 0.5, "weight_decay": 0.2, "step": 3}, Precision.of(dtype)
+    others = (np.array([[7.0, 8.0]]), np.array([[9.0, 9.5]]))
     before, after = (
-        Moments((np.array([[x, y]]),) * 3, (np.array([[e, f]]), np.array([[7.0, 8.0]]), np.array([[9.0, 9.5]])))
+        Moments((np.array([[x, y]]), *others), (np.array([[e, f]]), *others))
         for x, y, e, f in ((1.0, -2.0, 0.1, 0.2), (1.25, -1.0, 1e9, 1e-3))
     )
-    found = _limited(before, after, settings, LOW)
-    unit = 6.0 * (2.0**-23 + 2.0**-52) + 2.0**-7
+    found = _limited(before, after, settings, p)
+    unit = 6.0 * (p.accumulation + 2.0**-52) + p.storage
     # golden's own B moved by 1.25 - 0.9; the decay leaves 0.9 of it
-    apart = 0.1 + 0.5 * longest((BETA1, BETA2), 3) * (1.0 + 8.0 * unit) + 0.35 + 3.0 * unit * (1.0 + 1.25)
+    apart = 0.1 + 0.5 * longest((BETA1, BETA2), 3) * (1.0 + 8.0 * unit) + 0.35 + 3.0 * unit * (1.0 + 1.25) + p.tiny
     np.testing.assert_allclose(found.errors[0], [[apart, 1e-3]], rtol=1e-12)
     assert found.values is after.values and found.errors[1:] == after.errors[1:]
+
+
+def test_columns_are_of_length_one_or_zero() -> None:
+    (found,) = _unit_columns(np.array([[3.0, 0.0, 0.0], [4.0, 0.0, -2.0]]))
+    np.testing.assert_allclose(found, [[0.6, 0.8], [0.0, 0.0], [0.0, -1.0]])
 
 
 class Spy(_Run):
