@@ -115,3 +115,14 @@ def test_each_slip_of_a_merge_is_named(slip: object, cause: str, scale: float) -
         assert verdict.passed
     (verdict,) = judge_merge(W + B @ A, **rules | {"scale": 0.0})
     assert not verdict.passed
+
+
+def test_rounding_of_each_part_of_a_merge_is_allowed() -> None:
+    """W of 8, an update of 0.5 * 3 * 2 = 3 by a product of one term, in float16, which tells its tiny part."""
+    unit, tiny, arithmetic = 2.0**-10, 2.0**-14, 2.0**-23 + 2.0**-52
+    product = 6.0 * (1.0 + 1.0) * arithmetic * 3.0 + tiny
+    allowed = product + (unit * 5.0 + tiny) + (unit * 8.0 + tiny) + 2.0 * (unit * 3.0 + tiny) + unit * 3.0
+    one: dict = {"A": np.array([[2.0]]), "B": np.array([[-3.0]]), "scale": 0.5, "switches": None}
+    (verdict,) = judge_merge(np.array([[5.0]]), W=np.array([[8.0]]), **one, precision=Precision.of("float16"))
+    assert verdict.passed and verdict.allowed == pytest.approx(allowed, rel=1e-12)
+    assert verdict.detects == pytest.approx(allowed / 5.0, rel=1e-12)
