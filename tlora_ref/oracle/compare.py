@@ -23,7 +23,7 @@ from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.about import about, side
 from tlora_ref.oracle.reports.comparison import Report
 from tlora_ref.oracle.reports.finding import Finding
-from tlora_ref.oracle.stages.same_run import SAY, contradiction
+from tlora_ref.oracle.stages.same_run import SAY, contradiction, other_samples
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.stages.walk import walk
 from tlora_ref.oracle.traces.digests import weights_digest
@@ -80,7 +80,7 @@ def compare(
     _same_weights(gold, mine, precision)
     sides = Sides(gold, mine, model, precision, factors, same_run=same_run)
     findings = [*walk(sides), *_steps_left_out(sides, mine)]
-    report = Report(findings, sides.said, required=_required(require))
+    report = Report(findings, sides.said, required=_required(require), other_samples=other_samples(gold, mine))
     report.about = about(_facts(gold, golden), _facts(mine, candidate))
     report.unrecorded, report.unjudged = _left_out(gold, sides)
     if not report.passed and report.cause is None and precision.name == "float64":

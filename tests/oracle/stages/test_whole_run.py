@@ -192,6 +192,18 @@ def test_an_adapter_is_judged_by_golden_where_its_facts_say_that_it_is_that_run(
                 tr.compare(gold, tmp_path / str(number), same_run=True)
 
 
+def test_ranks_of_other_samples_are_told_as_such(gold: Path, tmp_path: Path) -> None:
+    """Where the run's digest says so; a run of golden's samples with such ranks has no known cause."""
+    trace = Trace(gold)
+    first = trace.modules("A")[0]
+    adapter = adapter_of(gold)
+    adapter.A[first], adapter.B[first] = adapter.A[first][:-1], adapter.B[first][:, :-1]
+    for digest, cause in (("0" * 64, "its samples are others than the golden run's, by their digests"), (None, None)):
+        save_peft(adapter, tmp_path / "adapter", facts=facts_of(gold) | {"samples_sha256": digest}, overwrite=True)
+        report = tr.compare(gold, tmp_path / "adapter")
+        assert report.first_failing == "ranks" and report.cause == cause, str(report)
+
+
 def test_a_trace_that_does_not_say_its_settings_is_not_judged(
     gold: Path, right: dict[str, Path], tmp_path: Path
 ) -> None:

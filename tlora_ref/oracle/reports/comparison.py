@@ -11,7 +11,7 @@ from tlora_ref.oracle.causes import claim
 from tlora_ref.oracle.order import ORDER, STAGE_OF
 from tlora_ref.oracle.reports.finding import CASCADE, FAIL, NOTE, OWN_INPUTS, PASS, SKIP, Finding, gathered
 from tlora_ref.oracle.stages.same_run import SAY
-from tlora_ref.oracle.verdict import AS_FLOAT32
+from tlora_ref.oracle.verdict import AS_FLOAT32, OTHER_SAMPLES
 
 #: How much of a stage could be judged.
 FULL, PART, NONE = "full", "part", "none"
@@ -26,6 +26,7 @@ class Report:
     Attributes
     ----------
     right_as_float32 : a candidate that claims float64 is wrong, but would be right if it claimed float32
+    other_samples : the candidate says that it is of other samples than the golden run
     unrecorded : {kind of name: "k of n"} that the golden trace has and the candidate does not
     unjudged : kinds of names that the candidate has and that nothing was held against
     required : stages that must have been judged in full
@@ -35,6 +36,7 @@ class Report:
     findings: list[Finding]
     tolerances: dict[str, str] = field(default_factory=dict)
     right_as_float32: bool = False
+    other_samples: bool = False
     unrecorded: dict[str, str] = field(default_factory=dict)
     unjudged: list[str] = field(default_factory=list)
     required: tuple[str, ...] = ()
@@ -100,9 +102,12 @@ class Report:
 
     @property
     def cause(self) -> str | None:
-        """What explains the findings of the first failing stage, or of most of them: see `causes.py`."""
+        """What explains the findings of the first failing stage, or of most of them: see `causes.py`; else what does
+        of all stages."""
         said = None if self.first_failing is None else self.cause_of(self.first_failing)
-        return AS_FLOAT32 if said is None and self.right_as_float32 else said
+        if said is None and self.right_as_float32:
+            return AS_FLOAT32
+        return OTHER_SAMPLES if said is None and self.other_samples else said
 
     def cause_of(self, stage: str) -> str | None:
         """What explains the failing findings of a stage.

@@ -10,6 +10,7 @@ import numpy as np
 
 from tlora_ref.oracle.traces.manifest import completed
 from tlora_ref.oracle.traces.reader import Trace
+from tlora_ref.oracle.verdict import OTHER_SAMPLES
 
 #: What must be said of a run for its settings to be known; the others are then as usual.
 SETTINGS = ("lr", "schedule", "warmup_ratio", "steps", "betas", "eps", "weight_decay", "max_grad_norm")
@@ -26,14 +27,18 @@ def contradiction(golden: Trace, candidate: Trace) -> str | None:
     odd = [f"{name} {own[name]} (golden {said[name]})" for name in said if name not in free and own[name] != said[name]]
     if odd:
         return f"it was trained with {', '.join(odd)}"
-    digests = {trace.manifest.data.get("samples_sha256") for trace in (golden, candidate)} - {None}
-    if len(digests) > 1:
-        return "its samples are others than the golden run's, by their digests"
+    if other_samples(golden, candidate):
+        return OTHER_SAMPLES
     for t in candidate.numbered("train", "input_ids"):
         name = f"train/{t}/input_ids"
         if golden.has(name) and not np.array_equal(golden.get(name), candidate.get(name)):
             return f"step {t} is made on other samples, or rows in another order, than the golden run's"
     return None
+
+
+def other_samples(golden: Trace, candidate: Trace) -> bool:
+    """Whether both say what samples they are of, and these differ."""
+    return len({trace.manifest.data.get("samples_sha256") for trace in (golden, candidate)} - {None}) > 1
 
 
 def unsaid(golden: Trace, candidate: Trace) -> str | None:
