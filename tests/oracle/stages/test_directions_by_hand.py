@@ -75,6 +75,7 @@ def test_what_lies_closer_than_rounding_reaches_may_be_turned_anywhere() -> None
         ([0.6, 0.8, 0.0, 0.0], (0, 0), 0.6, 8.0 * DEVIATION * 0.6, ROTATED),
         ([-0.6, 0.8, 0.0, 0.0], (0, 0), 0.6, 8.0 * DEVIATION * 0.6, ROTATED),
         ([0.0, -2.0, 0.0, 0.0], None, 0.0, 0.0, None),
+        ([0.0, 0.0, 0.0, 0.0], None, 0.0, 0.0, None),  # that it has no length is another verdict's
         ([0.0, 0.8, 0.6, 0.0], (0, 2), 0.6, 8.0 * DEVIATION * 0.6, None),  # towards what is no row of A
     ],
 )
@@ -107,6 +108,23 @@ def test_a_row_that_is_turned_within_its_bound_is_right() -> None:
     verdict = judge_directions(A @ Vt, W, np.eye(4), LOW)
     assert verdict is not None and verdict.passed and verdict.cause is None and verdict.index == (2,)
     assert verdict.error == pytest.approx(5e-4, rel=1e-3)
+    A[3] = 0.6, 0.0, 0.0, 0.8
+    verdict = judge_directions(A @ Vt, W, np.eye(4), LOW)
+    assert verdict is not None and verdict.index == (3,) and verdict.error == pytest.approx(0.6)
+
+
+def test_storing_a_row_turns_it_by_the_deviations_of_its_entries() -> None:
+    angle, off = 0.5, 0.1
+    c, s = math.cos(angle), math.sin(angle)
+    V = np.array([[c, s], [-s, c]])
+    W = np.diag([8.0, 1.0]) @ V
+    A = np.array([[math.cos(off), math.sin(off)]]) @ V
+    verdict = judge_directions(A, W, np.eye(2), LOW)
+    assert verdict is not None and not verdict.passed and verdict.error == pytest.approx(math.sin(off))
+    # each entry a of A is off by a deviation of its own, a part V of which lies along the other vector
+    stored = 8.0 * DEVIATION * math.sqrt((A[0, 0] * V[1, 0]) ** 2 + (A[0, 1] * V[1, 1]) ** 2)
+    before = _bounds(np.eye(2), np.array([8.0, 1.0]), V, W, np.eye(2), LOW)[0, 1]
+    assert verdict.allowed == pytest.approx(before + stored, rel=1e-9)
 
 
 def test_rows_that_rounding_may_turn_by_more_than_a_quarter_are_not_judged() -> None:
