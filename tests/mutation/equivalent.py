@@ -57,6 +57,8 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("oracle/stages/directions.py", r"gaps > (-1\.0|0\.0, gaps, +(0|2|-1)\.0\))"): "a quotient that is not used",
     ("oracle/stages/directions.py", r"gaps, 1\.0\), 2\.0\), 1\.0\)"): "at most 1",
     ("oracle/stages/directions.py", r"np\.where\(off < 0\.0"): "what storing cannot turn at all is not off",
+    ("oracle/verdict.py", r"frozen=True, repr=True"): "it has a repr of its own",
+    ("oracle/stages/step_rates.py", r"errors != 0\.0"): "no error is negative",
     ("oracle/stages/step_rates.py", r"accumulation (==|is) precision\.storage <"): "they are of those that are judged",
     ("oracle/stages/step_rates.py", r"weights = ([2-9]|-1)\.0 / np\.where"): "all weights are larger by one factor",
     ("oracle/stages/step_rates.py", r"ravel\(\), ( 2|-1|.?0)\.0\) \* known"): "of what is not known the weight is 0",

@@ -47,6 +47,7 @@ def test_what_is_wrong_at_any_module_or_before_it_reaches() -> None:
         ([(5, FAIL), (2, FAIL)], [(3, FAIL), (4, FAIL)], True),
         ([(2, FAIL)], [(3, FAIL), (1, FAIL)], False),
         ([(2, FAIL)], [(1, PASS), (3, FAIL)], True),
+        ([(2, FAIL)], [(1, CASCADE), (3, FAIL)], True),
         ([(2, FAIL)], [(None, FAIL)], False),
         ([(2, CASCADE), (2, PASS)], [(3, FAIL)], False),
         ([(None, FAIL)], [(3, FAIL)], False),
@@ -60,7 +61,7 @@ def test_gradients_that_are_wrong_only_after_a_wrong_update_follow_from_it(
     found = [finding("gradient", status, step=step) for step, status in gradients]
     found += [finding("adamw", status, step=step) for step, status in updates]
     # of other stages, which change nothing
-    found += [finding("merge", FAIL), finding("loss", FAIL, step=1), finding("A", PASS)]
+    found += [finding("merge", FAIL), finding("loss", FAIL, step=1), finding("A", FAIL, step=1)]
     settled = _in_time(found)
     for before, after in zip(found, settled, strict=True):
         turned = follows and before.stage == "gradient" and before.status == FAIL
