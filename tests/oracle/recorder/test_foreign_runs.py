@@ -49,8 +49,8 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Golden:
 
 def initialised(golden: Golden, recorder: Recorder, dtype: str = "float32") -> Any:
     """PEFT's model as example 02 makes it, its calibration not recorded."""
-    theirs, facts, shapes = example(), recorder.golden.manifest, recorder.golden.shapes
     model = golden.loaded(dtype)
+    theirs, facts, shapes = example(), recorder.golden.manifest, recorder.golden.shapes
     C, S = theirs.calibrate(model, list(shapes), recorder.samples())
     rank, scale = theirs.allocate(S, shapes, facts.r_init, facts.alpha)
     return theirs.adapt(model, C, rank, scale)
@@ -126,8 +126,9 @@ def test_a_step_that_a_scaler_skips_is_none(golden: Golden, tmp_path: Path, fuse
 @pytest.mark.parity
 def test_a_scaler_that_was_not_told_is_asked_for(golden: Golden) -> None:
     recorder = Recorder(golden.trace)
+    adapted = initialised(golden, recorder)
     with pytest.warns(UserWarning, match=r"starts from 256 times the loss.*scaler=scaler"):
-        scaled_run(recorder, initialised(golden, recorder), fused=False, told=False, init_scale=256.0)
+        scaled_run(recorder, adapted, fused=False, told=False, init_scale=256.0)
 
 
 def on_their_own(model: Any, samples: list[dict[str, Any]]) -> Iterator[Any]:
