@@ -75,7 +75,6 @@ def test_what_lies_closer_than_rounding_reaches_may_be_turned_anywhere() -> None
         ([0.6, 0.8, 0.0, 0.0], (0, 0), 0.6, 8.0 * DEVIATION * 0.6, ROTATED),
         ([-0.6, 0.8, 0.0, 0.0], (0, 0), 0.6, 8.0 * DEVIATION * 0.6, ROTATED),
         ([0.0, -2.0, 0.0, 0.0], None, 0.0, 0.0, None),
-        ([0.0, 0.0, 0.0, 0.0], None, 0.0, 0.0, None),  # that it has no length is another verdict's
         ([0.0, 0.8, 0.6, 0.0], (0, 2), 0.6, 8.0 * DEVIATION * 0.6, None),  # towards what is no row of A
     ],
 )
@@ -125,6 +124,8 @@ def test_storing_a_row_turns_it_by_the_deviations_of_its_entries() -> None:
     stored = 8.0 * DEVIATION * math.sqrt((A[0, 0] * V[1, 0]) ** 2 + (A[0, 1] * V[1, 1]) ** 2)
     before = _bounds(np.eye(2), np.array([8.0, 1.0]), V, W, np.eye(2), LOW)[0, 1]
     assert verdict.allowed == pytest.approx(before + stored, rel=1e-9)
+    nothing = judge_directions(0.0 * A, W, np.eye(2), LOW)  # that it has no length is another verdict's
+    assert nothing is not None and nothing.passed and nothing.error == 0.0
 
 
 def test_rows_that_rounding_may_turn_by_more_than_a_quarter_are_not_judged() -> None:
