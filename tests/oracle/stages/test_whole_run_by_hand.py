@@ -14,7 +14,7 @@ from tlora_ref.backend import Array
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.stages.moments import Moments
 from tlora_ref.oracle.stages.rows import Rows
-from tlora_ref.oracle.stages.whole_run import Trained, _limited, _Run, _unit_columns, held, judge_B, longest
+from tlora_ref.oracle.stages.whole_run import Trained, _limited, _Run, _unit_columns, held, judge_B, longest, trained
 
 BETA1, BETA2 = 0.9, 0.999
 SETTINGS = {"betas": (BETA1, BETA2), "eps": 1e-8, "weight_decay": 0.1, "max_grad_norm": None}
@@ -137,6 +137,8 @@ def test_no_error_is_larger_than_the_longest_update_either_way(dtype: str) -> No
     apart = 0.1 + 0.5 * longest((BETA1, BETA2), 3) * (1.0 + 8.0 * unit) + 0.35 + 3.0 * unit * (1.0 + 1.25) + p.tiny
     np.testing.assert_allclose(found.errors[0], [[apart, 1e-3]], rtol=1e-12)
     assert found.values is after.values and found.errors[1:] == after.errors[1:]
+    still = _limited(Moments((after.values[0],) * 3, (np.zeros((1, 2)),) * 3), after, settings | {"lr": 0.0}, p)
+    assert still.errors[0][0, 0] == pytest.approx(3.0 * unit * 2.5 + p.tiny, rel=1e-12)  # rounding alone
 
 
 def test_columns_are_of_length_one_or_zero() -> None:
@@ -207,3 +209,32 @@ def test_B_is_turned_as_A_s_rows_are_and_what_hides_is_said() -> None:
     assert judged(-B @ turn.T, 0.02) == (False, "the update goes uphill", [])
     assert judged(-B @ turn.T, 0.02, recorded=False)[0]  # signs are free where A is not known
     assert judged(B @ turn.T, 1.0) == (True, None, [late]) and judged(B @ turn.T, 2.0) == (True, None, [no, late])
+
+
+def test_golden_tells_B_where_the_run_is_known_and_all_its_steps_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: dict[str, Any] = {"contradiction": None, "unsaid": None, "rows_of": rows()}
+    for name in said:
+        monkeypatch.setattr(f"tlora_ref.oracle.stages.whole_run.{name}", lambda *_, name=name: said[name])
+
+    def told(lacking: str = "", last: int = 2, train: bool = True, freeze: bool = True, same: bool = False) -> str:
+        golden = Held({n: np.array(x) for n, x in TENSORS.items() if not lacking or not n.startswith(lacking)})
+        golden.manifest, golden.modules = SimpleNamespace(train=train), lambda kind: ["a", "b"]  # type: ignore[attr-defined]
+        sides = SimpleNamespace(
+            golden=golden, candidate=SimpleNamespace(names=list), precision=DOUBLE, network=Noise(), train=SETTINGS,
+            switches=SimpleNamespace(freeze_A=freeze), same_run=same,
+        )  # fmt: skip
+        found = trained(sides, last)  # type: ignore[arg-type]
+        return found if isinstance(found, str) else " ".join(found)
+
+    assert told() == "a b" == told(last=4) == told("train/3") == told("train/4")
+    for lacking in ("train/1/grad_B/a", "train/2/grad_B/b", "train/lr", "train/2/B/a", "train/1/B/b"):
+        assert told(lacking) == "the golden trace has not all gradients and B up to this step"
+    assert told("train/4", last=4) == "the golden trace has not all gradients and B up to this step"
+    assert told(train=False) == "the golden trace does not say how it was trained"
+    assert told(freeze=False) == "this run trains A too: its steps must be recorded"
+    said["rows_of"] = "other rows"
+    assert told() == "other rows"
+    said["unsaid"] = "its samples are not known"
+    assert told().startswith("its samples are not known: say --same-run") and told(same=True) == "other rows"
+    said["contradiction"] = "it is another"
+    assert told() == told(same=True) == "it is another: its steps must be recorded"

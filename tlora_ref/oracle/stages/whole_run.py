@@ -51,10 +51,10 @@ def trained(sides: Sides, last: int) -> dict[str, Trained] | str:
     """{module: B after step `last`}, or why golden's run cannot tell it of the candidate."""
     g = sides.golden
     modules = g.modules("A")
-    names = [f"train/{t}/grad_B/{m}" for t in range(1, last + 1) for m in modules]
+    names = [f"train/{t}/{kind}/{m}" for t in range(1, last + 1) for kind in ("grad_B", "B") for m in modules]
     why = _another_run(sides)
-    if why is None and not all(map(g.has, [*names, "train/lr", *(f"train/{last}/B/{m}" for m in modules)])):
-        why = "the golden trace has not all gradients up to this step"
+    if why is None and not all(map(g.has, [*names, "train/lr"])):
+        why = "the golden trace has not all gradients and B up to this step"
     if why is not None:
         return why
     rows = {m: rows_of(sides, m) for m in modules}
