@@ -66,7 +66,7 @@ def turned(row: int, towards: int, angle: float, r: int) -> Array:
 )
 def test_the_space_of_A_lies_around_and_inside_of_the_sharp_cuts(row: int, towards: int, r: int, cut: int) -> None:
     for angle in (0.1, 0.3, 1.2):
-        for size in (1.0, 1e200):
+        for size in (1.0, 1e200, 1e-200):
             verdict = row_space("A", turned(row, towards, angle, r) * size, FOUND, 0.01)
             assert verdict.error == pytest.approx(math.sin(angle), rel=1e-9)
             assert verdict.allowed == pytest.approx(SHARP + 0.01, rel=1e-12) and verdict.index == (cut,)
@@ -74,6 +74,20 @@ def test_the_space_of_A_lies_around_and_inside_of_the_sharp_cuts(row: int, towar
             assert verdict.detects == pytest.approx(SHARP + 0.01, rel=1e-12)
     free = row_space("A", turned(1, 2, 0.7, 2), FOUND, 0.01)  # inside the cluster of the first three
     assert free.passed and free.error < 1e-9
+
+
+def test_the_cut_is_told_whose_bound_is_most_exceeded() -> None:
+    """By 0.05 of 2 / 80 at the first cut, and by 0.3 of 2 / 8.5 at the third."""
+    found = replace(FOUND, sigma=np.array([100.5, 20.5, 16.5, 8.0, 0.0]))
+    A = turned(0, 4, 0.05, 3)
+    A[2, 2:4] = math.cos(0.3), math.sin(0.3)
+    space, row = row_space("A", A, found, 0.0), rows("A", A, found, 0.0)
+    assert space.index == (1,) and row.index == (0,)
+    for verdict in (space, row):
+        assert not verdict.passed and verdict.error == pytest.approx(math.sin(0.05), rel=1e-9)
+        assert verdict.allowed == pytest.approx(0.025, rel=1e-12) == verdict.detects
+    nothing = row_space("A", A, replace(found, error=30.0), 0.0)  # no cut is told
+    assert nothing.passed and (nothing.error, nothing.allowed, nothing.detects) == (0.0, 1.0, None)
 
 
 def test_each_row_lies_on_one_side_of_a_sharp_cut() -> None:
