@@ -33,18 +33,18 @@ def judge_rates(
     None where the precision is another, or entries are too few or updates too much alike to tell.
     """
     steps = [t for t, update in enumerate(updates) if update.any()]
-    if not OWN < precision.accumulation <= precision.storage <= UNIT32 or got.size < len(steps) + ENTRIES or not steps:
+    known = errors > 0.0  # where it is 0 nothing is added to anything
+    many = int(known.sum()) - len(steps)
+    if not OWN < precision.accumulation <= precision.storage <= UNIT32 or many < ENTRIES or not steps:
         return None
-    known = (errors > 0.0).ravel()
-    weights = 1.0 / np.where(known, errors.ravel(), 1.0) * known
-    columns = np.stack([updates[t].ravel() * weights for t in steps], axis=1)  # (entries, steps)
+    columns = np.stack([updates[t][known] / errors[known] for t in steps], axis=1)  # (entries, steps)
     sizes = np.linalg.norm(columns, axis=0)
     if not np.isfinite(sizes).all() or not sizes.all() or np.linalg.cond(columns / sizes) > CONDITION:
         return None
-    off = (got - sum(updates, start=np.zeros_like(got))).ravel() * weights
+    off = (got - sum(updates, start=np.zeros_like(got)))[known] / errors[known]
     found, *_ = np.linalg.lstsq(columns / sizes, off, rcond=None)
     left = off - columns / sizes @ found
-    spread = float(left @ left) / (len(off) - len(steps))
+    spread = float(left @ left) / many
     inverse = np.linalg.inv((columns / sizes).T @ (columns / sizes))
     allowed = DEVIATIONS * np.sqrt(spread * np.diag(inverse)) / sizes + [_scalars(t + 1, betas) for t in steps]
     shares = found / sizes
