@@ -58,6 +58,8 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("oracle/stages/directions.py", r"gaps, 1\.0\), 2\.0\), 1\.0\)"): "at most 1",
     ("oracle/stages/directions.py", r"np\.where\(off < 0\.0"): "what storing cannot turn at all is not off",
     ("oracle/precision.py", r"without .*@staticmethod"): "it is called on the class alone",
+    ("oracle/stages/rows.py", r"Spectrum\(np\.zeros\(\((0, shape\[ |1, )"): "the product is not looked at",
+    ("oracle/stages/merge.py", r"_steps\(sides\) <= 0|if last <= 0"): "no count is negative",
     ("oracle/verdict.py", r"frozen=True, repr=True"): "it has a repr of its own",
     ("oracle/stages/step_rates.py", r"errors != 0\.0"): "no error is negative",
     ("oracle/stages/step_rates.py", r"accumulation (==|is) precision\.storage <"): "they are of those that are judged",

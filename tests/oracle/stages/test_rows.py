@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tlora_ref.oracle.stages.gradient import UNKNOWN_G
-from tlora_ref.oracle.stages.rows import Rows, _by_own, rows_of, signed_permutation
+from tlora_ref.oracle.stages.rows import Rows, _by_own, _of_length_one, rows_of, signed_permutation
 
 
 def test_rows_are_found_in_another_order_and_with_other_signs() -> None:
@@ -24,6 +24,18 @@ def test_rows_are_found_in_another_order_and_with_other_signs() -> None:
     np.testing.assert_allclose(found.inside, [[0, 0, 0], [0.025, 0, 0], [0, 0, 0]], atol=1e-15)
     np.testing.assert_allclose(found.outside, [0, 0.025, 0], atol=1e-15)
     np.testing.assert_allclose(found.error, [[0] * 4, [0.05, 0, 0, 0.025], [0] * 4], atol=1e-15)
+
+
+@pytest.mark.parametrize(("row", "off", "same"), [(0, 0.3, True), (0, 0.5, False), (1, 0.04, True), (1, 0.06, False)])
+def test_a_row_is_golden_s_up_to_a_tenth_of_its_length(row: int, off: float, same: bool) -> None:
+    A = np.array([[4.0, 0.0, 0.0], [0.0, 0.5, 0.0]])
+    own = A.copy()
+    own[row, 2] = off
+    assert isinstance(_by_own(own, A, 1.0), Rows) is same
+
+
+def test_a_row_of_no_length_has_no_direction() -> None:
+    np.testing.assert_allclose(_of_length_one(np.array([[0.0, 0.0], [-3.0, 4.0]])), [[0.0, 0.0], [-0.6, 0.8]])
 
 
 def test_a_long_row_is_itself_beside_a_short_one_of_nearly_its_direction() -> None:

@@ -135,6 +135,8 @@ def test_rows_that_are_not_recorded_may_be_turned_as_far_as_the_cuts_on_both_sid
     np.testing.assert_allclose(found.inside, [[expected[0]] * 2, [expected[1]] * 2])
     np.testing.assert_allclose(found.error, expected[:, None])
     assert _by_gaps(sides_of(shape=(4, 2), sigma=(8.0, 4.0)), "m", np.eye(2), 3.0).outside.tolist() == [0.251, 0.251]  # type: ignore[union-attr]
+    wide = _by_gaps(sides_of(shape=(3, 5), sigma=(8.0, 4.0, 2.0)), "m", np.eye(3, 5), 3.0)
+    assert wide.outside.tolist() == pytest.approx([0.251, 1.251, 2.001])  # type: ignore[union-attr]
     for other in (sides_of(init="w-svd"), sides_of(sigma=(8.0,))):
         assert isinstance(_by_gaps(other, "m", np.eye(2, 4), 3.0), str)
     bare = sides_of()
