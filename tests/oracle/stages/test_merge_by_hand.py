@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.oracle.stages.test_rows import Held
 from tests.oracle.stages.test_whole_run_by_hand import judging
 from tlora_ref.backend import Array
 from tlora_ref.oracle.precision import Precision
-from tlora_ref.oracle.stages.merge import judge_merge, judge_merge_by_golden, judge_share
+from tlora_ref.oracle.stages.merge import _frozen_weight, findings, judge_merge, judge_merge_by_golden, judge_share
 from tlora_ref.oracle.stages.rows import Rows
 from tlora_ref.oracle.stages.whole_run import Trained
 
@@ -126,3 +128,48 @@ def test_rounding_of_each_part_of_a_merge_is_allowed() -> None:
     (verdict,) = judge_merge(np.array([[5.0]]), W=np.array([[8.0]]), **one, precision=Precision.of("float16"))
     assert verdict.passed and verdict.allowed == pytest.approx(allowed, rel=1e-12)
     assert verdict.detects == pytest.approx(allowed / 5.0, rel=1e-12)
+
+
+class Trace(Held):
+    """One module m, after two steps."""
+
+    manifest = SimpleNamespace(train={"steps": 2})
+
+    def modules(self, kind: str) -> list[str]:
+        return [name.removeprefix(f"{kind}/") for name in self if name.startswith(f"{kind}/")]
+
+    def numbered(self, prefix: str, suffix: str) -> list[int]:
+        return sorted(int(name.split("/")[1]) for name in self if name.startswith("train/"))
+
+
+RUN = {"merged/m": np.array([[10.0]]), "scale/m": 0.5, "A/m": np.array([[2.0]]), "train/2/B/m": np.array([[3.0]])}
+
+
+def test_the_frozen_weight_is_golden_s_merge_undone() -> None:
+    def frozen(lacking: str = "", freeze: bool = True, steps: int = 2, **more: Array) -> Array | None:
+        golden = Trace({k: v for k, v in (RUN | more).items() if k != lacking})
+        golden.manifest = SimpleNamespace(train={"steps": steps})
+        sides: Any = SimpleNamespace(weight=lambda m: None, golden=golden, switches=SimpleNamespace(freeze_A=freeze))
+        return _frozen_weight(sides, "m")
+
+    assert frozen() == 7.0 and frozen(freeze=False, **{"train/2/A/m": np.array([[4.0]])}) == 4.0
+    assert frozen(steps=0) == 10.0 and frozen("merged/m", steps=0) is None
+    assert all(frozen(name) is None for name in ("A/m", "scale/m", "train/2/B/m")) and frozen(freeze=False) is None
+
+
+def test_a_module_is_judged_by_its_own_A_B_and_scale_after_the_last_step() -> None:
+    def A_before(step: int, m: str) -> Array:
+        assert step == 3
+        return np.array([[2.0]])
+
+    def found(merged: float) -> list[Any]:
+        candidate = Trace(RUN | {"merged/m": np.array([[merged]])})
+        said: Any = {"own": lambda stage, m, verdict: SimpleNamespace(verdict=verdict), "switches": None}
+        said |= {"A_before": A_before, "weight": lambda m: np.array([[7.0]]), "precision": LOW}
+        sides: Any = SimpleNamespace(candidate=candidate, golden=Trace(RUN), **said)
+        return [finding.verdict for finding in findings(sides)]
+
+    own, together = found(10.0)
+    assert own.passed and own.error == 0.0 and together.passed and (together.got, together.error) == (1.0, 0.0)
+    (wrong,) = found(12.0)  # the share of all is told where each module is right
+    assert not wrong.passed and wrong.error == 2.0
