@@ -37,6 +37,8 @@ def test_nothing_is_against_a_run_that_says_the_same_or_nothing() -> None:
         assert contradiction(Run(TOKENS, data=DIGEST), candidate) is None
     assert contradiction(Run(), Run(TOKENS)) is None  # golden's batches are not recorded
     assert contradiction(Run(), Run(data=DIGEST)) is None
+    for damaged in ([], {}, 3):  # a manifest is anyone's: that is no digest, and says nothing
+        assert contradiction(Run(data=DIGEST), Run(data={"samples_sha256": damaged})) is None
 
 
 @pytest.mark.parametrize("lr", [2e-3, 5e-4])

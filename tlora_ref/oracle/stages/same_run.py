@@ -38,7 +38,8 @@ def contradiction(golden: Trace, candidate: Trace) -> str | None:
 
 def other_samples(golden: Trace, candidate: Trace) -> bool:
     """Whether both say what samples they are of, and these differ."""
-    return len({trace.manifest.data.get("samples_sha256") for trace in (golden, candidate)} - {None}) > 1
+    said = [trace.manifest.data.get("samples_sha256") for trace in (golden, candidate)]
+    return all(isinstance(digest, str) for digest in said) and said[0] != said[1]
 
 
 def unsaid(golden: Trace, candidate: Trace) -> str | None:
