@@ -99,7 +99,7 @@ def test_threads_of_blas_soon_sleep() -> None:
         "x = np.ones((512, 512)); x @ x; begin = time.process_time(); time.sleep(0.5)\n"
         "print(time.process_time() - begin)"
     )
-    assert float(python("-c", program)) < 0.01
+    assert float(python("-c", program)) < 0.03
     program = "import os; from tlora_ref import machine; machine.prepare(); print(os.environ[machine.WAIT_VARIABLE])"
     assert python("-c", program, OPENBLAS_THREAD_TIMEOUT="28") == "28\n"
 

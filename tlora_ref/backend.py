@@ -12,14 +12,12 @@ interface, and no common static type exists.
 from __future__ import annotations
 
 import importlib
-import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from functools import cache
-from threading import Lock
+from threading import Lock, Thread
 from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
 
@@ -108,22 +106,17 @@ def _together(tasks: Sequence[Callable[[], T]], at_once: int) -> list[T]:
                 deque(left, maxlen=0)  # nobody begins another one
 
     contexts = [copy_context() for _ in range(at_once)]  # np.errstate, say, holds in them too
-    helpers = [_threads(at_once).submit(context.run, take) for context in contexts[1:]]
+    # new ones each time: a thread that waits is often woken on the core of who wakes it, while the other one idles
+    helpers = [Thread(target=context.run, args=(take,), name="side by side") for context in contexts[1:]]
+    for helper in helpers:
+        helper.start()
     contexts[0].run(take)
-    wait(helpers)
+    for helper in helpers:
+        helper.join()
     if errors:
         raise errors[min(errors)]
     return [results[i] for i in range(len(tasks))]
 
-
-@cache
-def _threads(number: int) -> ThreadPoolExecutor:
-    """Threads that wait for work: making them anew would take longer than a small task."""
-    return ThreadPoolExecutor(number, "side by side")
-
-
-if hasattr(os, "register_at_fork"):  # a forked process has none of them
-    os.register_at_fork(after_in_child=_threads.cache_clear)
 
 #: What others call them; another GPU than NVIDIA's cannot be used.
 DEVICES_ELSEWHERE = {"cuda": "gpu", "nvidia": "gpu", "mps": "cpu", "rocm": "cpu", "xpu": "cpu", "metal": "cpu"}

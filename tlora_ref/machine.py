@@ -33,7 +33,7 @@ AVX512_KERNELS = frozenset({AVX512_KERNEL, "Cooperlake", "SapphireRapids"})
 #: The CPUs (vendor, family) that gain nothing by it though they have AVX-512: Zen 4.
 HALVED_AVX512 = frozenset({("AuthenticAMD", "25")})
 #: Another: its threads wait 2 to this many ticks of the clock for work before they sleep (28, left to itself).
-WAIT_VARIABLE, WAIT = "OPENBLAS_THREAD_TIMEOUT", "22"
+WAIT_VARIABLE, WAIT = "OPENBLAS_THREAD_TIMEOUT", "24"
 #: For glibc's mallopt: never shrink the heap (M_TRIM_THRESHOLD), take arrays up to 1 GiB from it (M_MMAP_THRESHOLD),
 #: have one for all threads (M_ARENA_MAX).
 KEEP = ((-1, -1), (-3, 2**30), (-8, 1))
