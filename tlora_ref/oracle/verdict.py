@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-#: The cause of what is wrong as float64 alone.
+#: What explains a wrong run where no stage's findings do: it is another run; it is wrong as float64 alone.
 OTHER_SAMPLES = "its samples are others than the golden run's, by their digests"
 AS_FLOAT32 = "right as float32 (--dtype float32): a part of the candidate is computed or stored in float32"
 
