@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -49,6 +51,30 @@ def test_tasks_side_by_side_come_back_in_order_with_one_blas_thread_each(threads
         assert found == [(n, {1}) for n in range(4)]
         assert blas_threads() == before
     assert side_by_side([]) == []
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity"), reason="this system does not say which cores a thread may use"
+)
+@pytest.mark.parametrize("planted", [None, ValueError])
+def test_each_thread_has_a_core_of_its_own_where_they_are_all_there_are(planted: type[Exception] | None) -> None:
+    allowed = os.sched_getaffinity(0)
+    cores: list[set[int]] = []
+
+    def task() -> None:
+        barrier.wait(timeout=20)
+        cores.append(os.sched_getaffinity(0))
+        if planted is not None:
+            raise planted
+
+    for threads in {len(allowed), len(allowed) + 1} - {1}:
+        cores.clear()
+        barrier = threading.Barrier(threads)
+        with threadpool_limits(threads, user_api="blas"), suppress(ValueError):
+            side_by_side([task] * threads)
+        own = [{core} for core in allowed] if threads == len(allowed) else [allowed] * threads
+        assert sorted(map(sorted, cores)) == sorted(map(sorted, own))
+        assert os.sched_getaffinity(0) == allowed
 
 
 def test_the_error_of_a_task_arrives_and_the_threads_come_back() -> None:

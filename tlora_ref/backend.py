@@ -12,8 +12,10 @@ interface, and no common static type exists.
 from __future__ import annotations
 
 import importlib
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from functools import cache
@@ -96,8 +98,9 @@ def _together(tasks: Sequence[Callable[[], T]], at_once: int) -> list[T]:
     results: dict[int, T] = {}
     errors: dict[int, BaseException] = {}
 
-    def take() -> None:
+    def take(cores: set[int]) -> None:
         _inside.set(True)
+        _stay_on(cores)
         for i in left:  # one iterator for all threads: who comes first has the next task
             try:
                 results[i] = tasks[i]()
@@ -107,15 +110,36 @@ def _together(tasks: Sequence[Callable[[], T]], at_once: int) -> list[T]:
 
     contexts = [copy_context() for _ in range(at_once)]  # np.errstate, say, holds in them too
     # new ones each time: a thread that waits is often woken on the core of who wakes it, while the other one idles
-    helpers = [Thread(target=context.run, args=(take,), name="side by side") for context in contexts[1:]]
+    allowed = _allowed_cores()
+    own = [{core} for core in sorted(allowed)] if len(allowed) == at_once else [allowed] * at_once
+    helpers = [
+        Thread(target=context.run, args=(take, cores), name="side by side")
+        for context, cores in zip(contexts[1:], own[1:], strict=True)
+    ]
     for helper in helpers:
         helper.start()
-    contexts[0].run(take)
+    try:
+        contexts[0].run(take, own[0])
+    finally:
+        _stay_on(allowed)
     for helper in helpers:
         helper.join()
     if errors:
         raise errors[min(errors)]
     return [results[i] for i in range(len(tasks))]
+
+
+def _allowed_cores() -> set[int]:
+    """The cores that this thread may use; none where the system does not say (it does on Linux)."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+
+
+def _stay_on(cores: set[int]) -> None:
+    """Have this thread use these cores alone, if they are any. Linux often wakes a thread on the core of who wakes it,
+    and threads that wait for each other as often as Python's do would share that core, and the other ones idle."""
+    if cores:
+        with suppress(OSError):  # a container may forbid it: nothing is lost but time
+            os.sched_setaffinity(0, cores)
 
 
 #: What others call them; another GPU than NVIDIA's cannot be used.

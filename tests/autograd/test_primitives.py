@@ -14,6 +14,7 @@ from tlora_ref import autograd as ag
 from tlora_ref.autograd import gradcheck, visibility
 from tlora_ref.autograd import loss as loss_module
 from tlora_ref.autograd.basic import row_dot
+from tlora_ref.backend import Device
 from tlora_ref.errors import ConfigError, ShapeError
 
 KEYS = np.array([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 0, 0, 0]], dtype=bool)
@@ -174,10 +175,17 @@ def test_attention_by_heads_side_by_side_has_the_bits_of_all_at_once(monkeypatch
         [normal(*bias_shape)] if bias_shape else []
     )
     dy = normal(2, 7, 6, 5)
+    # The package re-exports the function under the module's own name: the module itself is found in sys.modules.
+    module = sys.modules["tlora_ref.autograd.attention"]
+    together: list[int] = []
+    side_by_side = Device.side_by_side
+    monkeypatch.setattr(
+        Device, "side_by_side", lambda self, tasks: (together.append(len(tasks)), side_by_side(self, tasks))[1]
+    )
 
-    def slopes(threads: int, cached: int) -> list[np.ndarray]:
-        # The package re-exports the function under the module's own name: the module itself is found in sys.modules.
-        monkeypatch.setattr(sys.modules["tlora_ref.autograd.attention"], "CACHED", cached)
+    def slopes(threads: int, cached: int, shared: int = 1) -> list[np.ndarray]:
+        monkeypatch.setattr(module, "CACHED", cached)
+        monkeypatch.setattr(module, "SHARED_SCORES", shared)
         q, k, v, *bias = (ag.leaf(x, str(i)) for i, x in enumerate(inputs))
         with threadpool_limits(threads, user_api="blas"):
             y = ag.attention(q, k, v, scale=0.5, see=see, bias=bias[0] if bias else None)
@@ -185,9 +193,12 @@ def test_attention_by_heads_side_by_side_has_the_bits_of_all_at_once(monkeypatch
             return [y.data, *y.node.vjp(dy)]
 
     whole = slopes(1, 1)
+    assert all(np.array_equal(x, y) for x, y in zip(whole, slopes(2, 1, shared=2**23), strict=True))
+    assert not together  # one thread, and a short sequence
     for cached in (1, 2 * 3 * 7, 3 * 3 * 7, 6 * 3 * 7):  # parts of a head, of two, of a group, of a sample
         for x, y in zip(whole, slopes(2, cached), strict=True):
             assert np.array_equal(x, y)
+    assert len(together) == 8  # forth and back, four times
 
 
 @pytest.mark.parametrize("of_keys", [False, True])

@@ -10,6 +10,7 @@ import numpy as np
 import tlora_ref as tr
 from tests.benchmarks.cases import LAYERS, NEW_TOKENS, RANK, Case, inputs
 from tlora_ref.backend import get_device
+from tlora_ref.training.evaluate import summed_loss
 from tlora_ref.training.loop import apply_gradients, step_gradients
 from tlora_ref.training.parameters import install, trained_arrays
 from tlora_ref.training.state import TrainState
@@ -40,10 +41,15 @@ def wait_for(device: str) -> None:
 
 
 def forward(model: Model, adapter: tr.Adapter, ids: np.ndarray) -> Work:
-    """The loss of a batch, every token labelled, the adapter attached, no gradients."""
+    """The loss of a batch, every token labelled, the adapter attached, no gradients, as `tr.evaluate` forms it."""
     model.attach(adapter)
     view = model.watching([])
-    return lambda: view(ids, labels=ids).loss.item()
+
+    def mean_loss() -> float:
+        loss, tokens = summed_loss(view, {"input_ids": ids, "labels": ids})
+        return loss / tokens
+
+    return mean_loss
 
 
 def train_step(model: Model, adapter: tr.Adapter, ids: np.ndarray) -> Work:

@@ -99,6 +99,20 @@ def test_halves_side_by_side_are_the_whole_batch(monkeypatch: pytest.MonkeyPatch
         np.testing.assert_allclose(B_halved[name], B[name], atol=1e-10 * np.abs(B[name]).max())
 
 
+def test_a_batch_is_evaluated_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, (model, _) = tiny_samples(5, length=(4, 20)), prepared()
+    halved: list[int] = []
+    side_by_side = Device.side_by_side
+    monkeypatch.setattr(
+        Device, "side_by_side", lambda self, work: (halved.append(len(work)), side_by_side(self, work))[1]
+    )
+    whole = tr.evaluate(model, data)
+    assert not halved
+    monkeypatch.setattr(batches, "HALVED_TOKENS", 16)
+    found = tr.evaluate(model, data)
+    assert halved == [2] and found.tokens == whole.tokens and found.loss == pytest.approx(whole.loss, rel=1e-14)
+
+
 def test_a_batch_is_halved_by_rows_unless_a_half_has_nothing_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "HALVED_TOKENS", 12)
     ids = np.arange(15).reshape(5, 3)

@@ -1,14 +1,15 @@
 """Softmax attention as one primitive: blocks of queries, grouped heads, masks, and no saved probabilities.
 
-On a CPU some heads and others are computed side by side: BLAS would share out products that are too small for it, and
-leave the softmax between them to one core.
+On a CPU some heads of long sequences and others are computed side by side: BLAS would share out products that are too
+small for it, and leave the softmax between them to one core.
 
 Legend: B batch, T queries, S keys, G key/value heads, R query heads a group (G * R query heads), D channels a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,8 +18,26 @@ from tlora_ref.autograd.tape import Tensor, record
 from tlora_ref.autograd.visibility import Block, Mask, Visibility, query_blocks
 from tlora_ref.backend import CACHED, Array, array_module, device_of
 
+#: Scores of all heads from which they go side by side. Before, it costs more than it gains: BLAS's own thread looks for
+#: work a while, on the core that the second thread needs.
+SHARED_SCORES = 2**23
 #: Samples, groups, and heads of a group.
 Part = tuple[slice, slice, slice]
+
+
+def _is_shared(q: Array, blocks: Sequence[Block]) -> bool:
+    """Whether the heads of q (B, G, R, T, D) go side by side."""
+    heads = math.prod(q.shape[:3])
+    return heads * sum(block.scores for block in blocks) >= SHARED_SCORES and device_of(q).at_once() > 1
+
+
+def _run(tasks: Sequence[Callable[[], None]], q: Array, blocks: Sequence[Block]) -> None:
+    """The tasks, side by side if the heads of q go so."""
+    if _is_shared(q, blocks):
+        device_of(q).side_by_side(tasks)
+    else:
+        for task in tasks:
+            task()
 
 
 def _parts(q: Array, blocks: Sequence[Block], *, whole_batch: bool = False) -> list[Part]:
@@ -26,7 +45,7 @@ def _parts(q: Array, blocks: Sequence[Block], *, whole_batch: bool = False) -> l
     that fit a cache; all of them where nothing runs side by side. No bit depends on it."""
     B, G, R = q.shape[:3]
     each = max(1, max(block.scores for block in blocks))
-    heads = max(1, CACHED // each) if device_of(q).at_once() > 1 else B * G * R
+    heads = max(1, CACHED // each) if _is_shared(q, blocks) else B * G * R
     b, g, r = max(1, heads // (G * R)), max(1, heads // R), min(R, heads)
     if whole_batch:
         b = B
@@ -148,7 +167,7 @@ def attention(
         for block in reversed(blocks)  # the largest first
         for part in _parts(saved.q, blocks)
     ]
-    device_of(y).side_by_side(tasks)
+    _run(tasks, saved.q, blocks)
     parents = (q, k, v) if bias is None else (q, k, v, bias)
     needs = [parent.watched for parent in parents]
     shapes = [parent.shape for parent in parents]
@@ -194,7 +213,7 @@ def _attention_vjp(saved: _Saved, dy: Array, shapes: list[tuple[int, ...]]) -> l
         )
         for part in _parts(saved.q, blocks, whole_batch=shared_bias)
     ]
-    device_of(dy).side_by_side(tasks)
+    _run(tasks, saved.q, blocks)
     dk[...], dv[...] = (x.sum(axis=2, keepdims=True) for x in of_heads)
     return slopes
 

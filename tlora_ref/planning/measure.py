@@ -20,6 +20,7 @@ from tlora_ref.data import halves
 from tlora_ref.planning.memory import MemoryPlan
 from tlora_ref.planning.shallow import Shallow
 from tlora_ref.training import TrainSettings
+from tlora_ref.training.evaluate import summed_loss
 from tlora_ref.training.loop import StepGradients, apply_gradients, step_gradients
 from tlora_ref.training.state import TrainState
 from tlora_ref.transformer import Model, ModuleInputs
@@ -89,8 +90,7 @@ def evaluation_pass(probe: Shallow, memory: MemoryPlan, batch: Batch) -> tuple[f
 
     def of(model: Model) -> float:
         _adapted(model, memory)
-        view, inputs = model.watching([]), fitting(batch, model)
-        return cost(lambda: view(**inputs, loss_divisor=1.0).loss.item()).seconds
+        return cost(partial(summed_loss, model.watching([]), fitting(batch, model))).seconds
 
     return probe.parts(of(probe.body), of)
 

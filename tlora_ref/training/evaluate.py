@@ -10,6 +10,7 @@ from typing import Any
 from tlora_ref.backend import Array
 from tlora_ref.data import pad_batch
 from tlora_ref.errors import DataError, NumericsError
+from tlora_ref.training.halved import in_halves
 from tlora_ref.transformer import Model
 
 
@@ -37,15 +38,29 @@ def evaluate(model: Model, samples: Sequence[Mapping[str, Any]], *, batch_size: 
     pad = getattr(model.config, "pad_token_id", None) or 0
     total, tokens = 0.0, 0
     for batch in held_out_batches(samples, batch_size, pad):
-        output = view(**batch, loss_divisor=1.0)
-        total += output.loss.item()
-        tokens += output.tokens
+        loss, scored = summed_loss(view, batch)
+        total += loss
+        tokens += scored
     if not math.isfinite(total):
         raise NumericsError(
             f"the loss on {len(samples)} samples is {total / tokens}: the weights or the adapter give logits that are "
             "not finite"
         )
     return Evaluation(total / tokens, tokens)
+
+
+def summed_loss(view: Model, batch: dict[str, Array]) -> tuple[float, int]:
+    """The losses of a batch in nats, summed over its scored labels, and how many these are.
+
+    view : a model that watches nothing (`model.watching([])`)
+    """
+
+    def of(part: dict[str, Array]) -> tuple[float, int]:
+        output = view(**part, loss_divisor=1.0)
+        return output.loss.item(), output.tokens
+
+    losses, tokens = zip(*in_halves(of, batch, view.device), strict=True)
+    return sum(losses), sum(tokens)
 
 
 def held_out_batches(samples: Sequence[Mapping[str, Any]], batch_size: int, pad: int) -> Iterator[dict[str, Array]]:
@@ -60,6 +75,6 @@ def likelihoods(model: Model, samples: Sequence[Mapping[str, Any]]) -> list[tupl
     view = model.watching([])
     found = []
     for sample in samples:
-        output = view(**pad_batch([sample]), loss_divisor=1.0)
-        found.append((-output.loss.item(), output.tokens))
+        loss, tokens = summed_loss(view, pad_batch([sample]))
+        found.append((-loss, tokens))
     return found

@@ -8,19 +8,19 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from tlora_ref.adapter import Adapter
 from tlora_ref.autograd import grad
 from tlora_ref.backend import Array, array_module, to_numpy
-from tlora_ref.data import batches, halves, pack_batch, pad_batch
+from tlora_ref.data import batches, pack_batch, pad_batch
 from tlora_ref.errors import ConfigError, DataError, NumericsError
 from tlora_ref.method.adamw import adamw_step, clip_factor
 from tlora_ref.training.evaluate import evaluate
+from tlora_ref.training.halved import in_halves
 from tlora_ref.training.history import Record
 from tlora_ref.training.keeping import Saving, check_kept, check_kept_steps, evaluated, kept_arrays, out_of_patience
 from tlora_ref.training.packing import check_packing
@@ -32,7 +32,6 @@ from tlora_ref.transformer import Model
 
 Sample = Mapping[str, Any]
 Batch = dict[str, Any]
-R = TypeVar("R")
 
 #: A run saves its state at least so often, in seconds: what a power cut may cost.
 SAVE_SECONDS = 300.0
@@ -251,8 +250,10 @@ def step_gradients(model: Model, arrays: Mapping[str, Array], micro_batches: Seq
         output = view(**batch, loss_divisor=1.0)  # the sum: it is divided once, by all labels of the step
         return grad(output.loss, arrays), output.loss.data, output.tokens
 
+    # where most weights are trained each half would have a gradient of each
+    halved = 4 * sum(array.size for array in arrays.values()) <= model.parameter_count()
     for batch in micro_batches:
-        for part, loss, scored in _in_halves(summed, batch, model, arrays):
+        for part, loss, scored in in_halves(summed, batch, model.device) if halved else [summed(batch)]:
             gradients = {n: part[n] + gradients[n] for n in part} if gradients else part
             losses.append(loss)
             tokens += scored
@@ -261,18 +262,6 @@ def step_gradients(model: Model, arrays: Mapping[str, Array], micro_batches: Seq
     squares = xp.stack([(g * g).sum() for g in gradients.values()]).sum()
     *sums, square = to_numpy(xp.stack([*losses, squares])).tolist()
     return StepGradients(gradients, sum(sums) / tokens, tokens, math.sqrt(square))
-
-
-def _in_halves(work: Callable[[Batch], R], batch: Batch, model: Model, arrays: Mapping[str, Array]) -> list[R]:
-    """`work` on a large batch's halves side by side (see `halves`), else on all of it.
-
-    Not on a device, which is busy with one; nor where most weights are trained, as each half has a gradient of each.
-    """
-    trained = sum(array.size for array in arrays.values())
-    if model.device.name != "cpu" or 4 * trained > model.parameter_count():
-        return [work(batch)]
-    parts = halves(batch)
-    return [work(batch)] if len(parts) == 1 else model.device.side_by_side([partial(work, part) for part in parts])
 
 
 def apply_gradients(state: TrainState, found: StepGradients, plan: TrainSettings, total: int) -> TrainState:
