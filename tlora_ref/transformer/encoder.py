@@ -228,7 +228,7 @@ class Encoder(Model):
             raise DataError(
                 f"a sequence of {ids.shape[1]} tokens needs position {int(positions.max())}: this "
                 f"{self.config.model_type} model has {longest} learned positions (max_position_embeddings), 0 to "
-                f"{longest - 1}. Shorten the text, or cut rows: --max-length "
+                f"{longest - 1}. Shorten the text; rows of a file are cut by --max-length "
                 f"{ids.shape[1] - (int(positions.max()) + 1 - longest)}"
             )
         return positions

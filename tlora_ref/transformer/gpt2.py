@@ -152,8 +152,8 @@ class GPT2Decoder(Decoder):
         if positions.max() >= self.config.n_positions:
             raise DataError(
                 f"a sequence of {int(positions.max()) + 1} tokens: this gpt2 model has n_positions "
-                f"{self.config.n_positions} learned positions, and none beyond. Shorten the text, or cut rows: "
-                f"--max-length {self.config.n_positions}"
+                f"{self.config.n_positions} learned positions, and none beyond. Shorten the text; rows of a file are "
+                f"cut by --max-length {self.config.n_positions}"
             )
         x = add(  # (batch, tokens, d_model)
             self.embedded("transformer.wte", ids),

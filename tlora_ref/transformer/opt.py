@@ -190,7 +190,8 @@ class OPTDecoder(Decoder):
         if positions.max() >= longest:
             raise DataError(
                 f"a sequence of {int(positions.max()) + 1} tokens: this opt model has {longest} learned positions "
-                f"(max_position_embeddings), and none beyond. Shorten the text, or cut rows: --max-length {longest}"
+                f"(max_position_embeddings), and none beyond. Shorten the text; rows of a file are cut by "
+                f"--max-length {longest}"
             )
         words = self.embedded("model.decoder.embed_tokens", ids)  # (batch, tokens, d_embedding)
         if self.config.projects:
