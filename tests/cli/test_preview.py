@@ -48,6 +48,12 @@ def test_a_row_its_scored_part_its_seam_and_its_end(folder: Path, run: Run) -> N
     assert "1 row(s) left out: longer than 6 tokens" in error and "no labelled token" in error
 
 
+def test_a_character_of_several_tokens_in_the_seam(tmp_path: Path, run: Run) -> None:
+    data = written(tmp_path, {"prompt": "3 €", "completion": "你好"})  # the tokenizer knows their bytes alone
+    _, said, _ = run("preview", tr.shipped_model(), "--data", data)
+    assert "    seam: … … '€' | … … '你'\n" in said
+
+
 def test_a_row_without_an_end_token(folder: Path, run: Run) -> None:
     _, said, error = run("preview", folder / "model", "--data", written(folder, {"prompt": "w3", "completion": "w4"}))
     assert "a response has no end token" in said and "does not learn to stop" in error

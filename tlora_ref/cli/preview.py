@@ -93,13 +93,18 @@ def _show(screen: Screen, row: tr.RowPreview, limit: int | None) -> None:
     if row.label is not None:
         screen.say(f"    class: {row.label}")
     if row.seam is not None:
-        before, after = (" ".join(ascii(token.text) for token in side) for side in row.seam)
+        before, after = (" ".join(_quoted(token.text) for token in side) for side in row.seam)
         screen.say(f"    seam: {before} | {after}")
     if row.end is not None:
-        more = f", then {row.last.text!a}" if row.last is not None and row.last != row.end else ""
-        screen.say(f"    ends with {row.end.text!a} (token {row.end.id}){more}")
+        more = f", then {_quoted(row.last.text)}" if row.last is not None and row.last != row.end else ""
+        screen.say(f"    ends with {_quoted(row.end.text)} (token {row.end.id}){more}")
     if not row.ended:
         screen.say("    a response has no end token: a model does not learn to stop from it")
+
+
+def _quoted(text: str) -> str:
+    """What a token adds to the text, in quotes; an ellipsis where its character is complete at a later token only."""
+    return repr(text) if text else "…"
 
 
 def _summary(screen: Screen, seen: tr.Preview) -> None:
