@@ -141,7 +141,8 @@ def _row_bounds(inputs: Mapping[str, Any], profile: str, dtype: str) -> list[flo
     precision = Precision.of(dtype)
     found = spectrum(inputs["W"], inputs["C"], PROFILES[profile], precision)
     sharp = found.sharp()  # 0 and d_in among them, which bound nothing
-    tightest = min((float(found.sines()[p]) for p in sharp[1:-1]), default=0.0) + 8.0 * precision.storage
+    inner = [p for p in sharp if 0 < p < len(found.sigma)]
+    tightest = min((float(found.sines()[p]) for p in inner), default=0.0) + 8.0 * precision.storage
     return [tightest if {row, row + 1} <= set(sharp) else None for row in range(inputs["r"])]
 
 

@@ -7,7 +7,7 @@ rounding errors of its terms are independent enough for the square root, and SAF
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -61,8 +61,11 @@ def malformed(stage: str, what: str, said: str) -> Verdict:
     return Verdict(stage, what, False, math.inf, 0.0, cause=said)
 
 
-def entries(stage: str, what: str, got: object, expected: Any, allowed: Any, slips: Sequence[Slip] = ()) -> Verdict:
-    """Every entry of `got` within `allowed` of `expected`; the verdict tells of the worst."""
+def entries(stage: str, what: str, got: object, expected: Any, allowed: Any, slips: Iterable[Slip] = ()) -> Verdict:
+    """Every entry of `got` within `allowed` of `expected`; the verdict tells of the worst.
+
+    slips : gone through where that is wrong, and only then: they may be costly to make
+    """
     expected = np.asarray(expected, dtype=np.float64)
     array = as_array(got, expected.shape)
     if isinstance(array, str):
@@ -88,7 +91,7 @@ def _detected(allowed: Array, expected: Array) -> float | None:
 
 
 def root_mean_square(
-    stage: str, what: str, got: Array, expected: Array, allowed: float, slips: Sequence[Slip] = ()
+    stage: str, what: str, got: Array, expected: Array, allowed: float, slips: Iterable[Slip] = ()
 ) -> Verdict:
     """The root mean square of the error of all entries within `allowed`: rounding averages out, a mistake does not."""
     error = rms(got - expected)
@@ -121,7 +124,7 @@ def rms(x: Array) -> float:
 Fits = list[tuple[str, float]]
 
 
-def fitting(got: Array, expected: Array, allowed: Array, slips: Sequence[Slip]) -> Fits:
+def fitting(got: Array, expected: Array, allowed: Array, slips: Iterable[Slip]) -> Fits:
     """The slips whose output is `got` to within what rounding would allow it, each with the share of the error left."""
     scale = _largest(expected) or 1.0
 
@@ -141,7 +144,7 @@ CLOSE, MANY = 0.03, 16
 def _fitting(
     got: Array,
     expected: Array,
-    slips: Sequence[Slip],
+    slips: Iterable[Slip],
     size: Callable[[Array], float],
     room: Callable[[Array], float],
 ) -> Fits:

@@ -6,7 +6,7 @@ X_n and their sum likewise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -84,24 +84,24 @@ def _kept(sides: Sides) -> float:
     return sides.precision.storage / 2.0 if sides.network.low else 0.0
 
 
-def _slips_of(sides: Sides, module: str, golden: Array) -> list[Slip]:
+def _slips_of(sides: Sides, module: str, golden: Array) -> Iterator[Slip]:
+    """What C would be after each known slip: made when it is asked for, by golden's inputs or the model run again."""
     X = sides.of_every_sample(sides.golden, "input", module)
     if X is None and sides.replay is not None:
         X = sides.replay.inputs(module)
     if X is not None:
-        return covariance_slips(X, sides.switches)
+        yield from covariance_slips(X, sides.switches)
+        return
     sums = sides.of_every_sample(sides.golden, "input_sum", module)
     counts = sides.of_every_sample(sides.golden, "tokens", module)
     if sides.switches.centre or sums is None or counts is None:
-        return []
+        return
     tokens = [int(count) for count in counts]
     N, T = len(tokens), sum(tokens)
-    return [
-        ("C is centred: matches the `released` switch (`centre`)", lambda: centred_from_sums(golden, sums, tokens)),
-        ("C is summed over the samples, not divided by N", lambda: golden * N),
-        ("C is divided by all tokens, not by N", lambda: golden * N / T),
-        ("C is divided by N - 1", lambda: golden * N / max(1, N - 1)),
-    ]
+    yield "C is centred: matches the `released` switch (`centre`)", lambda: centred_from_sums(golden, sums, tokens)
+    yield "C is summed over the samples, not divided by N", lambda: golden * N
+    yield "C is divided by all tokens, not by N", lambda: golden * N / T
+    yield "C is divided by N - 1", lambda: golden * N / max(1, N - 1)
 
 
 def judge_covariance(

@@ -25,15 +25,17 @@ from tlora_ref.oracle.verdict import Verdict
 DEVIATIONS = 8.0
 
 
-def judge_directions(A: Array, W: Array, C: Array, precision: Precision) -> Verdict | None:
+def judge_directions(
+    A: Array, W: Array, C: Array, precision: Precision, svd: tuple[Array, Array, Array] | None = None
+) -> Verdict | None:
     """The row of A that is turned most towards another singular vector of W C, for how far rounding turns it.
 
     A (r, d_in), W (d_out, d_in), C (d_in, d_in): each may be rounded to the storage, and W C too. None where that is
-    no low one, or no row is determined.
+    no low one, or no row is determined. svd : U, sigma and the whole Vt of W C, where they are known already.
     """
     if precision.storage <= UNIT32 or not len(A):
         return None
-    U, sigma, Vt = np.linalg.svd(W @ C, full_matrices=True)
+    U, sigma, Vt = svd or np.linalg.svd(W @ C, full_matrices=True)
     bound = _bounds(U, sigma, Vt, W, C, precision)  # (d_in, d_in)
     lengths = np.linalg.norm(A, axis=1, keepdims=True)
     theta = A / np.where(lengths > 0.0, lengths, 1.0) @ Vt.T  # (r, d_in)
@@ -61,15 +63,14 @@ def _deviation(precision: Precision) -> float:
 
 def _bounds(U: Array, sigma: Array, Vt: Array, W: Array, C: Array, precision: Precision) -> Array:
     """(d_in, d_in): how far the singular vector of each row may be turned towards that of each column."""
-    d_in, d_out = len(Vt), len(U)
+    d_in, left = len(Vt), U.T[: len(sigma)]  # beyond d_out there is none
     unit = DEVIATIONS * _deviation(precision)
-    left = np.zeros((d_in, d_out))
-    left[: min(d_in, d_out)] = U.T[:d_in]  # beyond d_out there is none
     values = np.concatenate([sigma, np.zeros(d_in - len(sigma))])
     # the variance of u_k^T E v_l: of M as it is stored, of C, and of W
-    variance = left**2 @ (W @ C) ** 2 @ Vt.T**2 + (left @ W) ** 2 @ C**2 @ Vt.T**2
+    variance = (left**2 @ (W @ C) ** 2 + (left @ W) ** 2 @ C**2) @ Vt.T**2
     variance += left**2 @ W**2 @ (C @ Vt.T) ** 2  # (k, l)
-    moved = unit * np.sqrt(variance)
+    moved = np.zeros((d_in, d_in))
+    moved[: len(sigma)] = unit * np.sqrt(variance)
     gaps = np.abs(values[:, None] ** 2 - values[None, :] ** 2)  # (k, l)
     reach = values[:, None] * moved + values[None, :] * moved.T
     first = np.minimum(np.where(gaps > reach, reach / np.where(gaps > 0.0, gaps, 1.0), 1.0), 1.0)

@@ -18,8 +18,9 @@ from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import GOLDEN, Finding
 from tlora_ref.oracle.stages.bounds import OWN, SAFETY, as_array, entries, malformed
 from tlora_ref.oracle.stages.directions import judge_directions
+from tlora_ref.oracle.stages.network import UNIT32
 from tlora_ref.oracle.stages.sides import Sides
-from tlora_ref.oracle.stages.spectrum import ROTATED, Spectrum, row_space, rows, spectrum, svd_unit
+from tlora_ref.oracle.stages.spectrum import ROTATED, Spectrum, product_error, row_space, rows, spectrum, svd_unit
 from tlora_ref.oracle.verdict import Verdict
 
 #: How much larger |W| |C - C'| / |W C| may be than |C - C'| / |C|, where W is not known.
@@ -46,8 +47,10 @@ def _with_weights(sides: Sides, module: str, W: Array) -> list[Finding]:
     judging = {"W": W, "r": len(A), "switches": sides.switches, "precision": sides.precision}
     found = []
     if sides.candidate.has(name):
-        judged = judge_initialize_a(A, C=sides.candidate.get(name), **judging)  # type: ignore[arg-type]
-        found = [sides.own("A", module, verdict) for verdict in judged] + _singular_values(sides, module, W)
+        C = sides.candidate.get(name)
+        own = spectrum_in_range(W, C, sides.switches, sides.precision)
+        judged = judge_initialize_a(A, C=C, decomposed=own, **judging)  # type: ignore[arg-type]
+        found = [sides.own("A", module, verdict) for verdict in judged] + _singular_values(sides, module, W, C, own)
     if sides.golden.has(name):
         C = sides.golden.get(name)
         # the C that the candidate used, which it need not have recorded, is off by what the network costs
@@ -72,14 +75,14 @@ def _rotated(verdict: Verdict) -> Verdict:
     return verdict if verdict.passed else replace(verdict, cause=ROTATED)
 
 
-def _singular_values(sides: Sides, module: str, W: Array) -> list[Finding]:
+def _singular_values(sides: Sides, module: str, W: Array, C: Array, own: Spectrum) -> list[Finding]:
     """sigma of W C, with the candidate's own C: each moves by at most the error in W C (Weyl 1912)."""
-    names = f"sigma/{module}", f"covariance/{module}"
-    if not sides.candidate.has(names[0]):
+    name, power = f"sigma/{module}", -sum(_powers(W, C))
+    if not sides.candidate.has(name):
         return []
-    own = spectrum(W, sides.candidate.get(names[1]), sides.switches, sides.precision)
-    expected = own.sigma[: min(W.shape)]
-    return [sides.own("A", module, entries("A", "singular values", sides.candidate.get(names[0]), expected, own.error))]
+    M, expected = np.ldexp(own.M, power), np.ldexp(own.sigma[: min(W.shape)], power)
+    error = product_error(W, C, M, float(expected[0]), sides.switches, sides.precision)
+    return [sides.own("A", module, entries("A", "singular values", sides.candidate.get(name), expected, error))]
 
 
 def _without_weights(sides: Sides, module: str) -> list[Finding]:
@@ -121,23 +124,46 @@ def _turns(r: int, shape: tuple[int, int], switches: Switches, precision: Precis
     return stored * math.sqrt(r) * 2.0 + found, stored + found
 
 
+def spectrum_in_range(W: Array, C: Array, switches: Switches, precision: Precision) -> Spectrum:
+    """W C by powers of two in the middle of the range, with all that `judge_initialize_a` needs of it."""
+    powers = _powers(W, C)
+    low = precision.storage > UNIT32  # directions are judged, those that W C does not see too
+    return spectrum(np.ldexp(W, powers[0]), np.ldexp(C, powers[1]), switches, precision, whole=low)
+
+
+def _powers(W: Array, C: Array) -> list[int]:
+    """The size of W C means nothing to A: powers of two keep the numbers in range, exactly."""
+    return [-math.frexp(float(np.abs(m).max()) or 1.0)[1] for m in (W, C)]
+
+
 def judge_initialize_a(
-    got: object, *, W: Array, C: Array, r: int, switches: Switches, precision: Precision, error: float = 0.0
+    got: object,
+    *,
+    W: Array,
+    C: Array,
+    r: int,
+    switches: Switches,
+    precision: Precision,
+    error: float = 0.0,
+    decomposed: Spectrum | None = None,
 ) -> list[Verdict]:
-    """A holds the top right singular vectors of W C, as orthonormal rows; `error` is how far off W C may be before."""
+    """A holds the top right singular vectors of W C, as orthonormal rows.
+
+    error : how far off W C may be before
+    decomposed : `spectrum_in_range` of W and C, where it is known already
+    """
     W, C = np.asarray(W, np.float64), np.asarray(C, np.float64)
     A = as_array(got, (r, W.shape[1]))
     if isinstance(A, str):
         return [malformed("initialize_a", "A", _shape_cause(got, A, W.shape, r))]
-    # The size of W C means nothing to A: powers of two keep the numbers in range, exactly.
-    powers = [-math.frexp(float(np.abs(m).max()) or 1.0)[1] for m in (W, C)]
+    found, powers = decomposed or spectrum_in_range(W, C, switches, precision), _powers(W, C)
     W, C = np.ldexp(W, powers[0]), np.ldexp(C, powers[1])
-    found = spectrum(W, C, switches, precision)
     with np.errstate(over="ignore"):  # of the smallest numbers an error may be infinitely many
         found = replace(found, error=found.error + float(np.ldexp(error, sum(powers))))
     rounding, of_one = _turns(r, W.shape, switches, precision)
     space = [_orthonormal(A, rounding), row_space("initialize_a", A, found, rounding), _energy(A, found, rounding)]
-    directions = None if error else judge_directions(A, W, C, precision)
+    svd = found.U, found.sigma[: min(W.shape)], found.Vt
+    directions = None if error else judge_directions(A, W, C, precision, svd)
     verdicts = [*space, rows("initialize_a", A, found, of_one), *([] if directions is None else [directions])]
     if all(v.passed for v in verdicts):
         return verdicts

@@ -7,7 +7,7 @@ told from logits: the candidate's own, or those of the model run again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -65,14 +65,14 @@ def mean_error(sides: Sides, labels: str, loss: Array) -> float:
     return SAFETY * (math.sqrt(scored) + 1.0) * sides.precision.accumulation * abs(float(loss))
 
 
-def _slips_of(sides: Sides, n: int) -> list[Slip]:
-    """What the loss of sample n would be after each known slip, from the model run again (a causal one)."""
+def _slips_of(sides: Sides, n: int) -> Iterator[Slip]:
+    """What the loss of sample n would be after each known slip, from the model run again (a causal one) when asked."""
     if sides.replay is None or sides.replay.model.task_type != "CAUSAL_LM":
-        return []
+        return
     logits, labels = sides.replay.logits(n), np.asarray(sides.golden.get(f"sample/{n}/labels")).ravel()
-    slips, ids = loss_slips(logits.reshape(len(labels), -1), labels), sides.golden.get(f"sample/{n}/input_ids").ravel()
-    scores = logits.reshape(len(labels), -1)[:-1]
-    return [*slips, ("the prompt is scored too", lambda: _cross_entropy(scores, np.asarray(ids, np.int64)[1:]))]
+    logits, ids = logits.reshape(len(labels), -1), sides.golden.get(f"sample/{n}/input_ids").ravel()
+    yield from loss_slips(logits, labels)
+    yield "the prompt is scored too", lambda: _cross_entropy(logits[:-1], np.asarray(ids, np.int64)[1:])
 
 
 def _is_shifted(sides: Sides, n: int) -> bool:

@@ -7,7 +7,7 @@ root mean square of many. Rounding averages out, mistakes do not: the latter see
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -111,7 +111,7 @@ class Network:
         key: str,
         got: Array,
         golden: Array,
-        slips: Sequence[Slip] = (),
+        slips: Iterable[Slip] = (),
         more: float = 0.0,
     ) -> Verdict:
         """An array held against the golden one: every entry, and in a low precision the root mean square of all.

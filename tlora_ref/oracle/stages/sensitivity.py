@@ -7,7 +7,7 @@ values of the samples; and against the golden S. The values of the samples likew
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +27,6 @@ def findings(sides: Sides) -> list[Finding]:
     """S from the candidate's recorded gradients or per-sample values, and against the golden S."""
     found: list[Finding] = []
     pairs: dict[str, tuple[Array, Array]] = {}
-    gradients = {} if sides.replay is None else sides.replay.gradients()
     for module in sides.golden.modules("sensitivity"):
         name = f"sensitivity/{module}"
         if not sides.candidate.has(name):
@@ -39,13 +38,19 @@ def findings(sides: Sides) -> list[Finding]:
         if verdict is not None:
             found.append(sides.own("sensitivity", module, verdict))
         golden = sides.golden.get(name)
-        W = sides.weight(module)
-        slips = [] if W is None or not gradients else sensitivity_slips(W, gradients[module])
+        slips = _slips_of(sides, module)
         allowed = sides.network("sensitivity", module, golden, S) + mean_error(sides, module, golden)
         pairs[module] = (S, golden)
         found.append(sides.against_golden("sensitivity", module, "value", S, golden, allowed, slips))
     together = sides.network.numbers("sensitivity", "S of all modules", "sensitivity", pairs)
     return [*found, *([] if together is None else [sides.finding("sensitivity", GOLDEN, None, together)])]
+
+
+def _slips_of(sides: Sides, module: str) -> Iterator[Slip]:
+    """What S would be after each known slip, from the gradients of the model run again when they are asked for."""
+    if sides.replay is not None:
+        W = np.asarray(sides.replay.model.weight(module), np.float64)
+        yield from sensitivity_slips(W, sides.replay.gradients()[module])
 
 
 def mean_error(sides: Sides, module: str, S: Array) -> float:

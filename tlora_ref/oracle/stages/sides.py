@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -81,7 +81,7 @@ class Sides:
         return self.finding(stage, OWN_INPUTS, module, verdict)
 
     def against_golden(
-        self, stage: str, module: str | None, what: str, got: Array, golden: Array, allowed: Any, slips: list[Slip]
+        self, stage: str, module: str | None, what: str, got: Array, golden: Array, allowed: Any, slips: Iterable[Slip]
     ) -> Finding:
         """A candidate's quantity held against the golden one."""
         return self.finding(stage, GOLDEN, module, entries(stage, what, got, golden, allowed, slips))

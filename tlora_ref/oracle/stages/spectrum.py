@@ -13,7 +13,7 @@ another train another update, though their row space is right.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -30,15 +30,22 @@ BLUNT = 0.25
 
 @dataclass(frozen=True)
 class Spectrum:
-    """W C with its SVD: sigma padded with zeros to d_in, Vt (d_in, d_in), and the size of the error E in it.
+    """W C with its SVD, and the size of the error E in it.
 
-    Where only the first rows of Vt are known, Vt has these alone.
+    Attributes
+    ----------
+    M : (d_out, d_in), W C
+    sigma : (d_in,), padded with zeros
+    Vt : (d_in, d_in), or as many of its first rows as are known
+    error : the spectral norm of E
+    U : (d_out, min(d_out, d_in)), where it is known
     """
 
     M: Array
     sigma: Array
     Vt: Array
     error: float
+    U: Array = field(default_factory=lambda: np.zeros((0, 0)))
 
     def sines(self) -> Array:
         """How far span(V_1..p) may turn, for p = 0 .. d_in (1: anywhere)."""
@@ -57,18 +64,26 @@ def svd_unit(switches: Switches) -> float:
     return 2.0**-23 if switches.svd_dtype == "float32" else 0.0
 
 
-def spectrum(W: Array, C: Array, switches: Switches, precision: Precision) -> Spectrum:
-    """W C in float64, and how far a candidate of this precision may be from it (spectral norm)."""
-    M, d_in = W @ C, W.shape[1]
+def spectrum(W: Array, C: Array, switches: Switches, precision: Precision, *, whole: bool = False) -> Spectrum:
+    """W C in float64, and how far a candidate of this precision may be from it (spectral norm).
+
+    whole : with V of what W C does not see, where d_out < d_in
+    """
+    M, (d_out, d_in) = W @ C, W.shape
+    U, sigma, Vt = np.linalg.svd(M, full_matrices=whole and d_out < d_in)
+    error = product_error(W, C, M, float(sigma[0]) if len(sigma) else 0.0, switches, precision)
+    return Spectrum(M, np.concatenate([sigma, np.zeros(d_in - len(sigma))]), Vt, error, U)
+
+
+def product_error(W: Array, C: Array, M: Array, top: float, switches: Switches, precision: Precision) -> float:
+    """How far another M = W C may be off (spectral norm), whose largest singular value is `top`."""
+    d_in = W.shape[1]
     stored = max(precision.storage, svd_unit(switches))
     unit = max(precision.accumulation + OWN, svd_unit(switches))
     magnitude = float(np.linalg.norm(np.abs(W) @ np.abs(C)))
-    _, sigma, Vt = np.linalg.svd(M, full_matrices=True)
-    top = float(sigma[0]) if len(sigma) else 0.0
     product = SAFETY * (math.sqrt(d_in) + 1.0) * unit / math.sqrt(min(M.shape)) + 2.0 * precision.product
     decomposition = SAFETY * math.sqrt(max(M.shape)) * unit * top
-    error = product * magnitude + stored * float(np.linalg.norm(M)) + decomposition + precision.tiny * d_in
-    return Spectrum(M, np.concatenate([sigma, np.zeros(d_in - len(sigma))]), Vt, error)
+    return product * magnitude + stored * float(np.linalg.norm(M)) + decomposition + precision.tiny * d_in
 
 
 def row_space(stage: str, A: Array, found: Spectrum, rounding: float) -> Verdict:
