@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +30,7 @@ from tlora_ref.oracle.verdict import Verdict
 def findings(sides: Sides) -> list[Finding]:
     """W' from the candidate's own A, B and scale, or, where it lacks one, by golden's; W_0 from the model or golden."""
     found, c = [], sides.candidate
-    last = max([*c.numbered("train", "B"), _steps(sides)])
+    last = max([*c.numbered("train", "B"), int(sides.train.get("steps") or 0)])
     right, merged = _Golden(sides), list[tuple[Array, Array, Array]]()
     for m in dict.fromkeys([*sides.golden.modules("merged"), *c.modules("merged")]):
         A = sides.A_before(last + 1, m)
@@ -37,7 +39,7 @@ def findings(sides: Sides) -> list[Finding]:
             found.append(sides.skipped("merge", m, "the merged weight is not recorded"))
             continue
         if A is None or not all(map(c.has, names)):
-            found.append(right.judged(m))
+            found.append(_of_fewer_steps(sides, m, right.judged(m)))
             continue
         W = _frozen_weight(sides, m)
         if W is None:
@@ -52,6 +54,26 @@ def findings(sides: Sides) -> list[Finding]:
     if together is not None and all(f.verdict is None or f.verdict.passed for f in found):
         found.append(sides.own("merge", None, together))
     return found
+
+
+def _of_fewer_steps(sides: Sides, m: str, by_golden: Finding) -> Finding:
+    """The finding by golden's last B; where that is wrong and the candidate's own last B fits, this is the cause."""
+    c, verdict = sides.candidate, by_golden.verdict
+    last = max(c.numbered("train", "B"), default=0)
+    A, names = sides.A_before(last + 1, m), (f"scale/{m}", f"train/{last}/B/{m}")
+    if verdict is None or verdict.passed or A is None or not all(map(c.has, names)):
+        return by_golden
+    scale, B = map(c.get, names)
+    own: dict[str, Any] = {"W": _frozen_weight(sides, m), "A": A, "scale": float(scale)}
+    own |= {"switches": sides.switches, "precision": sides.precision}
+
+    def fits(B: Array) -> bool:
+        return all(v.passed for v in judge_merge(c.get(f"merged/{m}"), B=B, **own))
+
+    if not fits(B) or fits(np.zeros_like(B)):
+        return by_golden
+    cause = f"its run made fewer steps than golden's {_steps(sides)}: it is merged with its own last B, of step {last}"
+    return replace(by_golden, verdict=verdict.blamed([(cause, 0.0)]))
 
 
 def judge_share(merged: Sequence[tuple[Array, Array, Array]], precision: Precision) -> Verdict | None:

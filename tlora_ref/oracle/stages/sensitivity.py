@@ -29,11 +29,11 @@ def findings(sides: Sides) -> list[Finding]:
     pairs: dict[str, tuple[Array, Array]] = {}
     for module in sides.golden.modules("sensitivity"):
         name = f"sensitivity/{module}"
+        found += _of_samples(sides, module)
         if not sides.candidate.has(name):
             found.append(sides.skipped("sensitivity", module, "not recorded"))
             continue
         S = sides.candidate.get(name)
-        found += _of_samples(sides, module)
         verdict = _own(sides, module, S)
         if verdict is not None:
             found.append(sides.own("sensitivity", module, verdict))
