@@ -1,242 +1,268 @@
-"""A process that has the tests collected and forks itself for every mutant: nothing is imported or collected again.
+"""The process that has the tests collected and forks itself for every mutant: nothing is imported or collected again.
 
-`python -m tests.mutation` starts it in a copy of the repository. First every test runs once, with the functions of the
-mutated files that it calls, itself or through its fixtures, written down (in a file: tests that stand there already are
-not run again). Then a mutant is one function's code, put in the place of the original's in a fork, and the tests that
-call the function run in it, first those that are quick for what they have killed. What a test module computes as it is
-imported is computed by the original. A mutant outside any function is not for this process.
+`python -m tests.mutation` starts it in a copy of the repository. First every test runs once, and the lines of the
+mutated files that it executes, itself or through its fixtures, are written down (measure.py). A mutant is the code of
+one function, put in the place of the original's in a fork, and the tests that execute the changed statement run in it,
+first those that are quick for what they have killed; a statement that no test executes survives at once. A fixture of
+more than one test is set up once, before the forks, and anew only where it executes the changed statement. What a test
+module computes as it is imported is computed by the original. A mutant outside any function is written to the disk, and
+its fork imports the package and the tests anew: those that execute anything of the file, or without a patience all. A
+patience is the seconds that the tests of a mutant may take together; a test that takes longer by itself is never run.
 
-Requests and answers are lines: {"path", "function", "source", "patience"} of a mutant; "killed", "endless", "survived"
-or "no such function".
+Requests and answers are lines: {"path", "function", "lines", "source"} of a mutant; "killed", "endless",
+"survived", or "equivalent" where the bytecode is the original's.
 """
 
 from __future__ import annotations
 
-import cProfile
+import functools
 import gc
 import json
+import math
 import mmap
 import os
 import signal
 import sys
-import threading
-import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
-from types import CodeType, FrameType, FunctionType
+from types import CodeType, FunctionType
 from typing import Any, TextIO
 
 import pytest
 
-KILLED, ENDLESS, SURVIVED, UNKNOWN = "killed", "endless", "survived", "no such function"
+from tests.mutation.fixtures import Fixtures
+from tests.mutation.measure import Executed, Known, Measuring
+
+KILLED, ENDLESS, SURVIVED, EQUIVALENT = "killed", "endless", "survived", "equivalent"
+#: As pytest is called.
+OPTIONS = ("-q", "-p", "no:cacheprovider", "-m", "not parity")
+#: What a fork calls as a test begins: its number, from 1, and the seconds that it takes without a mutant.
+Begin = Callable[[int, float], None]
 #: A function: its file and its name, with its class's.
 Key = tuple[str, str]
 #: A test in a fork may take so many times as long as without a mutant, and some seconds: what takes longer is endless.
 SLOWER, SLACK = 10.0, 3.0
 #: As much longer may it take by the clock: the machine is another's too.
 WAIT = 100.0
-#: Seconds of what a test costs besides itself.
-FORK = 0.02
+#: Seconds of what a test costs besides itself; of importing all anew.
+FORK, COLLECTING = 0.005, 10.0
+#: What a test did to mutants of the same statement says as much of it as so many of other lines of the function.
+SAME_LINE = 8
 
 
-def outermost(code: CodeType) -> Key:
-    """The function of a module or class that holds this code."""
-    return code.co_filename, code.co_qualname.partition(".<locals>")[0]
+class History:
+    """How often each test ran for mutants of a place, and killed them: a place is a function or a statement."""
 
+    def __init__(self) -> None:
+        self.runs: dict[Any, int] = defaultdict(int)
+        self.kills: dict[Any, int] = defaultdict(int)
 
-class Calls:
-    """Which functions of `files` each test calls, itself or through its fixtures, and how long it takes."""
+    def add(self, places: list[Any], tests: list[int], killed: bool) -> None:
+        for place in places:
+            for number, i in enumerate(tests, start=1):
+                self.runs[place, i] += 1
+                self.kills[place, i] += killed and number == len(tests)
 
-    def __init__(self, files: set[str]) -> None:
-        self.files = files
-        self.profile = cProfile.Profile(builtins=False, subcalls=False)
-        self.seen: set[Key] = set()
-        self.in_threads: set[Key] = set()
-        self.of_fixture: dict[tuple[str, str], set[Key]] = defaultdict(set)
-        self.to_set_up: dict[tuple[str, str], float] = defaultdict(float)
-        self.failed: list[str] = []
-
-    def look(self, frame: FrameType, event: str, _: object) -> None:
-        """In threads other than the first."""
-        if event == "call" and frame.f_code.co_filename in self.files:
-            self.in_threads.add(outermost(frame.f_code))
-
-    def since(self) -> set[Key]:
-        """What was called since this was last asked."""
-        self.profile.disable()
-        codes = [entry.code for entry in self.profile.getstats() if isinstance(entry.code, CodeType)]
-        called = {outermost(code) for code in codes if code.co_filename in self.files} | self.in_threads
-        self.profile.clear()
-        self.in_threads = set()
-        self.profile.enable()
-        return called
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
-        """What a fixture calls counts for every test that has it, not for the first one alone."""
-        key, begun = (fixturedef.baseid, fixturedef.argname), time.process_time()
-        self.seen |= self.since()
-        outside, self.seen = self.seen, set()
-        try:
-            return (yield)
-        finally:
-            self.seen |= self.since()
-            self.of_fixture[key] |= self.seen
-            self.to_set_up[key] = max(self.to_set_up[key], time.process_time() - begun)
-            self.seen |= outside
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        if report.failed:
-            self.failed.append(report.nodeid)
-
-    def of(self, item: Any, following: Any) -> tuple[float, set[Key]]:
-        """Runs one test; the seconds are those that it would take by itself."""
-        self.seen, begun = set(), time.process_time()
-        self.since()
-        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-        taken = time.process_time() - begun
-        fixtures = [(d.baseid, d.argname) for found in item._fixtureinfo.name2fixturedefs.values() for d in found]
-        seen = (self.seen | self.since()).union(*(self.of_fixture[key] for key in fixtures))
-        return taken + sum(self.to_set_up[key] for key in fixtures), seen
+    def worth(self, places: list[Any], cost: float, i: int) -> float:
+        """Seconds of a test for a kill (the rule of succession): what to run first."""
+        function, statement = places
+        runs = self.runs[function, i] + SAME_LINE * self.runs[statement, i]
+        return cost * (runs + 2) / (self.kills[function, i] + SAME_LINE * self.kills[statement, i] + 1)
 
 
 class Runner:
     """The plugin that takes the place of pytest's loop over the tests."""
 
-    def __init__(self, known: str, files: list[str], requests: TextIO, answers: TextIO) -> None:
-        self.known = Path(known)
-        self.files = {str(Path(path).resolve()) for path in files}
+    def __init__(self, known: str, patience: float | None, files: list[str], requests: TextIO, answers: TextIO) -> None:
+        self.known, self.patience = Path(known), patience
+        self.files = [str(Path(path).resolve()) for path in files]
         self.requests, self.answers = requests, answers
-        self.runs: dict[tuple[Key, int], int] = defaultdict(int)
-        self.kills: dict[tuple[Key, int], int] = defaultdict(int)
+        self.history = History()
+        self.fixtures = Fixtures()
+        self.tests: list[Executed] = []
+        self.made: dict[str, Executed] = {}
 
     def pytest_runtestloop(self, session: Any) -> bool:
         """Answers every request."""
-        tests = self.measured(session)
+        self.measure(session)
+        known = Known(self.known)
+        self.tests, self.made = known.tests, known.fixtures
+        broken = [item.nodeid for item in session.items[len(self.tests) :][:1]]  # it ended the fork
+        failed = [test.name for test in self.tests if test.failed] + broken
+        if not failed:
+            self.fixtures.set_up(session.items)
         functions: dict[Key, list[FunctionType]] = defaultdict(list)
         for found in gc.get_objects():
             if isinstance(found, FunctionType) and found.__code__.co_filename in self.files:
                 functions[found.__code__.co_filename, found.__code__.co_qualname].append(found)
-        broken = [item.nodeid for item in session.items[len(tests) :][:1]]  # it ended the fork
-        self.answer(json.dumps([test["name"] for test in tests if test["failed"]] + broken))
+            elif isinstance(found, functools._lru_cache_wrapper):
+                found.cache_clear()  # what the fixtures have computed
+        gc.freeze()
+        self.answer(json.dumps(failed))
         for line in self.requests:
             mutant = json.loads(line)
             key = (str(Path(mutant["path"]).resolve()), mutant["function"])
-            place = [mutant["path"], mutant["function"]]
-            calling = [(test["taken"], i) for i, test in enumerate(tests) if place in test["seen"]]
-            order = within(sorted(calling, key=lambda test: self.worth(key, *test)), mutant["patience"])
-            code = code_of(mutant["source"], key)
-            if code is None or not functions[key]:
-                self.answer(UNKNOWN)
-                continue
-            answer, runs = tried(functions[key], code, [(session.items[i], taken) for taken, i in order])
-            for _, i in order[:runs]:
-                self.runs[key, i] += 1
-            if answer != SURVIVED:
-                self.kills[key, order[runs - 1][1]] += 1
-            self.answer(answer)
+            self.answer(self.verdict(session, mutant, functions[key]))
         return True
-
-    def worth(self, key: Key, taken: float, i: int) -> float:
-        """Seconds of a test for a kill, by its runs so far (the rule of succession): what to run first."""
-        return (taken + FORK) * (self.runs[key, i] + 2) / (self.kills[key, i] + 1)
 
     def answer(self, text: str) -> None:
         print(text, file=self.answers, flush=True)
 
-    def measured(self, session: Any) -> list[dict[str, Any]]:
-        """Every test once, in a fork, so that no cache is warm afterwards: its name, seconds, and what it calls."""
-        left, parent = session.items[len(self.lines()) :], os.getpid()
+    def measure(self, session: Any) -> None:
+        """Every test once, in a fork, so that no cache is warm afterwards."""
+        left, parent = session.items[len(Known(self.known).tests) :], os.getpid()
         if left and (child := os.fork()) == 0:
-            calls = Calls(self.files)
-            session.config.pluginmanager.register(calls)
-            threading.setprofile(calls.look)
-            for item, following in zip(left, [*left[1:], None], strict=True):
-                taken, seen = calls.of(item, following)
-                if os.getppid() != parent:  # stopped: a test may have taken the signal for its own
-                    os._exit(1)
-                places = [(os.path.relpath(path), name) for path, name in sorted(seen)]
-                test = {"name": item.nodeid, "taken": taken, "failed": item.nodeid in calls.failed, "seen": places}
-                with self.known.open("ab", buffering=0) as file:  # a whole line or none
-                    file.write(json.dumps(test).encode() + b"\n")
+            measuring = Measuring(self.known, self.files, self.patience)
+            session.config.pluginmanager.register(measuring)
+            measuring.measure(left, parent)
             os._exit(0)
         if left:
             os.waitpid(child, 0)
-        return [json.loads(line) for line in self.lines()]
 
-    def lines(self) -> list[str]:
-        return self.known.read_text(encoding="utf-8").splitlines() if self.known.exists() else []
+    def verdict(self, session: Any, mutant: dict[str, Any], functions: list[FunctionType]) -> str:
+        path, lines = mutant["path"], (mutant["lines"][0], mutant["lines"][1])
+        places = [(path, mutant["function"]), (path, lines)]
+        if not functions:
+            chosen = self.chosen(places, lambda test: self.patience is None or path in test.seen)
+            body = functools.partial(afresh, path, mutant["source"], [self.tests[i] for i in chosen], self.fixtures)
+        else:
+            code, original = code_of(mutant["source"], functions[0].__code__), functions[0].__code__
+            if same(code, original):
+                return EQUIVALENT
+            if not any(lines[0] <= line <= lines[1] for line in lines_of(original)):
+                raise AssertionError(f"{path}: there is no bytecode of lines {lines}")
+            chosen = self.chosen(places, lambda test: test.executes(path, lines))
+            self.fixtures.anew = {name for name, made in self.made.items() if made.executes(path, lines)}
+            items = [(session.items[i], self.tests[i].taken) for i in chosen]
+            body = functools.partial(replaced, functions, code, items, self.fixtures)
+        text = Path(path).read_bytes()
+        answer, last = tried(body) if chosen else (SURVIVED, 0)
+        Path(path).write_bytes(text)
+        self.fixtures.tidy()
+        self.history.add(places, chosen[:last], answer != SURVIVED)
+        return answer
+
+    def chosen(self, places: list[Any], of: Callable[[Executed], bool]) -> list[int]:
+        """Which tests to run, in order: as many as the patience is for."""
+        most = math.inf if self.patience is None else self.patience
+        costs = {i: test.taken + FORK for i, test in enumerate(self.tests) if of(test) and test.taken + FORK <= most}
+        order = sorted(costs, key=lambda i: self.history.worth(places, costs[i], i))
+        totals = accumulate(costs[i] for i in order)
+        return [i for i, total in zip(order, totals, strict=True) if total <= most]
 
 
-def within(tests: list[tuple[float, int]], seconds: float | None) -> list[tuple[float, int]]:
-    """The first of the tests, as many as take so long together."""
-    totals = accumulate(taken for taken, _ in tests)
-    return [test for test, total in zip(tests, totals, strict=True) if seconds is None or total <= seconds]
-
-
-def code_of(source: str, key: Key) -> CodeType | None:
+def code_of(source: str, original: CodeType) -> CodeType:
     """The code of a function in a changed file."""
-    found = [compile(source, key[0], "exec")]
+    found = [compile(source, original.co_filename, "exec")]
     for code in found:  # grows
-        if outermost(code) == key and ".<locals>" not in code.co_qualname:
+        if code.co_qualname == original.co_qualname:
             return code
         found += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-    return None
+    raise LookupError(f"{original.co_filename}: {original.co_qualname} is not there")
+
+
+def lines_of(code: CodeType) -> set[int]:
+    """All lines of a function's bytecode, of the functions in it too."""
+    inside = (lines_of(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return {line for _, _, line in code.co_lines() if line is not None}.union(*inside)
+
+
+def same(code: CodeType, other: CodeType) -> bool:
+    """Whether two codes do the same: all but the places of the source."""
+    if (code.co_code, code.co_names, code.co_varnames) != (other.co_code, other.co_names, other.co_varnames):
+        return False
+    if code.co_exceptiontable != other.co_exceptiontable or len(code.co_consts) != len(other.co_consts):
+        return False
+    pairs = zip(code.co_consts, other.co_consts, strict=True)
+    return all(
+        same(a, b) if isinstance(a, CodeType) and isinstance(b, CodeType) else repr(a) == repr(b) for a, b in pairs
+    )
 
 
 class Failures:
-    """Whether a test has failed."""
+    """The plugin that tells `begin` which test begins, and knows whether one has failed.
 
-    failed = False
+    tests : the seconds that each takes without a mutant
+    """
+
+    def __init__(self, begin: Begin, tests: dict[str, float]) -> None:
+        self.begin, self.tests, self.failed = begin, tests, False
+        self.numbers = {name: number for number, name in enumerate(tests, start=1)}
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.begin(self.numbers[nodeid], self.tests[nodeid])
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.failed = self.failed or report.failed
 
 
-def tried(functions: list[FunctionType], code: CodeType, tests: list[tuple[Any, float]]) -> tuple[str, int]:
-    """Whether a test fails, or does not end, in a fork in which the functions have this code; how many tests were run.
+def replaced(
+    functions: list[FunctionType], code: CodeType, tests: list[tuple[Any, float]], fixtures: Fixtures, begin: Begin
+) -> bool:
+    """In a fork, whether a test fails with this code of the functions; tests: each with its seconds."""
+    for function in functions:
+        function.__code__ = code
+    items, config = [test for test, _ in tests], tests[0][0].config
+    failures = Failures(begin, {test.nodeid: taken for test, taken in tests})
+    config.pluginmanager.register(failures)
+    fixtures.give(config)
+    for item, following in zip(items, [*items[1:], None], strict=True):
+        config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if failures.failed:
+            return True
+    return False
 
-    tests : each with the seconds that it takes without a mutant
-    """
-    if not tests:
-        return SURVIVED, 0
-    count = mmap.mmap(-1, 4)  # shared with the fork, which may be ended at any moment
+
+def afresh(path: str, source: str, tests: list[Executed], fixtures: Fixtures, begin: Begin) -> bool:
+    """In a fork, whether a test fails when the package and the tests are imported with this file, which stays."""
+    begin(0, COLLECTING)
+    here = os.getcwd() + os.sep
+    for name in [
+        name for name, module in sys.modules.items() if (module.__dict__.get("__file__") or "").startswith(here)
+    ]:
+        del sys.modules[name]
+    Path(path).write_text(source, encoding="utf-8")
+    failures = Failures(begin, {test.name: test.taken for test in tests})
+    options = [*OPTIONS, "-x", "--capture=no", f"--basetemp={fixtures.temporary}"]
+    return pytest.main([*options, *(test.name for test in tests)], plugins=[failures]) != 0
+
+
+def tried(body: Callable[[Begin], bool]) -> tuple[str, int]:
+    """Whether a test fails, or does not end, in a fork that does this; the number of the last test that began."""
+    last = mmap.mmap(-1, 4)  # shared with the fork, which may be ended at any moment
+
+    def begin(number: int, taken: float) -> None:
+        last[:] = number.to_bytes(4, "little")
+        limit = SLOWER * taken + SLACK
+        signal.setitimer(signal.ITIMER_PROF, limit)  # of computing: SIGPROF ends the fork
+        signal.setitimer(signal.ITIMER_REAL, WAIT * limit)
+
     child = os.fork()
     if child == 0:
         try:
-            for function in functions:
-                function.__code__ = code
-            failures = Failures()
-            tests[0][0].config.pluginmanager.register(failures)
-            followers = [*(test for test, _ in tests[1:]), None]
-            for number, ((test, taken), following) in enumerate(zip(tests, followers, strict=True), start=1):
-                count[:] = number.to_bytes(4, "little")
-                limit = SLOWER * taken + SLACK
-                signal.setitimer(signal.ITIMER_PROF, limit)  # of computing: SIGPROF ends the fork
-                signal.setitimer(signal.ITIMER_REAL, WAIT * limit)
-                test.config.hook.pytest_runtest_protocol(item=test, nextitem=following)
-                if failures.failed:
-                    os._exit(1)
-            os._exit(0)
+            os._exit(body(begin))
         finally:
             os._exit(1)
-    status, runs = os.waitpid(child, 0)[1], int.from_bytes(count[:], "little")
+    status, number = os.waitpid(child, 0)[1], int.from_bytes(last[:], "little")
+    last.close()
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGALRM):
-        return ENDLESS, runs
-    return (SURVIVED if status == 0 else KILLED), runs
+        return ENDLESS, number
+    return (SURVIVED if status == 0 else KILLED), number
 
 
-def main(known: str, files: list[str], arguments: list[str]) -> None:
+def main(known: str, patience: str, files: list[str], arguments: list[str]) -> None:
     """The door of the process: what pytest prints goes nowhere, and no test reads the requests."""
+    seconds = float(patience) if patience else None
     requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     nowhere = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nowhere, standard)
-    pytest.main(["--capture=no", *arguments], plugins=[Runner(known, files, requests, answers)])
+    runner = Runner(known, seconds, files, requests, answers)
+    pytest.main([*OPTIONS, "--capture=no", *arguments], plugins=[runner])
 
 
 if __name__ == "__main__":
     split = sys.argv.index("--")
-    main(sys.argv[1], sys.argv[2:split], sys.argv[split + 1 :])
+    main(sys.argv[1], sys.argv[2], sys.argv[3:split], sys.argv[split + 1 :])
