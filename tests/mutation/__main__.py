@@ -47,8 +47,10 @@ TARGETS: dict[str, tuple[str, str]] = {
     "comparison": (
         "oracle/stages/*.py oracle/compare.py oracle/judge.py oracle/order.py oracle/precision.py oracle/verdict.py "
         "oracle/traces/replay.py",
-        "tests/oracle/stages tests/oracle/test_compare.py tests/oracle/test_gallery.py "
-        "tests/oracle/kit/test_vectors.py tests/oracle/traces tests/models/test_golden.py tests/oracle/kit/test_kit.py",
+        "tests/oracle/stages tests/oracle/test_precision.py tests/oracle/test_like_with_like.py "
+        "tests/oracle/test_compare.py tests/oracle/test_causes.py tests/oracle/test_gallery.py "
+        "tests/oracle/test_ablations.py tests/oracle/kit/test_vectors.py tests/oracle/traces "
+        "tests/models/test_golden.py tests/oracle/kit/test_kit.py",
     ),
 }
 #: In a table, of mutants that no run has tried.

@@ -140,7 +140,7 @@ class Executed:
 
 
 class Known:
-    """What is in the file: the tests in their order, and what each fixture executes."""
+    """What is in the file: what each test and each fixture executes."""
 
     def __init__(self, known: Path) -> None:
         rows = [json.loads(line) for line in known.read_text(encoding="utf-8").splitlines()] if known.exists() else []
@@ -153,11 +153,11 @@ class Known:
         self.fixtures = {
             name: Executed(name, 0.0, False, _together(own[each] for each in self._closure([name]))) for name in [*own]
         }
-        self.tests = []
+        self.tests: dict[str, Executed] = {}
         for row in rows:
             if "name" in row:
                 seen = _together([row["seen"], *(own[each] for each in self._closure(row["fixtures"]))])
-                self.tests.append(Executed(row["name"], row["taken"], row["failed"], seen))
+                self.tests[row["name"]] = Executed(row["name"], row["taken"], row["failed"], seen)
 
     def _closure(self, names: list[str]) -> set[str]:
         found: set[str] = set()

@@ -106,10 +106,17 @@ def _statements(text: str) -> list[tuple[int, int]]:
 
 
 def wording(tree: ast.AST) -> list[Span]:
-    """Where signatures, texts, raised errors and the tables of likely causes (text, what it would give) stand."""
+    """Where signatures, texts, raised errors and the tables of likely causes (text, what it would give) stand.
+
+    The text of a cause may have a name, where what it would give is a lambda.
+    """
     found: list[ast.AST] = []
     for node in ast.walk(tree):
-        cause = isinstance(node, ast.Tuple) and len(node.elts) == 2 and _is_text(node.elts[0])
+        cause = (
+            isinstance(node, ast.Tuple)
+            and len(node.elts) == 2
+            and (_is_text(node.elts[0]) or isinstance(node.elts[1], ast.Lambda))
+        )
         if _is_text(node) or cause or isinstance(node, ast.Raise):
             found.append(node)
         elif isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:

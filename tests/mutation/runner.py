@@ -88,8 +88,11 @@ class Runner:
         """Answers every request."""
         self.measure(session)
         known = Known(self.known)
-        self.tests, self.made = known.tests, known.fixtures
-        broken = [item.nodeid for item in session.items[len(self.tests) :][:1]]  # it ended the fork
+        self.made, self.tests = (
+            known.fixtures,
+            [known.tests[i.nodeid] for i in session.items if i.nodeid in known.tests],
+        )
+        broken = [item.nodeid for item in session.items if item.nodeid not in known.tests][:1]  # it ended the fork
         failed = [test.name for test in self.tests if test.failed] + broken
         if not failed:
             self.fixtures.set_up(session.items)
@@ -112,7 +115,8 @@ class Runner:
 
     def measure(self, session: Any) -> None:
         """Every test once, in a fork, so that no cache is warm afterwards."""
-        left, parent = session.items[len(Known(self.known).tests) :], os.getpid()
+        known, parent = Known(self.known).tests, os.getpid()
+        left = [item for item in session.items if item.nodeid not in known]
         if left and (child := os.fork()) == 0:
             measuring = Measuring(self.known, self.files, self.patience)
             session.config.pluginmanager.register(measuring)
