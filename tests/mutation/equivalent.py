@@ -72,6 +72,9 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         r"range\(len\(found\.sigma\) \*\* 1\)",
     ): "every A of d_in rows spans the whole space",
     ("oracle/stages/adamw.py", r"if t >= 0 else"): "what is not finite explains nothing, from either branch",
+    ("oracle/stages/adamw.py", r"beta=betas\[i >> 1\]"): "1 and 2 are halved as they are lessened by one",
+    ("oracle/compare.py", r"0 < factor != math\.inf"): "of the positive numbers infinity alone is not less",
+    ("oracle/stages/ablation.py", r"if most <= (0|-1)\.0:"): "no size is negative",
     ("oracle/stages/initialization.py", r"ord=1\) <= 1e-3"): "another norm of a matrix that is zero or far from it",
 }
 

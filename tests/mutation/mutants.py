@@ -1,7 +1,8 @@
 """The mutants of a file: each operator, comparison, number, condition, loop and decorator of it, changed one at a time.
 
 Left out are type annotations, docstrings, the wording of errors and reports, the tables that choose a likely cause (the
-gallery holds those), what is no Python (`2 ** not 1`), and what another operator has made already.
+gallery holds those), which of two texts is the greater (they are compared to be the same or not), what is no Python
+(`2 ** not 1`), and what another operator has made already.
 """
 
 from __future__ import annotations
@@ -144,6 +145,10 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
             continue
         operator = get_operator(name)()
         for node in nodes:
+            if re.search("_(Lt|LtE|Gt|GtE)$", name) and any(
+                each.type == "string" for each in getattr(node, "children", ())
+            ):
+                continue
             for index, (start, stop) in enumerate(operator.mutation_positions(node)):
                 if any(low <= start and stop <= high for low, high in spans):
                     continue

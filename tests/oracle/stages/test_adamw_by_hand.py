@@ -10,7 +10,7 @@ import pytest
 
 from tlora_ref.method.switches import PROFILES
 from tlora_ref.oracle.precision import Precision
-from tlora_ref.oracle.reports.finding import FAIL, OWN_INPUTS, PASS, Finding
+from tlora_ref.oracle.reports.finding import FAIL, OWN_INPUTS, PASS, SKIP, Finding
 from tlora_ref.oracle.stages.adamw import NAMES, _update, adamw_slips, judge_adamw_step, update, weight_slips
 from tlora_ref.oracle.stages.clipping import Clip
 
@@ -77,24 +77,37 @@ class Held(dict[str, Any]):
     has, get = dict.__contains__, dict.__getitem__
 
 
-def wrong(step: int, lr: float) -> list[str]:
-    """What is wrong with a step that was made with this learning rate, of a run of rates 1/2, 1/4, 1/8, 1/16."""
-    B, m, v, g = one(3.0), one(1.0), one(5.0), one(2.0)
-    m1, v1 = one(0.25 + 0.75 * 2.0), one(0.375 * 5.0 + 0.625 * 4.0)
-    made = (update(B, m1, v1, {**RUN, "step": step, "lr": lr}), m1, v1)
-    held = Held({"train/lr": 2.0 ** -np.arange(1.0, 5.0), f"train/{step}/grad_B/m": g})
-    for name, before, after in zip(NAMES, (B, m, v), made, strict=True):
-        held |= {f"train/{step - 1}/{name}/m": before, f"train/{step}/{name}/m": after}
-    sides: Any = SimpleNamespace(
-        candidate=held,
+def sides(held: dict[str, Any]) -> Any:
+    """Of a candidate of four steps with rates 1/2, 1/4, 1/8, 1/16."""
+    return SimpleNamespace(
+        candidate=Held({"train/lr": 2.0 ** -np.arange(1.0, 5.0), **held}),
         train={**RUN, "steps": 4, "max_grad_norm": None},
         switches=RULES["switches"],
         shown=lambda got: RULES["precision"],
         own=lambda stage, module, v: Finding(stage, OWN_INPUTS, module, v, PASS if v.passed else FAIL),
+        skipped=lambda stage, module, why: Finding(stage, OWN_INPUTS, module, None, SKIP, why),
     )
-    found = _update(sides, step, "B", "m", Clip())
-    assert [(f.verdict.what, f.step) for f in found] == [(f"{x} of step {step}", step) for x in NAMES[1:] + NAMES[:1]]
-    return [f.verdict.what.split()[0] for f in found if f.status == FAIL]
+
+
+def made(step: int, lr: float, m: float, v: float) -> tuple[np.ndarray, ...]:
+    """B of 3 and these moments after a gradient of 2."""
+    m1, v1 = one(0.25 * m + 0.75 * 2.0), one(0.375 * v + 0.625 * 4.0)
+    return update(one(3.0), m1, v1, {**RUN, "step": step, "lr": lr}), m1, v1
+
+
+def run(step: int, lr: float) -> dict[str, Any]:
+    """What a candidate holds of a step."""
+    held = {f"train/{step}/grad_B/m": one(2.0)}
+    held |= {f"train/{step - 1}/{name}/m": one(x) for name, x in zip(NAMES, (3.0, 1.0, 5.0), strict=True)}
+    return held | {f"train/{step}/{name}/m": x for name, x in zip(NAMES, made(step, lr, 1.0, 5.0), strict=True)}
+
+
+def wrong(step: int, lr: float) -> list[str]:
+    """What is wrong with a step that was made with this learning rate."""
+    found = _update(sides(run(step, lr)), step, "B", "m", Clip())
+    told = [(f.verdict.what, f.step) for f in found if f.verdict is not None]
+    assert told == [(f"{x} of step {step}", step) for x in NAMES[1:] + NAMES[:1]]
+    return [f.verdict.what.split()[0] for f in found if f.verdict is not None and f.status == FAIL]
 
 
 @pytest.mark.parametrize("step", [2, 3, 4])
@@ -102,3 +115,32 @@ def test_a_step_is_made_with_its_own_learning_rate(step: int) -> None:
     assert wrong(step, 2.0**-step) == []
     for other in {1, 2, 3, 4} - {step}:
         assert wrong(step, 2.0**-other) == ["B"]
+
+
+@pytest.mark.parametrize("left_out", [("exp_avg",), ("exp_avg_sq",), NAMES[1:]])
+def test_without_both_moments_the_matrix_alone_is_judged(left_out: tuple[str, ...]) -> None:
+    for lr, status in ((0.25, PASS), (0.5, FAIL)):
+        held = {name: x for name, x in run(2, lr).items() if name not in {f"train/2/{each}/m" for each in left_out}}
+        (found,) = _update(sides(held), 2, "B", "m", Clip())
+        assert found.verdict is not None and (found.verdict.what, found.status) == ("B of step 2", status)
+    for name in ("train/2/B/m", "train/1/B/m", "train/1/exp_avg/m"):
+        held = {key: x for key, x in run(2, 0.25).items() if key != name}
+        assert [f.status for f in _update(sides(held), 2, "B", "m", Clip())] == [SKIP]
+
+
+def test_the_first_step_of_A_is_from_the_A_that_is_recorded() -> None:
+    after = dict(zip(("A", "A_exp_avg", "A_exp_avg_sq"), made(1, 0.5, 0.0, 0.0), strict=True))
+    held = {f"train/1/{name}/m": x for name, x in after.items()} | {"train/1/grad_A/m": one(2.0)}
+    assert [f.status for f in _update(sides(held | {"A/m": one(3.0)}), 1, "A", "m", Clip())] == [PASS] * 3
+    found = _update(sides(held | {"A/m": one(3.5)}), 1, "A", "m", Clip())
+    assert [f.status for f in found] == [PASS, PASS, FAIL]
+    assert [f.status for f in _update(sides(held), 1, "A", "m", Clip())] == [SKIP]
+    # B begins at zero, of which nothing need be recorded; then A is no longer what it was
+    first = dict(zip(NAMES, (x - 3.0 * 0.9375 * (i == 0) for i, x in enumerate(made(1, 0.5, 0.0, 0.0))), strict=True))
+    held = {f"train/1/{name}/m": x for name, x in first.items()} | {"train/1/grad_B/m": one(2.0), "A/m": one(3.5)}
+    assert [f.status for f in _update(sides(held), 1, "B", "m", Clip())] == [PASS] * 3
+    second = {
+        name.replace("/B/", "/A/").replace("/exp", "/A_exp").replace("grad_B", "grad_A"): x
+        for name, x in run(2, 0.25).items()
+    }
+    assert [f.status for f in _update(sides(second | {"A/m": one(3.5)}), 2, "A", "m", Clip())] == [PASS] * 3
