@@ -72,12 +72,16 @@ def test_a_root_mean_square_is_held_to_one_bound() -> None:
         (0.01, 0.01, 0.011, True), (0.01, 0.01, 0.0112, False), (0.01, 0.01, 0.0091, True), (0.01, 0.01, 0.0089, False),
     ],
 )  # fmt: skip
-def test_a_slip_explains_what_it_leaves_little_of(got: float, allowed: float, other: float, explains: bool) -> None:
-    made = [("other shape", lambda: np.ones(2)), ("infinite", lambda: [inf]), ("slip", lambda: [other])]
-    found = fitting(np.array([got]), np.array([1.0]), np.array([allowed]), made)
+@pytest.mark.parametrize("unit", [1.0, 0.25, 8.0])
+def test_a_slip_explains_what_it_leaves_little_of(
+    got: float, allowed: float, other: float, explains: bool, unit: float
+) -> None:
+    made = [("other shape", lambda: np.ones(2)), ("infinite", lambda: [inf]), ("slip", lambda: [other * unit])]
+    mine, right, bound = np.array([got * unit]), np.array([unit]), allowed * unit
+    found = fitting(mine, right, np.array([bound]), made)
     assert [text for text, _ in found] == (["slip"] if explains else [])
     assert all(left == pytest.approx(abs(got - other) / abs(got - 1.0)) for _, left in found)
-    squares = root_mean_square("C", "entries", np.array([got]), np.array([1.0]), 2.0 * allowed, made)  # room: twice
+    squares = root_mean_square("C", "entries", mine, right, 2.0 * bound, made)  # room: twice
     assert squares.passed or [text for text, _ in squares.fits] == (["slip"] if explains else [])
 
 
