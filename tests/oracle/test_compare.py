@@ -276,3 +276,28 @@ def test_a_negative_score_is_a_finding(golden: Path, tmp_path: Path) -> None:
         candidate = changed(golden, tmp_path / str(id(change)), replaced("sensitivity/.*", change))
         report = tr.compare(golden, candidate, checkpoint=MODEL)
         assert report.first_failing == "sensitivity" and {f.stage for f in report.of("fail")} == {"sensitivity"}
+
+
+def test_tolerances_are_positive_factors_of_stages(golden: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^tolerances for pace, speed: expected some of loss"):
+        tr.compare(golden, golden, tolerances={"speed": 2.0, "loss": 2.0, "pace": 2.0})
+    for factor in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match=r"^the tolerance factor of loss is .*: expected a positive, finite"):
+            tr.compare(golden, golden, tolerances={"merge": 2.0, "loss": factor})
+
+
+def test_what_is_wrong_as_float64_may_be_right_as_float32(golden: Path, tmp_path: Path) -> None:
+    def made(name: str, change: Change) -> Path:
+        return changed(golden, tmp_path / name, lambda t: {k: v for k, v in change(t).items() if k.startswith("cov")})
+
+    close = made("close", replaced("cov.*", lambda t, k: t[k] * (1 + 1e-9)))
+    for candidate, dtype, said in (
+        (close, None, (False, True)),
+        (close, "float32", (True, False)),
+        (made("right", lambda t: t), None, (True, False)),
+        (made("far", replaced("cov.*", lambda t, k: t[k] + 0.3 * np.roll(t[k], 1))), None, (False, False)),
+        (made("known", replaced("cov.*", lambda t, k: t[k] * len(SAMPLES))), None, (False, False)),
+    ):
+        report = tr.compare(golden, candidate, dtype=dtype)
+        assert (report.passed, report.right_as_float32) == said, candidate.name
+        assert candidate.name != "known" or "not divided by N" in str(report.cause)
