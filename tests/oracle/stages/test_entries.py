@@ -44,11 +44,31 @@ def test_the_worst_entry_is_told() -> None:
     assert entries("A", "entries", np.zeros((0, 2)), np.zeros((0, 2)), 0.0) == Verdict("A", "entries", True)
     assert entries("A", "entries", np.zeros(2), np.zeros(2), 1.0).detects is None
     assert entries("A", "entries", np.array([1.0, 9.0]), np.array([1.0, 8.0]), 2.0).detects == 0.25
+    assert entries("A", "entries", np.array([-1.0, 8.0]), np.array([-1.0, 8.0]), [0.125, 2.0]).detects == 0.125
+
+
+def test_what_is_beyond_its_bound_is_wrong_with_what_explains_it() -> None:
+    slips = [("slip", lambda: np.array([9.0, 2.0]))]
+    for off, passed in ((0.24, True), (0.26, False)):
+        assert entries("A", "entries", np.array([1.0, 2.0 + off]), np.array([1.0, 2.0]), 0.25).passed is passed
+    wrong = entries("A", "entries", np.array([9.0, 2.0]), np.array([1.0, 2.0]), 0.0625, slips)
+    assert not wrong.passed and wrong.cause == "slip"
+    right = entries("A", "entries", np.array([1.0, 2.0]), np.array([1.0, 2.0]), 0.25, slips)
+    assert right.passed and right.fits == ()
+    for got, said in (
+        (np.ones(3), "shape (3,), expected (2,)"),
+        (np.ones((1, 2)), "shape (1, 2), expected (2,)"),
+        (np.ones(1), "shape (1,), expected (2,)"),
+        (np.array([1.0, np.nan]), "holds nan at [1]"),
+        (np.array([-inf, np.nan]), "holds -inf at [0]"),
+    ):
+        found = entries("A", "entries", got, np.array([1.0, 2.0]), 0.25, slips)
+        assert (found.passed, found.error, found.allowed, found.cause, found.index) == (False, inf, 0.0, said, None)
 
 
 def test_a_root_mean_square_is_held_to_one_bound() -> None:
     expected = np.array([3.0, -4.0, 0.0, 0.0])  # of rms 5/2
-    for off, passed in ((0.5, True), (0.51, False)):
+    for off, passed in ((0.5, True), (0.25, True), (0.51, False)):
         found = root_mean_square("C", "entries", np.add(expected, [off, off, -off, off]), expected, 0.5)
         assert (
             found.passed is passed and found.error == pytest.approx(off) and found.what == "entries, root mean square"
@@ -76,7 +96,13 @@ def test_a_root_mean_square_is_held_to_one_bound() -> None:
 def test_a_slip_explains_what_it_leaves_little_of(
     got: float, allowed: float, other: float, explains: bool, unit: float
 ) -> None:
-    made = [("other shape", lambda: np.ones(2)), ("infinite", lambda: [inf]), ("slip", lambda: [other * unit])]
+    value = other * unit
+    made = [
+        ("longer", lambda: [value, value]),
+        ("a number", lambda: value),
+        ("none", lambda: [inf]),
+        ("slip", lambda: [value]),
+    ]
     mine, right, bound = np.array([got * unit]), np.array([unit]), allowed * unit
     found = fitting(mine, right, np.array([bound]), made)
     assert [text for text, _ in found] == (["slip"] if explains else [])
@@ -85,10 +111,12 @@ def test_a_slip_explains_what_it_leaves_little_of(
     assert squares.passed or [text for text, _ in squares.fits] == (["slip"] if explains else [])
 
 
-@pytest.mark.parametrize(("size", "left", "explains"), [(16, 0.029, True), (16, 0.031, False), (15, 0.029, False)])
+@pytest.mark.parametrize(
+    ("size", "left", "explains"), [(16, 0.058, True), (17, 0.058, True), (17, 0.062, False), (15, 0.058, False)]
+)
 def test_of_many_entries_next_to_nothing_is_left_by_no_chance(size: int, left: float, explains: bool) -> None:
     expected = np.linspace(1.0, 2.0, size)
-    got = expected + 1.0
+    got = expected + 2.0
     assert bool(fitting(got, expected, np.full(size, 0.25), [("slip", lambda: got - left)])) is explains
 
 
@@ -100,6 +128,11 @@ def test_the_best_slip_comes_first_by_the_hundredth() -> None:
     # of numbers that are all zero the bound does not grow
     assert fitting(np.ones(1), np.zeros(1), np.array([0.02]), [("slip", lambda: np.array([1.07]))])[0][0] == "slip"
     assert not fitting(np.ones(1), np.zeros(1), np.array([0.02]), [("slip", lambda: np.array([1.11]))])
+    twice = 2.0 * np.ones(1)
+    assert fitting(twice, np.zeros(1), np.array([0.02]), [("slip", lambda: np.array([2.1]))])[0][0] == "slip"
+    for other, explains in ((1.07, True), (1.09, False)):
+        found = root_mean_square("C", "rms", np.ones(1), np.zeros(1), 0.04, [("slip", lambda other=other: [other])])
+        assert bool(found.fits) is explains
 
 
 def test_of_two_verdicts_the_wrong_one_or_what_either_sees() -> None:

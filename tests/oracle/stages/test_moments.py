@@ -75,3 +75,11 @@ def test_one_minus_a_power_is_formed_in_the_sums_own_digits() -> None:
     assert corrections(0.5, 2, Precision.of("float32")) == [0.75, 0.75 + unit / 2, 0.75, 0.75 - unit / 2]
     # a beta within a rounding of 1: no correction is nothing or less
     assert corrections(1.0 - 2.0**-24, 1, Precision.of("float32")) == [2.0**-24, 2.0**-23, 2.0**-24]
+
+
+def test_in_float64_the_reference_s_own_rounding_stands_beside_the_candidate_s() -> None:
+    unit, double = 2.0**-52, Precision.of("float64")
+    _, allowed = update_with_errors(np.array([3.0]), np.array([0.0]), np.array([4.0]), RUN, C2, double)
+    np.testing.assert_allclose(allowed, [2 * 3 * unit * (3.0 + 3.0 * 0.9375)], rtol=1e-9)
+    found = step_with_errors(Moments.zeros((1,)), np.array([2.0]), np.zeros(1), RUN, double)
+    np.testing.assert_allclose(found.errors[1], [(SAFETY * 2 * unit + unit) * 1.5], rtol=1e-9)
