@@ -36,6 +36,8 @@ from tests.mutation.fixtures import Fixtures
 from tests.mutation.measure import Executed, Known, Measuring
 
 KILLED, ENDLESS, SURVIVED, EQUIVALENT = "killed", "endless", "survived", "equivalent"
+#: The exit status of a fork that comes to no test.
+BROKEN = 77
 #: As pytest is called.
 OPTIONS = ("-q", "-p", "no:cacheprovider", "-m", "not parity")
 #: What a fork calls as a test begins: its number, from 1, and the seconds that it takes without a mutant.
@@ -83,6 +85,7 @@ class Runner:
         self.fixtures = Fixtures()
         self.tests: list[Executed] = []
         self.made: dict[str, Executed] = {}
+        self.sound: set[str] = set()
 
     def pytest_runtestloop(self, session: Any) -> bool:
         """Answers every request."""
@@ -145,8 +148,19 @@ class Runner:
         answer, last = tried(body) if chosen else (SURVIVED, 0)
         Path(path).write_bytes(text)
         self.fixtures.tidy()
+        if answer != SURVIVED and functions:
+            self.see_it_pass(session.items[chosen[last - 1]], self.tests[chosen[last - 1]].taken)
         self.history.add(places, chosen[:last], answer != SURVIVED)
         return answer
+
+    def see_it_pass(self, item: Any, taken: float) -> None:
+        """That a test which kills does not fail in every fork."""
+        if item.nodeid not in self.sound:
+            answer, _ = tried(functools.partial(replaced, [], None, [(item, taken)], self.fixtures))
+            self.fixtures.tidy()
+            if answer != SURVIVED:
+                raise AssertionError(f"{item.nodeid} fails in a fork without a mutant: {answer}")
+            self.sound.add(item.nodeid)
 
     def chosen(self, places: list[Any], of: Callable[[Executed], bool]) -> list[int]:
         """Which tests to run, in order: as many as the patience is for."""
@@ -203,11 +217,15 @@ class Failures:
 
 
 def replaced(
-    functions: list[FunctionType], code: CodeType, tests: list[tuple[Any, float]], fixtures: Fixtures, begin: Begin
+    functions: list[FunctionType],
+    code: CodeType | None,
+    tests: list[tuple[Any, float]],
+    fixtures: Fixtures,
+    begin: Begin,
 ) -> bool:
     """In a fork, whether a test fails with this code of the functions; tests: each with its seconds."""
     for function in functions:
-        function.__code__ = code
+        function.__code__ = code  # type: ignore[assignment]
     items, config = [test for test, _ in tests], tests[0][0].config
     failures = Failures(begin, {test.nodeid: taken for test, taken in tests})
     config.pluginmanager.register(failures)
@@ -247,10 +265,12 @@ def tried(body: Callable[[Begin], bool]) -> tuple[str, int]:
     if child == 0:
         try:
             os._exit(body(begin))
-        finally:
-            os._exit(1)
+        finally:  # what a test raises through pytest is the test's; before the first test it is our own mistake
+            os._exit(1 if int.from_bytes(last[:], "little") else BROKEN)
     status, number = os.waitpid(child, 0)[1], int.from_bytes(last[:], "little")
     last.close()
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) == BROKEN:
+        raise AssertionError("a fork ended before its first test")
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGALRM):
         return ENDLESS, number
     return (SURVIVED if status == 0 else KILLED), number
