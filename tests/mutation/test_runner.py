@@ -65,10 +65,11 @@ def test_sign(number):
 
 @pytest.fixture
 def runner(request: pytest.FixtureRequest, tmp_path: Path):
-    """Answers to (function, old text, new text); its parameter is the patience."""
+    """Answers to (function, old text, new text); its parameters are the patience and further tests."""
+    patience, further = getattr(request, "param", ("", ""))
     (tmp_path / "module.py").write_text(MODULE)
-    (tmp_path / "test_module.py").write_text(TESTS)
-    own = [str(tmp_path / "known.jsonl"), getattr(request, "param", ""), "module.py"]
+    (tmp_path / "test_module.py").write_text(TESTS + further)
+    own = [str(tmp_path / "known.jsonl"), patience, "module.py"]
     command = [sys.executable, "-m", "tests.mutation.runner", *own, "--", "test_module.py"]
     paths = os.pathsep.join([str(ROOT), str(tmp_path)])
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -103,7 +104,7 @@ def test_mutants_are_killed_by_the_tests_that_execute_them(runner) -> None:
     assert runner("sign", "1 - 0", "2 - 0") == KILLED
 
 
-@pytest.mark.parametrize("runner", ["0.001"], indirect=True)
+@pytest.mark.parametrize("runner", [("0.001", "")], indirect=True)
 def test_a_patience_is_for_the_tests_together(runner) -> None:
     assert runner("Counter.count", "+ 1", "- 1") == SURVIVED  # no test is that quick
 
@@ -121,3 +122,17 @@ def test_fixtures_are_set_up_once_but_where_they_execute_the_mutant(runner) -> N
     assert runner("sign", "1 - 0", "1 - 0.0") == SURVIVED
     assert runner("doubled", "2 * each", "each + each") == SURVIVED  # `made` anew, not the number that it is made of
     assert set_up.read_text() == before
+
+
+ONCE = """
+def test_that_passes_once():
+    from pathlib import Path
+    assert Counter().count() and not Path("once").exists()
+    Path("once").touch()
+"""
+
+
+@pytest.mark.parametrize("runner", [("", ONCE)], indirect=True)
+def test_what_fails_in_a_fork_without_a_mutant_kills_none(runner) -> None:
+    assert runner("doubled", "2 * each", "3 * each") == KILLED  # by another test
+    assert runner("Counter.count", "+ 1", "+ 2 - 1") == ""  # the runner ends

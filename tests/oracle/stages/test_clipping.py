@@ -48,6 +48,13 @@ def test_a_step_is_clipped_by_the_norm_of_all_its_gradients() -> None:
     for share, error in ((0.9, ERROR), (1.1, 0.0)):  # a limit that rounding may or may not reach
         near = clip_of(sides(5.0 * (1 + share * ERROR)), 2)
         assert near is not None and near.factor == 1.0 and near.error == pytest.approx(error, rel=1e-12)
+    small = clip_of(sides(2.0, {"train/2/grad_B/m": G / 8, "train/2/grad_B/n": np.array([[0.5]])}), 2)
+    assert small is not None and (small.norm, small.largest, small.factor) == (0.625, 0.5, 1.0)
+    case = sides(2.0)
+    case.shown = lambda arrays: Precision.of("float64")  # the reference's own sums stand beside the candidate's
+    double = clip_of(case, 2)
+    assert double is not None
+    assert double.error == pytest.approx(4 * 2.0**-52 + 6 * (sqrt(3) + 1) * 2.0**-51, rel=1e-12)
     with pytest.raises(AttributeError):
         found.norm = 0.0  # type: ignore[misc]
 
@@ -109,4 +116,6 @@ def test_the_rates_of_other_steps_are_slips(step: int, said: dict[str, float]) -
         found = other_updates(case, step, G, Clip())
         assert [text.split("of the ")[1] for text, _ in found] == list(expected)
         assert [change["lr"] for _, change in found] == pytest.approx([expected[k] for k in expected])
+    fewer = other_updates(sides(None, {"train/lr": np.array([0.5])}), 3, G, Clip())  # than steps were made
+    assert [(text.split("of the ")[1], change) for text, change in fewer] == [("first step", {"lr": 0.5})]
     assert [x["lr"] for _, x in other_updates(sides(None, {}, steps=None), step, G, Clip())] == [0.5] * (step > 1) * 2
