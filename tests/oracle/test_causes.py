@@ -26,6 +26,17 @@ def test_what_is_not_explained_is_counted_and_too_little_is_no_cause() -> None:
     assert claim([]) is None and claim([{}, {}]) is None
 
 
+def test_what_explains_small_and_awkward_cases_alone_is_no_cause() -> None:
+    alike, other = {"left out": 0.0}, dict[str, float]()
+    found = [alike] * 6 + [alike, other, other, other]  # the last four are the typical ones
+    assert claim(found) == "left out (7 of 10)"
+    assert claim(found, typical=range(6, 10)) is None
+    assert claim(found, typical=range(5, 10)) == "left out (7 of 10)"  # two of five
+    fitted = [{Fitted("eps is 1e-06, not 1e-08"): 0.01}] * 6 + [other] * 4  # that they agree is no chance
+    assert claim(fitted, typical=range(6, 10)) == "eps is 1e-06, not 1e-08 (6 of 10)"
+    assert claim([*found, {"a": 0.0}, {"a": 0.0}], typical=[0, 8, 10]) == "left out (7 of 12); a (2 of 12)"
+
+
 def test_two_mistakes_are_both_named() -> None:
     found = [{"not clipped": 0.0}] * 4 + [{"not decayed": 0.0}] * 2
     assert explaining(found) == [("not clipped", 4), ("not decayed", 2)]
@@ -55,6 +66,37 @@ def test_check_votes_over_the_failing_cases() -> None:
     assert report.cause is not None and report.cause.startswith("C is divided by N - 1")
     smallest = next(r for r in report.results if r.id == "covariance/typical")
     assert smallest.verdict is not None and "N - 1" in smallest.line() and "summed" not in smallest.line()
+
+
+class NextForLast(Reference):
+    """The singular vector after A's last row in its place: of one row this is A without the first vector."""
+
+    def initialize_a(self, W, C, r):  # type: ignore[no-untyped-def]
+        V = np.linalg.svd(W @ C)[2]
+        return np.concatenate([V[: r - 1], V[r : r + 1]]) if r < len(V) else V[:r]
+
+
+def test_a_last_row_that_is_another_is_not_taken_for_what_it_is_where_A_has_one_row() -> None:
+    report = tr.check_implementation(NextForLast(), stages=["initialize_a"], examples=9)
+    one = next(r for r in report.results if r.id == "initialize_a/one-output")
+    assert one.cause is not None and one.cause.startswith("A leaves out the first singular vector")
+    assert str(report.cause).startswith("A's last row is the singular vector after its own")
+
+
+class LastLeftOut(Reference):
+    """C and S of all samples but the last."""
+
+    def covariance(self, inputs):  # type: ignore[no-untyped-def]
+        return super().covariance(inputs[:-1] or inputs)
+
+    def sensitivity(self, W, gradients):  # type: ignore[no-untyped-def]
+        return super().sensitivity(W, gradients[:-1] or gradients)
+
+
+def test_a_sample_that_is_left_out_is_named() -> None:
+    report = tr.check_implementation(LastLeftOut(), stages=["covariance", "sensitivity"], examples=9)
+    said = report.cause_of("covariance"), report.cause_of("sensitivity")
+    assert said == ("C leaves out the last sample", "S leaves out the last sample")
 
 
 def test_check_names_the_mistakes_of_two_stages() -> None:

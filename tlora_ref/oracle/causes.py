@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 #: Causes that explain less than this share of the findings together are not named.
 ENOUGH = 0.5
+#: Nor those that explain less than this share of the typical ones.
+TYPICAL = 0.4
 #: Nor is a further cause, that of a second mistake, which explains less than this share.
 FURTHER = 0.15
 #: Slips that nothing tells apart here are named together, so many at most.
@@ -24,10 +26,11 @@ class Fitted(str):
     __slots__ = ()
 
 
-def explaining(fits: Sequence[Mapping[str, float]]) -> list[tuple[str, int]]:
+def explaining(fits: Sequence[Mapping[str, float]], typical: Collection[int] = ()) -> list[tuple[str, int]]:
     """[(cause, how many findings it explains)], the most telling first; empty where nothing explains enough.
 
     fits : of every failing finding, {slip that fits it: the share of the finding's error that it leaves}
+    typical : as `claim` has it
     """
     fits = _agreeing(fits)
     named: list[tuple[str, int]] = []
@@ -44,9 +47,13 @@ def explaining(fits: Sequence[Mapping[str, float]]) -> list[tuple[str, int]]:
             break
         alike = [text for text in rank if rank[text] == rank[best]][:ALIKE]
         others = f" (or, here the same: {'; '.join(alike[1:])})" if alike[1:] else ""
-        named.append((alike[0] + others, sum(best in fit for fit in fits)))
+        named.append((type(best)(alike[0] + others), sum(best in fit for fit in fits)))
         left = [i for i in left if best not in fits[i]]
-    return named if len(fits) - len(left) >= ENOUGH * len(fits) else []
+    told = set(range(len(fits))) - set(left)
+    by_chance = len(told & set(typical)) < TYPICAL * len(typical) and not any(
+        isinstance(text, Fitted) for text, _ in named
+    )
+    return [] if by_chance or len(told) < ENOUGH * len(fits) else named
 
 
 def _agreeing(fits: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
@@ -68,8 +75,12 @@ def _form(text: str) -> str:
     return re.sub(r"\d[\d.e+-]*", "#", text)
 
 
-def claim(fits: Sequence[Mapping[str, float]]) -> str | None:
-    """The causes as text: "C is centred", or "C is centred (5 of 9); the sign is flipped (4 of 9)"."""
+def claim(fits: Sequence[Mapping[str, float]], typical: Collection[int] = ()) -> str | None:
+    """The causes as text: "C is centred", or "C is centred (5 of 9); the sign is flipped (4 of 9)".
+
+    typical : which of the findings (from 0) are no special cases. In the small and the awkward ones many slips look
+        alike: causes that explain less than TYPICAL of the others are none, unless a number was fitted and agrees.
+    """
     many = len(fits)
-    said = [text if count == many else f"{text} ({count} of {many})" for text, count in explaining(fits)]
+    said = [text if count == many else f"{text} ({count} of {many})" for text, count in explaining(fits, typical)]
     return "; ".join(said) or None

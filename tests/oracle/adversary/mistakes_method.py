@@ -246,7 +246,7 @@ INITIAL = [
     method("A", "of the normed W", "W", A=right(lambda W, C: torch.nn.functional.normalize(W, dim=1) @ C)),
     method("A", "bottom vectors", "bottom", A=of_svd(lambda U, s, V, r: V[: len(s)][-r:])),
     method("A", "first vector skipped", "first", A=of_svd(lambda U, s, V, r: V[1 : r + 1] if len(V) > r else V[:r])),
-    method("A", "last vector another", None, A=of_svd(lambda U, s, V, r: torch.cat([V[: r - 1], V[r : r + 1]]) if len(V) > r else V[:r])),
+    method("A", "last vector another", "last row", A=of_svd(lambda U, s, V, r: torch.cat([V[: r - 1], V[r : r + 1]]) if len(V) > r else V[:r])),
     method("A", "random A", "random", A=lambda W, C, r: torch.linalg.qr(torch.randn(len(C), r, generator=torch.Generator().manual_seed(0)))[0].T.to(C)),
     method("A", "Kaiming A", "random|orthonormal", A=lambda W, C, r: (torch.rand(r, len(C), generator=torch.Generator().manual_seed(0)).to(C) * 2 - 1) / math.sqrt(len(C))),
     method("A", "A doubled", "scaled|doubled|norm", A=of_svd(lambda U, s, V, r: 2 * V[:r])),

@@ -115,10 +115,11 @@ class KitReport:
 
     def cause_of(self, stage: str) -> str | None:
         """What explains the failing cases of a stage."""
-        mine = [r for r in self.of(FAILED) if r.stage == stage]
-        general = [r for r in mine if r.id.endswith("/typical")]
-        said = [claim([fit for r in results for fit in _fits(r)]) for results in (mine, general)]
-        return said[0] or said[1]
+        mine = [(r, fit) for r in self.of(FAILED) if r.stage == stage for fit in _fits(r)]
+        fits, typical = [fit for _, fit in mine], [i for i, (r, _) in enumerate(mine) if r.id.endswith("/typical")]
+        if claim(fits) is None:
+            return claim([fits[i] for i in typical])
+        return claim(fits, typical)
 
     def of(self, status: str) -> list[CheckResult]:
         """The results of this status."""

@@ -142,6 +142,8 @@ def covariance_slips(X: list[Array], switches: Switches) -> list[Slip]:
         ("C holds the last sample alone", lambda: _moments(used[-1:])),
         ("C holds the last sample alone, divided by N", lambda: _moments(used[-1:]) / n),
         ("C holds the first sample alone", lambda: _moments(used[:1])),
+        ("C leaves out the last sample", lambda: _moments(used[:-1] or used)),
+        ("C leaves out the first sample", lambda: _moments(used[1:] or used)),
         ("C leaves out the last token of each sample", lambda: _moments([x[:-1] for x in used])),
         ("C leaves out the first token of each sample", lambda: _moments([x[1:] for x in used])),
         ("C is made of the samples' mean inputs", lambda: _moments([x.mean(axis=0, keepdims=True) for x in X])),

@@ -46,7 +46,8 @@ def of_moment(name: str, got: Array, old: Array, new: Array, beta: float) -> lis
     if a is None or c is None:
         return []
     factor = c / (1.0 - beta)
-    used = f"the gradient is used {factor if number == '1' else math.sqrt(max(factor, 0.0)):.3g} times"
+    times = f"{factor if number == '1' else math.sqrt(max(factor, 0.0)):.3g}"
+    used = f"the gradient is used {times} times"
     if not np.any(old):  # of a first step c alone is known
         texts = [f"beta{number} is {1.0 - c:.3g}, not {beta:g}"] if 0.0 < c < 1.0 else []
         texts += [used] if c > 0.0 else []
@@ -55,7 +56,7 @@ def of_moment(name: str, got: Array, old: Array, new: Array, beta: float) -> lis
     elif _near(a, 1.0) and _near(c, 1.0):
         texts = [f"{name} is summed up, without beta{number}" + (" (Adagrad)" if number == "2" else "")]
     elif c > 0.0 and _near(a, beta):
-        texts = [used]
+        texts = [used] if times != "1" else []  # what is off is not its weight
     elif abs(a + c - 1.0) < NEAR * abs(c):
         texts = [f"beta{number} is {a:.3g}, not {beta:g}"]
     else:

@@ -253,6 +253,7 @@ def _alternatives(W: Array, C: Array, r: int) -> list[tuple[str, Array]]:
         ("A holds the bottom singular vectors", Vt[max(0, last - r) : last]),
         ("A holds the bottom singular vectors, of the null space too", Vt[len(Vt) - r :]),
         ("A leaves out the first singular vector", Vt[1 : r + 1]),
+        ("A's last row is the singular vector after its own", np.concatenate([Vt[: r - 1], Vt[r : r + 1]])),
         ("the rows of A are scaled by the singular values", padded * Vt[:r]),
         ("the rows of A are scaled by the roots of the singular values", np.sqrt(padded) * Vt[:r]),
         ("the rows of A are divided by the root of the rank", Vt[:r] / math.sqrt(r)),

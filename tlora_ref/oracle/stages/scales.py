@@ -127,6 +127,7 @@ def scale_slips(S: Array, r_init: int, alpha: float, ranks: Array | None, switch
         ("the share of the root of the sensitivities", lambda: normalised(np.sqrt(S)) * L * alpha / r_init),
         ("S over the largest S, not over the mean", lambda: alpha / r_init * S / S.max()),
         ("S over the median S, not over the mean", lambda: alpha / r_init * S / (np.median(S) or 1.0)),
+        ("S over the median (the lower of two) S", lambda: alpha / r_init * S / (np.sort(S)[(len(S) - 1) // 2] or 1.0)),
         ("the inverse of the share", lambda: (alpha / r_init) ** 2 / np.maximum(paper, 1e-300)),
         ("the scale is squared", lambda: paper * paper),
         ("the scale is cut at 2 alpha / r_init", lambda: np.minimum(paper, 2 * alpha / r_init)),

@@ -145,4 +145,6 @@ def sensitivity_slips(W: Array, gradients: list[Array]) -> list[Slip]:
         ("S is mean|W| mean|gradient|", lambda: np.abs(W).mean() * np.mean([np.abs(g).mean() for g in gradients])),
         ("S is of the last sample alone", lambda: np.abs(products[-1]).mean()),
         ("S is of the first sample alone", lambda: np.abs(products[0]).mean()),
+        ("S leaves out the last sample", lambda: np.mean(values[:-1] or values)),
+        ("S leaves out the first sample", lambda: np.mean(values[1:] or values)),
     ]

@@ -61,12 +61,12 @@ def judge_train(
 def run_slips(gradients: list[Array], scale: float, lr: list[float]) -> list[Slip]:
     """What B would be after each known slip in the run."""
 
-    def run(factor: float = 1.0, *, renew: bool = False, **changes: Any) -> Array:
+    def run(factor: float = 1.0, *, renew: bool = False, faster: float = 1.0, **changes: Any) -> Array:
         values: tuple[Array, ...] = tuple(np.zeros_like(gradients[0]) for _ in range(3))
         for t, (g, rate) in enumerate(zip(gradients, lr, strict=True)):
             if renew:
                 values = (values[0], np.zeros_like(g), np.zeros_like(g))
-            settings = {**TORCH, "step": 1 if renew else t + 1, "lr": rate, **changes}
+            settings = {**TORCH, "step": 1 if renew else t + 1, "lr": faster * rate, **changes}
             values = adamw_step(values[0], g * factor, values[1], values[2], **settings)
         return values[0]
 
@@ -79,6 +79,8 @@ def run_slips(gradients: list[Array], scale: float, lr: list[float]) -> list[Sli
         ("the step stays at 1", lambda: run(step=1)),
         ("the learning rate of the first step is used throughout", lambda: run(lr=lr[0])),
         ("the learning rate of the last step is used throughout", lambda: run(lr=lr[-1])),
+        ("the learning rate is halved", lambda: run(faster=0.5)),
+        ("the learning rate is doubled", lambda: run(faster=2.0)),
         ("plain gradient descent", descent),
         ("B is not trained", lambda: np.zeros_like(gradients[0])),
         ("the update goes uphill", lambda: run(-1.0)),
