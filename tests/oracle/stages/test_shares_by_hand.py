@@ -40,6 +40,21 @@ def test_one_module_is_held_to_two_and_a_half_times_its_noise() -> None:
     assert fine.allowed == pytest.approx(noise / 4.0 + 2.0**-23, rel=1e-12)
     (half, _) = judge_part(network({"covariance, relative": {"m": 0.02}}, "float16"), "covariance", "m", C, C)
     assert half.allowed == pytest.approx(noise / 4.0 / 8.0 + 2.0**-10, rel=1e-12)
+    lucky = judge_part(network({"covariance, relative": {"m": 1e-5}}), "covariance", "m", C + 0.001, C)
+    assert [v.allowed for v in lucky] == pytest.approx([0.75 * 2.0**-7 + 2.0**-23] * 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("tokens", [20, 2000])
+def test_a_norm_whose_factor_is_stored_is_right_however_many_tokens_there_are(tokens: int) -> None:
+    """Their mean square is 1 + 2^-7, whose root lies between two numbers of bfloat16: all are rounded down to 1."""
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(tokens, 64))
+    X /= np.sqrt((X**2).mean(axis=1, keepdims=True))  # normed as they should be
+    right, stored = X.T @ X, X.T @ X * (1.0 + 2.0**-7)
+    still = {f"covariance, {part}": {"a": 0.0, "b": 0.0} for part in (DIAGONAL, OFF)}
+    for off, passes in ((0.5 * (right + stored), True), (stored + (stored - right), False)):  # of half of the modules
+        verdicts = judge_parts(network(still), "covariance", dict.fromkeys("ab", (off, right)))
+        assert [v.passed for v in verdicts] == [passes] * 2
 
 
 @pytest.mark.parametrize(
@@ -65,15 +80,15 @@ def test_the_mean_of_all_modules_is_held_to_three_and_a_half_times_their_root_me
     assert diagonal.what == f"share of what is {DIAGONAL}, mean of all modules"
     assert diagonal.allowed == pytest.approx(3.5 * math.sqrt((9e-6 + 16e-6) / 2.0) + KEPT, rel=1e-12)
     assert diagonal.error == pytest.approx((0.125 - 0.0625) / 2.0, rel=1e-12) and diagonal.got == 1.0 + diagonal.error
-    # the coarsest of what was kept; and never less noise than a sixteenth of a rounding
+    # the coarsest of what was kept; and never less than three quarters of a rounding
     fine = {"a": (C + 0.001, C), "b": pairs["b"]}
     still = {f"covariance, {DIAGONAL}": {"a": 0.0, "b": 0.0}}
     (mixed,) = judge_parts(network(still), "covariance", fine)
-    assert mixed.allowed == pytest.approx(3.5 * 2.0**-11 + KEPT, rel=1e-12)
+    assert mixed.allowed == pytest.approx(0.75 * 2.0**-7 + KEPT, rel=1e-12)
     (finer,) = judge_parts(network(still), "covariance", dict.fromkeys("ab", (C + 0.001, C)))
-    assert finer.allowed == pytest.approx(3.5 * 2.0**-11 + 2.0**-23, rel=1e-12)
+    assert finer.allowed == pytest.approx(0.75 * 2.0**-7 + 2.0**-23, rel=1e-12)
     (half,) = judge_parts(network(still, "float16"), "covariance", dict.fromkeys("ab", (C, C)))
-    assert half.allowed == pytest.approx(3.5 * 2.0**-14 + 2.0**-10, rel=1e-12)
+    assert half.allowed == pytest.approx(0.75 * 2.0**-10 + 2.0**-10, rel=1e-12)
     (off,) = judge_parts(network({f"covariance, {OFF}": {"a": 0.0, "b": 0.0}}), "covariance", pairs)
     assert off.what == f"share of what is {OFF}, mean of all modules"
     small = {m: (x[:3, :3], y[:3, :3]) for m, (x, y) in pairs.items()}
