@@ -39,6 +39,11 @@ class Precision:
         """`x` rounded to the storage, in float64 again."""
         return np.asarray(x).astype(self.dtype).astype(np.float64)
 
+    def spacing(self, x: Array, storage: float | None = None) -> Array:
+        """How far the numbers of the storage are apart at `x`; `storage` is its relative spacing, if another's."""
+        size = np.maximum(np.abs(x), self.tiny)
+        return np.asarray((self.storage if storage is None else storage) * np.exp2(np.floor(np.log2(size))))
+
     @staticmethod
     def of(name: str) -> Precision:
         """The precision of that name; ConfigError for another."""

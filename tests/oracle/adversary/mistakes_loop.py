@@ -85,6 +85,8 @@ GRADIENT = [
     loop("a column of the gradient is zero", None, "gradient", gradients=each(lambda g, old, s: torch.cat([g[:, :-1], 0 * g[:, -1:]], dim=1))),
     loop("a module is not trained", "zero", "gradient", gradients=lambda new, old, s: {m: 0 * g if "layers.1.mlp.down" in m else g for m, g in new.items()}),
     loop("gradients recorded after clipping", "after clipping", "gradient", gradients=lambda new, old, s: clip(new, 0.05)),
+    loop("gradients with noise of 5 %", None, "gradient", gradients=each(lambda g, old, s: g + 0.05 * g.abs().mean() * torch.randn(g.shape, generator=torch.Generator().manual_seed(1)).to(g))),
+    loop("the smallest tenth of gradients cut", "small entries", "gradient", gradients=each(lambda g, old, s: g * (g.abs() >= g.abs().flatten().kthvalue(max(1, g.numel() // 10))[0]))),
     loop("gradients centred", "centre|mean", "gradient", gradients=each(lambda g, old, s: g - g.mean(0, keepdim=True))),
 ]  # fmt: skip
 
@@ -107,6 +109,7 @@ RATES = [
     loop("lr 10 % higher", "learning rate|lr", rate=lambda t, rates: 1.1 * rates[t - 1]),
     loop("lr off by 1e-3", "learning rate|lr", rate=lambda t, rates: 1.001 * rates[t - 1]),
     loop("lr off by 1e-5", "learning rate|lr", rate=lambda t, rates: 1.00001 * rates[t - 1]),
+    loop("lr 3 % lower on even steps", "learning rate|lr", rate=lambda t, rates: (1.0 if t % 2 else 0.97) * rates[t - 1]),
     loop("lr halved", "learning rate|lr", rate=lambda t, rates: 0.5 * rates[t - 1]),
     loop("constant lr, and said so", "learning rate|schedule", **dict.fromkeys(("rate", "told_rate"), lambda t, rates: rates[0])),
     loop("lr falls by a cosine, and said so", "learning rate|schedule|cosine", **dict.fromkeys(("rate", "told_rate"), lambda t, rates: 0.5 * rates[0] * (1 + math.cos(math.pi * (t - 1) / len(rates))))),

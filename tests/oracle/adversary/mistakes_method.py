@@ -113,6 +113,7 @@ SENSITIVITY = [
     method("sensitivity", "S of clipped gradients", "clip", sensitivity=lambda W, G: mean_products(W, [g.clamp(-0.01, 0.01) for g in G])),
     method("sensitivity", "S without the last column", None, sensitivity=lambda W, G: mean_products(W[:, :-1], [g[:, :-1] for g in G])),
     method("sensitivity", "S off by 1e-3", None, sensitivity=lambda W, G: 1.001 * mean_products(W, G)),
+    method("sensitivity", "S of square weights 2 % less", None, sensitivity=lambda W, G: mean_products(W, G) * (0.98 if W.shape[0] == W.shape[1] else 1.0)),
     method("sensitivity", "S a running mean", "running|average|weight", sensitivity=lambda W, G: sum(0.9 ** (len(G) - 1 - n) * 0.1 * mean_products(W, [g]) for n, g in enumerate(G))),
 ]  # fmt: skip
 
@@ -261,6 +262,9 @@ INITIAL = [
     method("A", "A with noise of 1e-2", None, A=of_svd(lambda U, s, V, r: noisy(V[:r], 1e-2))),
     method("A", "A with orthonormal noise of 1e-2", None, A=of_svd(lambda U, s, V, r: torch.linalg.qr(noisy(V[:r], 1e-2).T)[0].T)),
     method("A", "A's rows not of unit length", "orthonormal|length|norm", A=of_svd(lambda U, s, V, r: V[:r] * (1 + 0.01 * torch.arange(r).to(V)[:, None] + 0.01))),
+    method("A", "A 0.5 % longer", "longer", A=of_svd(lambda U, s, V, r: 1.005 * V[:r])),
+    method("A", "A 0.5 % shorter", "shorter", A=of_svd(lambda U, s, V, r: 0.995 * V[:r])),
+    method("A", "A's small entries cut", "small entries", A=of_svd(lambda U, s, V, r: torch.where(V[:r].abs() < 0.01, 0.0, V[:r]))),
     method("A", "A of another module's C", "module|C", C_of=lambda C, name: C[name.replace("layers.1", "layers.0")]),
     method("A", "A of q's C for o", "module|C", C_of=lambda C, name: C[name.replace("o_proj", "q_proj")]),
     method("A", "A of W with its columns reversed", "column|order", A=right(lambda W, C: W.flip(1) @ C)),
@@ -289,6 +293,7 @@ ADAPTED = [
     method("gradient", "A is trained", "A was trained", next_A=lambda A, slope: A - 1e-2 * slope if slope.abs().max() > 0 else A * 0.999),
     method("gradient", "A decays", "A was trained|decay", next_A=lambda A, slope: A * (1 - 1e-2)),
     method("gradient", "B starts random", "start|zero", first_B=lambda shape: 0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(0))),
+    method("gradient", "B starts at 1e-4", "start|same number", first_B=lambda shape: torch.full(shape, 1e-4)),
     method("merge", "merged without scale", "left out", merge=lambda W, A, B, s: W + B @ A),
     method("merge", "merged with scale twice", "twice", merge=lambda W, A, B, s: W + s * s * (B @ A)),
     method("merge", "merged with alpha", "not divided by the rank", merge=lambda W, A, B, s: W + s * len(A) * (B @ A)),

@@ -22,8 +22,10 @@ from tlora_ref.oracle.stages.bounds import Slip, as_array, entries, malformed
 from tlora_ref.oracle.stages.clipping import Clip, clip_of, other_updates, rates, scheduled
 from tlora_ref.oracle.stages.estimates import of_moment, of_weight, or_fitted
 from tlora_ref.oracle.stages.moments import Moments, corrections, step_with_errors, update_with_errors
+from tlora_ref.oracle.stages.network import UNIT32
 from tlora_ref.oracle.stages.same_run import SETTINGS
 from tlora_ref.oracle.stages.sides import Sides
+from tlora_ref.oracle.stages.step_fits import fit_of, judge_fit
 from tlora_ref.oracle.stages.whole_run import UNTRAINED, Trained, judge_B, trained
 from tlora_ref.oracle.traces.manifest import completed
 from tlora_ref.oracle.verdict import Verdict
@@ -45,15 +47,40 @@ def findings(sides: Sides) -> list[Finding]:
         return found if recorded else [*found, sides.skipped("adamw", None, "no training recorded")]
     found += _other_settings(sides) + ([rates(sides)] if c.has("train/lr") else [])
     for step in steps:
-        clip = clip_of(sides, step)
+        of_step, clip = list[Finding](), clip_of(sides, step)
         for letter in sides.letters:
             for m in c.modules(f"train/{step}/grad_{letter}"):
                 if clip is None:
                     why = f"step {step}: clipped by the norm of all gradients, which are not all recorded"
-                    found.append(sides.skipped("adamw", m, why))
+                    of_step.append(sides.skipped("adamw", m, why))
                 else:
-                    found += _update(sides, step, letter, m, clip)
+                    of_step += _update(sides, step, letter, m, clip)
+        wrong = any(f.verdict is not None and not f.verdict.passed for f in of_step)
+        found += of_step if wrong else [*of_step, *_together(sides, step)]
     return found
+
+
+def _together(sides: Sides, step: int) -> list[Finding]:
+    """What B of all modules shows together of a step where no entry is wrong, in a low precision."""
+    c, fits = sides.candidate, []
+    for m in c.modules(f"train/{step}/B"):
+        after, before = ([f"train/{t}/{name}/{m}" for name in NAMES] for t in (step, step - 1))
+        if not all(map(c.has, after)) or (step > 1 and not c.has(before[0])):
+            continue
+        B, exp_avg, exp_avg_sq = map(c.get, after)
+        precision = sides.shown([B, exp_avg, exp_avg_sq])
+        if precision.storage > UNIT32:
+            first = c.get(before[0]) if step > 1 else np.zeros_like(B)
+            fits.append(fit_of(B, first, exp_avg, exp_avg_sq, _settings(sides, step), precision))
+    return [replace(sides.own("adamw", None, v), step=step) for v in judge_fit(fits, step, sides.precision)]
+
+
+def _settings(sides: Sides, step: int) -> dict[str, Any]:
+    """What `adamw_step` takes besides arrays."""
+    train, c = sides.train, sides.candidate
+    lr = float(c.get("train/lr")[step - 1] if c.has("train/lr") else scheduled(sides, step)[-1])
+    kept = {name: train[name] for name in ("eps", "weight_decay")}
+    return {**kept, "betas": tuple(train["betas"]), "step": step, "lr": lr}
 
 
 def _by_golden(sides: Sides) -> list[Finding]:
@@ -96,7 +123,7 @@ def _other_settings(sides: Sides) -> list[Finding]:
 
 
 def _update(sides: Sides, step: int, letter: str, m: str, clip: Clip) -> list[Finding]:
-    c, train = sides.candidate, sides.train
+    c = sides.candidate
     kinds = NAMES if letter == "B" else ("A", *(f"A_{name}" for name in NAMES[1:]))
     after = [f"train/{step}/{kind}/{m}" for kind in kinds]
     before = [f"train/{step - 1}/{kind}/{m}" for kind in kinds]
@@ -108,14 +135,12 @@ def _update(sides: Sides, step: int, letter: str, m: str, clip: Clip) -> list[Fi
     weight, exp_avg, exp_avg_sq = (c.get(name) if step > 1 else np.zeros_like(grad) for name in before)
     if letter == "A" and step == 1:
         weight = c.get(f"A/{m}")
-    settings = {name: train[name] for name in ("eps", "weight_decay")} | {"betas": tuple(train["betas"])}
-    lr = float(c.get("train/lr")[step - 1] if c.has("train/lr") else scheduled(sides, step)[-1])
     got = [c.get(name) for name in after if c.has(name)]
     judged = judge_adamw_step(
         (got[0], *(got[1:] if len(got) == 3 else (None, None))),  # without moments: the matrix alone
-        B=weight, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, step=step, lr=lr,
-        switches=sides.switches, precision=sides.shown(got), grad_error=clip.error,
-        others=other_updates(sides, step, whole, clip), **settings,
+        B=weight, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, switches=sides.switches,
+        precision=sides.shown(got), grad_error=clip.error, others=other_updates(sides, step, whole, clip),
+        **_settings(sides, step),
     )  # fmt: skip
     kept = [v for v in judged if len(got) == 3 or v.what == "B"]
     told = [replace(v, what=f"{kinds[NAMES.index(v.what)]} of step {step}") for v in kept]

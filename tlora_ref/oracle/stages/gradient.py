@@ -6,6 +6,7 @@ Judged by the model run again with the candidate's own A, B, scales and batch be
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from tlora_ref.oracle.reports.finding import GOLDEN, OWN_INPUTS, Finding
 from tlora_ref.oracle.stages.bounds import Slip, entries, malformed, stored, sum_error
 from tlora_ref.oracle.stages.loss import mean_error
 from tlora_ref.oracle.stages.sides import Sides
+from tlora_ref.oracle.stages.zeros import judge_zeros
 from tlora_ref.oracle.traces.names import SAMPLE_FIELDS
 from tlora_ref.oracle.traces.reader import Trace
 from tlora_ref.oracle.traces.replay import Replay
@@ -75,6 +77,9 @@ def _first_step(sides: Sides) -> list[Finding]:
         got, what = c.get(names[0]), "dL/dB of step 1"
         verdict = sides.network.array("gradient", what, "grad_B", f"1/{m}", got, right, slips, more)
         found.append(replace(sides.finding("gradient", GOLDEN, m, verdict), step=1))
+    if found and _right(found):
+        known = {("B", m): g.get(f"train/1/grad_B/{m}") for m in g.modules("train/1/grad_B")}
+        found += [replace(f, against=GOLDEN, step=1) for f in _zeros(sides, 1, known)]
     if sides.both("train/loss"):
         found += _training_loss(sides, 1, g.get("train/loss")[0], GOLDEN)
     return found
@@ -91,8 +96,8 @@ def _of_step(sides: Sides, replay: Replay, step: int) -> list[Finding]:
     expected, loss = replay.step(batch, step, A, B, scale, letters=sides.letters)
     tokens = int((batch.get(f"train/{step}/labels") != -100).sum())
     found = _held(sides, step, expected, loss, matrices, tokens)
-    if all(f.verdict is None or f.verdict.passed for f in found):
-        return found
+    if _right(found):
+        return found + _zeros(sides, step, expected)
     # The golden run's noise is that of the golden A and B. Where the candidate's are others (a wrong update made them
     # large, say) it may be right at its own, where the network costs more.
     noise = replay.noise(batch, step, A, B, scale, expected, loss)
@@ -100,7 +105,12 @@ def _of_step(sides: Sides, replay: Replay, step: int) -> list[Finding]:
         return [sides.skipped("gradient", None, f"step {step}: float32 overflows at the candidate's own A and B")]
     again = _held(sides.with_noise(noise), step, expected, loss, matrices, tokens)
     pairs = zip(found, again, strict=True)
-    return [other if other.verdict is not None and other.verdict.passed else first for first, other in pairs]
+    found = [other if other.verdict is not None and other.verdict.passed else first for first, other in pairs]
+    return found + (_zeros(sides, step, expected) if _right(found) else [])
+
+
+def _right(found: list[Finding]) -> bool:
+    return all(f.verdict is None or f.verdict.passed for f in found)
 
 
 def _held(
@@ -121,6 +131,14 @@ def _held(
         verdict = sides.network.array("gradient", what, *keys, sides.candidate.get(name), right, slips)
         found.append(sides.own("gradient", m, verdict))
     return found + _training_loss(sides, step, np.array(loss))
+
+
+def _zeros(sides: Sides, step: int, expected: Mapping[tuple[str, str], Array]) -> list[Finding]:
+    """Zeros in all gradients of a step, in a low precision."""
+    c, names = sides.candidate, {key: f"train/{step}/grad_{'/'.join(key)}" for key in expected}
+    pairs = ((c.get(name), expected[key]) for key, name in names.items() if c.has(name))
+    verdict = judge_zeros(sides.network, "gradient", f"the gradients of step {step}", pairs)
+    return [] if verdict is None else [sides.own("gradient", None, verdict)]
 
 
 def _matrices(sides: Sides, step: int) -> Matrices | None:

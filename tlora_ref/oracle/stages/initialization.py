@@ -18,9 +18,11 @@ from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import GOLDEN, Finding
 from tlora_ref.oracle.stages.bounds import OWN, SAFETY, as_array, entries, malformed
 from tlora_ref.oracle.stages.directions import judge_directions
+from tlora_ref.oracle.stages.lengths import MEAN, judge_lengths
 from tlora_ref.oracle.stages.network import UNIT32
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.stages.spectrum import ROTATED, Spectrum, product_error, row_space, rows, spectrum, svd_unit
+from tlora_ref.oracle.stages.zeros import judge_zeros
 from tlora_ref.oracle.verdict import Verdict
 
 #: How much larger |W| |C - C'| / |W C| may be than |C - C'| / |C|, where W is not known.
@@ -38,7 +40,18 @@ def findings(sides: Sides) -> list[Finding]:
             judged = _without_weights(sides, module) if W is None else _with_weights(sides, module, W)
             notes = [f.verdict.note for f in judged if f.verdict is not None and f.verdict.note]
             found += judged + [sides.noted("A", note, module) for note in notes[:1]]
-    return found
+    return found + ([] if any(f.verdict is not None and not f.verdict.passed for f in found) else _together(sides))
+
+
+def _together(sides: Sides) -> list[Finding]:
+    """What the rows of all modules show together where no module is wrong, in a low precision."""
+    modules = [m for m in sides.golden.modules("A") if sides.candidate.has(f"A/{m}")]
+    own = {m: sides.candidate.get(f"A/{m}") for m in modules}
+    rounding = max((_before_storage(sides.golden.shapes[m], sides.switches) for m in modules), default=0.0)
+    lengths = [v for v in judge_lengths(own, sides.precision, rounding) if v.what == MEAN]
+    found = [sides.own("A", None, replace(v, what=f"{v.what} of all modules")) for v in lengths]
+    zeros = judge_zeros(sides.network, "A", "A", ((own[m], sides.golden.get(f"A/{m}")) for m in modules))
+    return found if zeros is None else [*found, sides.finding("A", GOLDEN, None, zeros)]
 
 
 def _with_weights(sides: Sides, module: str, W: Array) -> list[Finding]:
@@ -91,6 +104,8 @@ def _without_weights(sides: Sides, module: str) -> list[Finding]:
     sigma = sides.golden.get(f"sigma/{module}") if sides.golden.has(f"sigma/{module}") else np.zeros(0)
     shape, r = sides.golden.shapes[module], len(golden)
     found = [sides.own("A", module, _orthonormal(A, _turns(len(A), shape, sides.switches, sides.precision)[0]))]
+    lengths = judge_lengths({module: A}, sides.precision, _before_storage(shape, sides.switches))
+    found += [sides.own("A", module, verdict) for verdict in lengths]
     if not sides.golden.has(f"covariance/{module}"):
         return [*found, sides.skipped("A", module, "the golden trace has no covariance: give --checkpoint to judge it")]
     if len(A) != r or len(sigma) < min(shape):
@@ -122,6 +137,11 @@ def _turns(r: int, shape: tuple[int, int], switches: Switches, precision: Precis
     stored = precision.storage + SAFETY * (precision.accumulation + OWN)
     found = SAFETY * math.sqrt(max(shape)) * (precision.accumulation + OWN + svd_unit(switches))
     return stored * math.sqrt(r) * 2.0 + found, stored + found
+
+
+def _before_storage(shape: tuple[int, int], switches: Switches) -> float:
+    """How far a row of A may be from length 1 before it is stored in a low precision: found in float32."""
+    return _turns(1, shape, switches, Precision.of("float32"))[1]
 
 
 def spectrum_in_range(W: Array, C: Array, switches: Switches, precision: Precision) -> Spectrum:
@@ -165,8 +185,10 @@ def judge_initialize_a(
     svd = found.U, found.sigma[: min(W.shape)], found.Vt
     directions = None if error else judge_directions(A, W, C, precision, svd)
     verdicts = [*space, rows("initialize_a", A, found, of_one), *([] if directions is None else [directions])]
+    lengths = judge_lengths({"": A}, precision, _before_storage(W.shape, switches))
     if all(v.passed for v in verdicts):
-        return verdicts
+        return [*verdicts, *lengths]
+    verdicts += lengths
     right_space = all(v.passed for v in space)
     fits = a_causes(A, W, C, r, row_by_row=right_space) or ([ROTATED] if right_space else [])
     if fits == [ROTATED] and directions is not None and not directions.passed:

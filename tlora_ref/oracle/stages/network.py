@@ -65,10 +65,8 @@ class Network:
         )
 
     def kept(self, got: object) -> float:
-        """The relative rounding of the storage that `got` shows: finer where it holds what the precision's does not."""
-        own, array = self.precision.storage, np.asarray(got, np.float64)
-        with np.errstate(over="ignore"):  # beyond float16's range
-            return own if own <= UNIT32 or np.array_equal(self.precision.rounded(array), array) else UNIT32
+        """The relative rounding of the storage that `got` shows."""
+        return kept_in(self.precision, got)
 
     def __call__(self, quantity: str, key: str, golden: Array, got: object = None) -> float:
         """A bound on the error of every entry; `got` shows how it was stored."""
@@ -145,3 +143,10 @@ class Network:
         allowed = NUMBERS * self._usual(quantity) * self.unit / UNIT16 + self.kept(got)
         verdict = root_mean_square(stage, what, got / golden, np.ones(len(keys)), allowed)
         return None if verdict.passed else verdict
+
+
+def kept_in(precision: Precision, got: object) -> float:
+    """The relative rounding of the storage that `got` shows: finer where it holds what the precision's does not."""
+    own, array = precision.storage, np.asarray(got, np.float64)
+    with np.errstate(over="ignore"):  # beyond float16's range
+        return own if own <= UNIT32 or np.array_equal(precision.rounded(array), array) else UNIT32
