@@ -125,5 +125,6 @@ def _offset(step: int) -> str:
 
 def _verdict(what: str, off: float, allowed: float, right: float, cause: str) -> Verdict:
     error = abs(off)
-    verdict = Verdict("adamw_step", what, error <= allowed, error, allowed, None, right + off, right, detects=allowed)
+    seen = allowed if right else None  # what is added is no share of B
+    verdict = Verdict("adamw_step", what, error <= allowed, error, allowed, None, right + off, right, detects=seen)
     return verdict if verdict.passed else verdict.blamed([(cause, 0.0)])
