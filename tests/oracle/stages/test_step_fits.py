@@ -64,11 +64,8 @@ def test_rate_and_offset_are_those_of_weighted_least_squares_over_all_matrices()
     assert rate.error == pytest.approx(abs(found[0]), rel=1e-6) and rate.got == pytest.approx(1.0 + found[0], rel=1e-6)
     assert offset.error == pytest.approx(abs(found[1]) / size, rel=1e-6)
     assert rate.allowed == pytest.approx(8.0 * deviations[0] + alike[0] + 1.75 * 2.0**-7, rel=1e-6) == rate.detects
-    assert (
-        offset.allowed
-        == pytest.approx((8.0 * deviations[1] + alike[1]) / size + 0.25 * 2.0**-7, rel=1e-6)
-        == offset.detects
-    )
+    most = (8.0 * deviations[1] + alike[1]) / size + 0.25 * 2.0**-7
+    assert offset.allowed == pytest.approx(most, rel=1e-6) and offset.detects is None
     assert not rate.passed and rate.cause == "the learning rate is 0.90 times what it should be"
     assert not offset.passed and offset.cause == "the same number is added to all entries of B"
 
