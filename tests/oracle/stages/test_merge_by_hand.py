@@ -165,7 +165,7 @@ def test_a_module_is_judged_by_its_own_A_B_and_scale_after_the_last_step() -> No
     def found(merged: float) -> list[Any]:
         candidate = Trace(RUN | {"merged/m": np.array([[merged]])})
         said: Any = {"own": lambda stage, m, verdict: SimpleNamespace(verdict=verdict), "switches": None}
-        said |= {"A_before": A_before, "weight": lambda m: np.array([[7.0]]), "precision": LOW}
+        said |= {"train": {"steps": 2}, "A_before": A_before, "weight": lambda m: np.array([[7.0]]), "precision": LOW}
         sides: Any = SimpleNamespace(candidate=candidate, golden=Trace(RUN), **said)
         return [finding.verdict for finding in findings(sides)]
 

@@ -38,12 +38,15 @@ def test_the_error_of_W_C_is_of_its_product_its_storage_and_its_decomposition(na
         arithmetic, stored = max(p.accumulation + own, unit), max(p.storage, unit)
         product = 6.0 * (math.sqrt(3.0) + 1.0) * arithmetic / math.sqrt(2.0) + 2.0 * p.product
         decomposition = 6.0 * math.sqrt(3.0) * arithmetic * 2.0
-        found = spectrum(W, C, switches, p)
+        found = spectrum(W, C, switches, p, whole=True)
         error = product * math.sqrt(22.0) + stored * math.sqrt(6.0) + decomposition + 3.0 * p.tiny
         assert found.error == pytest.approx(error, rel=1e-12)
         np.testing.assert_allclose(found.M, W)
         np.testing.assert_allclose(found.sigma, [2.0, math.sqrt(2.0), 0.0], atol=1e-15)
         np.testing.assert_allclose(np.abs(found.Vt @ np.array([0.0, 0.0, 1.0])), [1.0, 0.0, 0.0], atol=1e-15)
+        thin = spectrum(W, C, switches, p)
+        assert thin.error == found.error and np.array_equal(thin.sigma, found.sigma)
+        np.testing.assert_allclose(np.abs(thin.Vt), np.abs(found.Vt[:2]), atol=1e-15)
     tall = spectrum(W.T, np.array([[2.0, 0.0], [0.0, 3.0]]), PROFILES["paper"], p)
     assert tall.sigma.shape == (2,) and tall.Vt.shape == (2, 2)
 
