@@ -81,7 +81,7 @@ def sides(held: dict[str, Any]) -> Any:
     """Of a candidate of four steps with rates 1/2, 1/4, 1/8, 1/16."""
     return SimpleNamespace(
         candidate=Held({"train/lr": 2.0 ** -np.arange(1.0, 5.0), **held}),
-        train={**RUN, "steps": 4, "max_grad_norm": None},
+        train={**RUN, "steps": 4, "schedule": "constant", "warmup_ratio": 0.0, "max_grad_norm": None},
         switches=RULES["switches"],
         shown=lambda got: RULES["precision"],
         own=lambda stage, module, v: Finding(stage, OWN_INPUTS, module, v, PASS if v.passed else FAIL),

@@ -113,7 +113,10 @@ def test_the_rates_of_other_steps_are_slips(step: int, said: dict[str, float]) -
     planned = sides(None, {}, schedule="linear", steps=3)
     by_plan = {"step before": {2: 0.5, 3: 1 / 3}, "step after": {1: 1 / 3, 2: 1 / 6}, "first step": {2: 0.5, 3: 0.5}}
     for case, expected in ((recorded, said), (planned, {k: v[step] for k, v in by_plan.items() if step in v})):
-        found = other_updates(case, step, G, Clip())
+        told = other_updates(case, step, G, Clip())
+        by_settings = [change for text, change in told if "of the settings" in text]
+        assert by_settings == ([{"lr": 0.5}] if case is recorded and step > 1 else [])  # a constant 1/2
+        found = [(text, change) for text, change in told if "of the settings" not in text]
         assert [text.split("of the ")[1] for text, _ in found] == list(expected)
         assert [change["lr"] for _, change in found] == pytest.approx([expected[k] for k in expected])
     fewer = other_updates(sides(None, {"train/lr": np.array([0.5])}), 3, G, Clip())  # than steps were made

@@ -113,10 +113,17 @@ class Report:
         """What explains the failing findings of a stage.
 
         Where it fails by its own inputs, those findings tell: what differs from the golden run beside them follows.
+        Where nothing explains the gradients of all steps, step 1 tells: at B = 0 a wrong scale is a factor, later it
+        changes the forward pass too.
         """
         failing = [f for f in self.of(FAIL) if f.stage == stage and f.verdict is not None]
         own = [f for f in failing if f.against == OWN_INPUTS]
-        return claim([f.verdict.explained_by for f in own or failing if f.verdict is not None])
+        told = [(f.step, f.verdict.explained_by) for f in own or failing if f.verdict is not None]
+        said = claim([fits for _, fits in told])
+        if said is None and stage == "gradient":
+            first = claim([fits for step, fits in told if step == 1])
+            said = None if first is None else f"{first}, by step 1 alone"
+        return said
 
     @property
     def detects(self) -> dict[str, tuple[float, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 
 from tlora_ref.backend import Array
 from tlora_ref.method.adamw import clip_factor
-from tlora_ref.method.schedule import learning_rate
+from tlora_ref.method.schedule import SCHEDULES, learning_rate, warmup_steps
 from tlora_ref.oracle.reports.finding import Finding
-from tlora_ref.oracle.stages.bounds import OWN, SAFETY, entries
+from tlora_ref.oracle.stages.bounds import OWN, SAFETY, Slip, entries
 from tlora_ref.oracle.stages.sides import Sides
 
 
@@ -54,7 +55,34 @@ def rates(sides: Sides) -> Finding:
     """The learning rate of each step, from the candidate's settings."""
     got = sides.candidate.get("train/lr")
     right, allowed = scheduled(sides, len(got)), 8.0 * sides.unit * sides.train["lr"]
-    return sides.own("adamw", None, entries("adamw", "learning rates", got, right, allowed))
+    slips = _rate_slips(sides, len(got))
+    return sides.own("adamw", None, entries("adamw", "learning rates", got, right, allowed, slips))
+
+
+def _rate_slips(sides: Sides, steps: int) -> list[Slip]:
+    """What the learning rates would be after each known slip with the schedule."""
+    train = sides.train
+    total, schedule, ratio, peak = int(train["steps"] or steps), train["schedule"], train["warmup_ratio"], train["lr"]
+    warmup = warmup_steps(total, ratio)
+    in_warmup, rising = np.arange(steps) < warmup, peak * (np.arange(steps) + 1) / max(1, warmup)
+
+    def of(late: int = 0, total: int = total, **rules: Any) -> Callable[[], Array]:
+        rules = {"schedule": schedule, "warmup": warmup} | rules
+        return lambda: np.array([learning_rate(max(0, t - late), total, peak, **rules) for t in range(steps)])
+
+    others = [name for name in SCHEDULES if name != schedule]
+    return [
+        ("the schedule is a step late", of(late=1)),
+        ("the schedule is a step early", of(late=-1)),
+        ("there is no warm-up", of(warmup=0)),
+        ("the warm-up's steps have the full rate", lambda: np.where(in_warmup, peak, scheduled(sides, steps))),
+        ("the warm-up begins above 0", lambda: np.where(in_warmup, rising, scheduled(sides, steps))),
+        ("the warm-up's steps are rounded down", of(warmup=int(total * ratio))),
+        ("the schedule ends a step early", of(total=max(1, total - 1))),
+        ("the schedule ends a step late", of(total=total + 1)),
+        ("the learning rate is constant: neither schedule nor warm-up", of(schedule="constant", warmup=0)),
+        *((f"the schedule is {name}, not {schedule}", of(schedule=name)) for name in others),
+    ]
 
 
 def scheduled(sides: Sides, steps: int) -> Array:
@@ -87,7 +115,11 @@ def other_updates(sides: Sides, step: int, grad: Array, clip: Clip) -> list[tupl
         for text, size in sizes.items():  # with torch's 1e-6 beside the size, and without
             for factor in (clip_factor(size, most), min(1.0, most / size)) if size else ():
                 found.append((f"the gradient is clipped by the {text}, not by the norm", {"grad": factor * grad}))
-    rates = c.get("train/lr") if c.has("train/lr") else scheduled(sides, int(sides.train["steps"] or step))
+    planned = scheduled(sides, int(sides.train["steps"] or step))
+    rates = c.get("train/lr") if c.has("train/lr") else planned
+    if step <= min(len(planned), len(rates)) and planned[step - 1] != rates[step - 1]:
+        text = "the update is made with the learning rate of the settings, not with the one that is recorded"
+        found.append((text, {"lr": float(planned[step - 1])}))
     for text, t in (("step before", step - 2), ("step after", step), ("first step", 0)):
         if 0 <= t < len(rates) and t != step - 1:
             found.append((f"the learning rate is that of the {text}", {"lr": float(rates[t])}))

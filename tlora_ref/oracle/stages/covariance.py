@@ -6,7 +6,7 @@ X_n and their sum likewise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -94,14 +94,12 @@ def _slips_of(sides: Sides, module: str, golden: Array) -> Iterator[Slip]:
         return
     sums = sides.of_every_sample(sides.golden, "input_sum", module)
     counts = sides.of_every_sample(sides.golden, "tokens", module)
-    if sides.switches.centre or sums is None or counts is None:
+    if counts is None:
         return
     tokens = [int(count) for count in counts]
-    N, T = len(tokens), sum(tokens)
-    yield "C is centred: matches the `released` switch (`centre`)", lambda: centred_from_sums(golden, sums, tokens)
-    yield "C is summed over the samples, not divided by N", lambda: golden * N
-    yield "C is divided by all tokens, not by N", lambda: golden * N / T
-    yield "C is divided by N - 1", lambda: golden * N / max(1, N - 1)
+    if sums is not None and not sides.switches.centre:
+        yield "C is centred: matches the `released` switch (`centre`)", lambda: centred_from_sums(golden, sums, tokens)
+    yield from _slips_of_C(lambda: golden, len(tokens), sum(tokens))
 
 
 def judge_covariance(
@@ -133,28 +131,62 @@ def covariance_slips(X: list[Array], switches: Switches) -> list[Slip]:
     return [
         (f"C is {profile} (`centre`)", lambda: _moments(other)),
         ("C is centred by the mean over all samples", lambda: _moments([x - everything.mean(axis=0) for x in X])),
-        ("C is summed over the samples, not divided by N", lambda: _moments(used) * n),
         ("each sample's X^T X is divided by its tokens", lambda: _moments(used, [1.0 / len(x) for x in X])),
-        ("C is divided by all tokens, not by N", lambda: _moments(used) * n / tokens),
-        ("C is divided by N - 1", lambda: _moments(used) * n / max(1, n - 1)),
-        ("C is divided by N + 1", lambda: _moments(used) * n / (n + 1)),
-        ("C is divided by N twice", lambda: _moments(used) / n),
+        ("each sample's X^T X is divided by its trace", lambda: _moments(used, [1.0 / _squares(x) for x in used])),
+        *_slips_of_C(lambda: _moments(used), n, tokens),
         ("C holds the last sample alone", lambda: _moments(used[-1:])),
         ("C holds the last sample alone, divided by N", lambda: _moments(used[-1:]) / n),
         ("C holds the first sample alone", lambda: _moments(used[:1])),
         ("C leaves out the last sample", lambda: _moments(used[:-1] or used)),
+        ("C leaves out the last sample, and is divided by N", lambda: _moments(used[:-1] or used) * (n - 1) / n),
         ("C leaves out the first sample", lambda: _moments(used[1:] or used)),
+        ("C leaves out the first sample, and is divided by N", lambda: _moments(used[1:] or used) * (n - 1) / n),
+        ("C is a running average, 0.9 of the old and 0.1 of the new", lambda: _running(used, 0.9)),
         ("C leaves out the last token of each sample", lambda: _moments([x[:-1] for x in used])),
         ("C leaves out the first token of each sample", lambda: _moments([x[1:] for x in used])),
         ("C is made of the samples' mean inputs", lambda: _moments([x.mean(axis=0, keepdims=True) for x in X])),
-        ("C is divided by its trace", lambda: _moments(used) / (np.trace(_moments(used)) or 1.0)),
-        ("C is that of the correlations", lambda: _correlations(_moments(used))),
-        ("C holds its diagonal alone", lambda: np.diag(np.diag(_moments(used)))),
-        ("C holds its upper triangle alone", lambda: np.triu(_moments(used))),
-        ("C holds its lower triangle alone", lambda: np.tril(_moments(used))),
+        ("C is made of the samples' summed inputs", lambda: _moments([x.sum(axis=0, keepdims=True) for x in X])),
         ("C is made of |X|", lambda: _moments([np.abs(x) for x in used])),
         ("the inputs are normalised to unit length first", lambda: _moments([_unit(x) for x in used])),
+        ("the inputs are centred over their features", lambda: _moments([x - x.mean(axis=1)[:, None] for x in X])),
     ]
+
+
+def _slips_of_C(C: Callable[[], Array], n: int, tokens: int) -> list[Slip]:
+    """What C would be after slips that are told from C() (d_in, d_in) alone, of `n` samples with so many tokens."""
+    return [
+        ("C is summed over the samples, not divided by N", lambda: C() * n),
+        ("C is divided by all tokens, not by N", lambda: C() * n / tokens),
+        ("C is divided by N - 1", lambda: C() * n / max(1, n - 1)),
+        ("C is divided by N + 1", lambda: C() * n / (n + 1)),
+        ("C is divided by N twice", lambda: C() / n),
+        ("C is divided by its trace", lambda: C() / (np.trace(C()) or 1.0)),
+        ("C is that of the correlations", lambda: _correlations(C())),
+        ("C holds its diagonal alone", lambda: np.diag(np.diag(C()))),
+        ("C holds its upper triangle alone", lambda: np.triu(C())),
+        ("C holds its lower triangle alone", lambda: np.tril(C())),
+        ("C has its diagonal twice", lambda: C() + np.diag(np.diag(C()))),
+        ("C has no negative entries", lambda: np.maximum(C(), 0.0)),
+        ("C holds absolute values", lambda: np.abs(C())),
+        ("C is its own root, C^1/2", lambda: _root(C())),
+    ]
+
+
+def _squares(x: Array) -> float:
+    return float((x**2).sum()) or 1.0
+
+
+def _running(X: Sequence[Array], keep: float) -> Array:
+    """The running average of X_n^T X_n, from zero."""
+    C = np.zeros((X[0].shape[1],) * 2)
+    for x in X:
+        C = keep * C + (1.0 - keep) * (x.T @ x)
+    return C
+
+
+def _root(C: Array) -> Array:
+    values, vectors = np.linalg.eigh(C)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
 
 
 def _correlations(C: Array) -> Array:

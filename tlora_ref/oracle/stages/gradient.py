@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def _first_step(sides: Sides) -> list[Finding]:
         right = scale * golden @ R.T
         # of dL/dW' on directions outside golden's A nothing is known but that it is hardly larger there
         more = UNKNOWN_G * beyond * abs(scale) * float(np.linalg.norm(golden, axis=1).max(initial=0.0))
-        slips = gradient_slips(right, scale, tokens, len(A))
+        slips = _slips_of(sides, right, scale, tokens, len(A))
         got, what = c.get(names[0]), "dL/dB of step 1"
         verdict = sides.network.array("gradient", what, "grad_B", f"1/{m}", got, right, slips, more)
         found.append(replace(sides.finding("gradient", GOLDEN, m, verdict), step=1))
@@ -125,8 +126,11 @@ def _held(
         if not sides.candidate.has(name):
             found.append(sides.skipped("gradient", m, f"{what} is not recorded"))
             continue
-        slips = gradient_slips(right, scale[m], tokens, len(A[m]))
+        slips = _slips_of(sides, right, scale[m], tokens, len(A[m]))
         slips.append(("it is recorded after clipping, not before", lambda g=right, f=clip: g * f))  # type: ignore[misc]
+        if sides.candidate.has(earlier := f"train/{step - 1}/grad_{letter}/{m}"):
+            added = partial(_added, sides.candidate, earlier, right)
+            slips.append(("gradients are not set to zero between the steps", added))
         keys = f"grad_{letter}", f"{step}/{m}"
         verdict = sides.network.array("gradient", what, *keys, sides.candidate.get(name), right, slips)
         found.append(sides.own("gradient", m, verdict))
@@ -139,6 +143,18 @@ def _zeros(sides: Sides, step: int, expected: Mapping[tuple[str, str], Array]) -
     pairs = ((c.get(name), expected[key]) for key, name in names.items() if c.has(name))
     verdict = judge_zeros(sides.network, "gradient", f"the gradients of step {step}", pairs)
     return [] if verdict is None else [sides.own("gradient", None, verdict)]
+
+
+def _slips_of(sides: Sides, right: Array, scale: float, tokens: int, r: int) -> list[Slip]:
+    """What the gradient of a module would be after each known slip, that with the run's alpha / r_init too."""
+    facts = sides.golden.manifest
+    plain = facts.alpha / facts.r_init / scale if scale else 1.0
+    said = "the scale is plain LoRA's alpha / r_init"
+    return [*gradient_slips(right, scale, tokens, r), (said, lambda: right * plain)]
+
+
+def _added(trace: Trace, earlier: str, right: Array) -> Array:
+    return right + trace.get(earlier)
 
 
 def _matrices(sides: Sides, step: int) -> Matrices | None:

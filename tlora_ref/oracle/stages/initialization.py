@@ -190,7 +190,7 @@ def judge_initialize_a(
         return [*verdicts, *lengths]
     verdicts += lengths
     right_space = all(v.passed for v in space)
-    fits = a_causes(A, W, C, r, row_by_row=right_space) or ([ROTATED] if right_space else [])
+    fits = a_causes(A, W, C, r, row_by_row=right_space, powers=-sum(powers)) or ([ROTATED] if right_space else [])
     if fits == [ROTATED] and directions is not None and not directions.passed:
         fits = [ROTATED] if directions.cause else []  # rows that are off by themselves may leave their space, too
     return [v if v.passed else v.blamed((text, 0.0) for text in fits) for v in verdicts]
@@ -229,11 +229,27 @@ def _energy(A: Array, found: Spectrum, rounding: float) -> Verdict:
     return Verdict("initialize_a", "energy", error <= allowed, error, allowed, None, caught, best)
 
 
-def a_causes(A: Array, W: Array, C: Array, r: int, *, row_by_row: bool = False) -> list[str]:
-    """Which known slips have this A, by its row space and lengths of rows, or (`row_by_row`) by each row."""
+def a_causes(A: Array, W: Array, C: Array, r: int, *, row_by_row: bool = False, powers: int = 0) -> list[str]:
+    """Which known slips have this A, by its row space and lengths of rows, or (`row_by_row`) by each row.
+
+    powers : of two, by which W C was larger: what has the size of W C is as much larger
+    """
     same = _same_rows if row_by_row else _same_space
-    made = _alternatives(W, C, r)
-    return [text for text, candidate in made if candidate.shape == A.shape and same(A, candidate)]
+    with np.errstate(over="ignore", under="ignore"):  # of W C that is too large or small nothing is told
+        made = _alternatives(W, C, r, powers)
+    found = [text for text, other in made if other.shape == A.shape and np.isfinite(other).all() and same(A, other)]
+    return found + [text for text, other in _columns(W @ C, r) if other.shape == A.shape and _same_sizes(A, other)]
+
+
+def _same_sizes(A: Array, other: Array) -> bool:
+    """The same but for the signs of entries: those of singular vectors are free, and here they go along columns."""
+    return bool(np.allclose(np.abs(A), np.abs(other), rtol=1e-3, atol=1e-6))
+
+
+def _columns(M: Array, r: int) -> list[tuple[str, Array]]:
+    """What is read off the singular vectors of M the wrong way round."""
+    U, _, Vt = np.linalg.svd(M, full_matrices=True)
+    return [("A holds columns of V^T, not rows", Vt[:, :r].T), ("A holds rows of U, not of V^T", U[:r])]
 
 
 def _same_rows(A: Array, other: Array) -> bool:
@@ -250,12 +266,13 @@ def _same_space(A: Array, other: Array) -> bool:
     return float(np.linalg.norm(P - Q @ (Q.T @ P), ord=2)) <= 1e-3
 
 
-def _alternatives(W: Array, C: Array, r: int) -> list[tuple[str, Array]]:
+def _alternatives(W: Array, C: Array, r: int, powers: int) -> list[tuple[str, Array]]:
     M = W @ C
     U, sigma, Vt = np.linalg.svd(M, full_matrices=True)
     values, vectors = np.linalg.eigh(C)
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     padded = np.concatenate([sigma, np.zeros(max(0, r - len(sigma)))])[:r, None]
+    true = np.ldexp(padded, powers)
     last = min(M.shape)
 
     def right(matrix: Array) -> Array:
@@ -263,12 +280,13 @@ def _alternatives(W: Array, C: Array, r: int) -> list[tuple[str, Array]]:
 
     return [
         ("A holds left singular vectors of W C", U.T[:r]),
-        ("A holds columns of V^T, not rows", Vt[:, :r].T),
-        ("A holds rows of U, not of V^T", U[:r]),
         ("A ignores C: right singular vectors of W (W-SVD)", right(W)),
         ("A ignores W: eigenvectors of C (PCA of the inputs)", vectors.T[::-1][:r]),
         ("A is taken from W C^1/2 (Eq. 3), not from W C", right(W @ root)),
         ("A is taken from W C^2", right(M @ C)),
+        ("A is taken from W and the diagonal of C alone", right(W * np.diag(C))),
+        ("A is taken from W and the root of C's diagonal", right(W * np.sqrt(np.maximum(np.diag(C), 0.0)))),
+        ("A is taken from W C^-1, not from W C", right(W @ np.linalg.pinv(C))),
         ("A is taken from C W^T: left for right", right(M.T)) if M.shape[0] == M.shape[1] else ("", Vt[:0]),
         ("A is taken from W^T C", right(W.T @ C)) if M.shape[0] == M.shape[1] else ("", Vt[:0]),
         ("A is taken from W - C", right(W - C)) if W.shape == C.shape else ("", Vt[:0]),
@@ -276,11 +294,13 @@ def _alternatives(W: Array, C: Array, r: int) -> list[tuple[str, Array]]:
         ("A holds the bottom singular vectors, of the null space too", Vt[len(Vt) - r :]),
         ("A leaves out the first singular vector", Vt[1 : r + 1]),
         ("A's last row is the singular vector after its own", np.concatenate([Vt[: r - 1], Vt[r : r + 1]])),
-        ("the rows of A are scaled by the singular values", padded * Vt[:r]),
-        ("the rows of A are scaled by the roots of the singular values", np.sqrt(padded) * Vt[:r]),
+        ("the rows of A are scaled by the singular values", true * Vt[:r]),
+        ("the rows of A are scaled by the roots of the singular values", np.sqrt(true) * Vt[:r]),
         ("the rows of A are divided by the root of the rank", Vt[:r] / math.sqrt(r)),
+        ("the rows of A are divided by the root of d_in", Vt[:r] / math.sqrt(W.shape[1])),
+        ("the rows of A are scaled by the singular values over the largest", padded / (sigma[0] or 1.0) * Vt[:r]),
         ("the rows of A are scaled by the root of d_in", Vt[:r] * math.sqrt(W.shape[1])),
-        ("A is the first rows of W C", M[:r]),
+        ("A is the first rows of W C", np.ldexp(M[:r], powers)),
         ("A is the first rows of the identity", np.eye(W.shape[1])[:r]),
         ("A is zero", np.zeros((r, W.shape[1]))),
     ]

@@ -6,6 +6,7 @@ told from logits: the candidate's own, or those of the model run again.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -36,13 +37,14 @@ def findings(sides: Sides) -> list[Finding]:
             got, golden, what = sides.candidate.get(name), sides.golden.get(name), f"logits of sample {n}"
             verdict = sides.network.array("loss", what, "logits", str(n), got, golden)
             found.append(sides.finding("loss", GOLDEN, None, verdict))
-    for n in sides.golden.numbered("sample", "loss"):
+    losses = sides.golden.numbered("sample", "loss")
+    for n in losses:
         name = f"sample/{n}/loss"
         if not sides.both(name):
             found.append(sides.skipped("loss", None, f"sample {n}: no loss recorded"))
             continue
         got, golden = sides.candidate.get(name), sides.golden.get(name)
-        slips = _slips_of(sides, n)
+        slips = itertools.chain(_order_slips(sides, n, losses), _slips_of(sides, n))  # a replay only where it fails
         allowed = sides.network("loss", str(n), golden, got) + mean_error(sides, f"sample/{n}/labels", golden)
         pairs[str(n)] = (got, golden)
         if _is_shifted(sides, n) and sides.candidate.has(f"sample/{n}/logits"):
@@ -73,6 +75,24 @@ def _slips_of(sides: Sides, n: int) -> Iterator[Slip]:
     logits, ids = logits.reshape(len(labels), -1), sides.golden.get(f"sample/{n}/input_ids").ravel()
     yield from loss_slips(logits, labels)
     yield "the prompt is scored too", lambda: _cross_entropy(logits[:-1], np.asarray(ids, np.int64)[1:])
+
+
+def _order_slips(sides: Sides, n: int, losses: list[int]) -> list[Slip]:
+    """What the loss of sample n would be if the samples, of numbers `losses`, came in another order."""
+    N = len(losses)
+    if losses != list(range(N)) or N < 3:  # of two all orders coincide
+        return []
+
+    def loss_of(k: int) -> Callable[[], Array]:
+        return lambda: sides.golden.get(f"sample/{k % N}/loss")
+
+    return [
+        ("the samples are taken in reverse order", loss_of(N - 1 - n)),
+        ("it is the loss of the sample before: the samples are shifted by one", loss_of(n - 1)),
+        ("it is the loss of the sample after: the samples are shifted by one", loss_of(n + 1)),
+        ("it is the loss of the first sample throughout", loss_of(0)),
+        ("it is the loss of the last sample throughout", loss_of(N - 1)),
+    ]
 
 
 def _is_shifted(sides: Sides, n: int) -> bool:
@@ -162,6 +182,8 @@ def loss_slips(logits: Array, labels: Array) -> list[Slip]:
         ("the median loss of a token, not the mean", lambda: np.median(_by_token(logits, labels))),
         ("the median (the lower of two) loss of a token", lambda: _lower_median(_by_token(logits, labels))),
         ("divided by the root of the tokens", lambda: _by_token(logits, labels).sum() / math.sqrt(scored)),
+        ("it is the perplexity, exp of the mean", lambda: np.exp(np.float64(min(expected, 700.0)))),
+        ("it is the mean probability of the labels", lambda: np.exp(-_by_token(logits, labels)).mean()),
         ("logarithm to base 2", lambda: np.float64(expected / math.log(2.0))),
         ("the sign is flipped", lambda: np.float64(-expected)),
     ]

@@ -169,6 +169,7 @@ def rank_slips(S: Array, shapes: list[tuple[int, int]], r_init: int, switches: S
             lambda: _capped(allocation.settle_remainder(eq6.astype(np.int64), R_total), shapes),
         ),
         ("the remainder is given to the last module", lambda: _last_takes(finished(eq6), R_total)),
+        ("the remainder is settled by the largest fractions", lambda: finished(_by_fractions(exact))),
         *_changed_ranks(eq6, exact, shapes, r_init, finished),
         ("what the cap cuts off is redistributed", lambda: _redistributed(eq6, share, shapes)),
         *_share_slips(S, shapes, r_init, finished),
@@ -199,13 +200,20 @@ def _share_slips(
 ) -> list[Slip]:
     """What the ranks would be for another share of the budget, or another budget."""
     L, R_total = len(S), len(S) * r_init
-    sizes = np.array([a * b for a, b in shapes])
+    sizes, ends = np.array([a * b for a, b in shapes]), np.array([a + b for a, b in shapes])
 
     def by(values: Array) -> Array:
         return finished(np.rint(R_total * normalised(values)))
 
     return [
         ("every module has rank r_init: the ranks are not adapted", lambda: np.full(L, r_init)),
+        ("the budget is (L - 1) r_init", lambda: finished(np.rint((L - 1) * r_init * normalised(S)))),
+        ("the budget is (L + 1) r_init", lambda: finished(np.rint((L + 1) * r_init * normalised(S)))),
+        (
+            "the budget is of parameters, not of ranks",
+            lambda: finished(np.rint(r_init * ends.sum() * normalised(S) / ends)),
+        ),
+        ("half of every rank is r_init", lambda: finished(np.rint((R_total * normalised(S) + r_init) / 2))),
         ("the budget is r_init, not L r_init", lambda: finished(np.rint(r_init * normalised(S)))),
         ("shares of the squared sensitivities", lambda: by(S * S)),
         ("shares of the root of the sensitivities", lambda: by(np.sqrt(S))),
@@ -216,6 +224,10 @@ def _share_slips(
         ("ranks are those of the modules in reverse order", lambda: by(S[::-1])),
         ("ranks are those of the module before, in order", lambda: by(np.roll(S, 1))),
         ("ranks are those of the module after, in order", lambda: by(np.roll(S, -1))),
+        (
+            "the least sensitive module has the most ranks",
+            lambda: finished(_other_way(np.rint(R_total * normalised(S)), S)),
+        ),
         ("ranks are sorted, not in the order of the modules", lambda: by(np.sort(S))),
         ("shares of S times the module's size", lambda: by(S * sizes)),
     ]
@@ -228,6 +240,19 @@ def normalised(values: Array) -> Array:
 
 def _capped(ranks: Array, shapes: list[tuple[int, int]]) -> Array:
     return np.minimum(ranks, [min(s) for s in shapes])
+
+
+def _by_fractions(exact: Array) -> Array:
+    """Cut off, and one more for the largest fractions until the budget is spent (Hamilton's rule)."""
+    ranks = np.floor(exact)
+    left = round(float(exact.sum() - ranks.sum()))
+    ranks[np.argsort(ranks - exact, kind="stable")[:left]] += 1
+    return ranks
+
+
+def _other_way(ranks: Array, S: Array) -> Array:
+    """The same ranks, the highest for the lowest S."""
+    return np.sort(ranks)[::-1][np.argsort(np.argsort(S, kind="stable"), kind="stable")]
 
 
 def _last_takes(ranks: Array, R_total: int) -> Array:

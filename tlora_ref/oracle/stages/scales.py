@@ -123,16 +123,28 @@ def scale_slips(S: Array, r_init: int, alpha: float, ranks: Array | None, switch
         ("the adapted alpha over the adapted rank twice", lambda: paper / held),
         ("the budget is alpha, not L alpha", lambda: paper / L),
         ("the scale is not divided by r_init", lambda: paper * r_init),
-        ("the share of the squared sensitivities", lambda: normalised(S * S) * L * alpha / r_init),
-        ("the share of the root of the sensitivities", lambda: normalised(np.sqrt(S)) * L * alpha / r_init),
-        ("S over the largest S, not over the mean", lambda: alpha / r_init * S / S.max()),
-        ("S over the median S, not over the mean", lambda: alpha / r_init * S / (np.median(S) or 1.0)),
-        ("S over the median (the lower of two) S", lambda: alpha / r_init * S / (np.sort(S)[(len(S) - 1) // 2] or 1.0)),
         ("the inverse of the share", lambda: (alpha / r_init) ** 2 / np.maximum(paper, 1e-300)),
+        ("the scale is divided by the root of the rank", lambda: paper / np.sqrt(held)),
+        ("alpha over the root of the rank for every module", lambda: alpha / np.sqrt(held)),
         ("the scale is squared", lambda: paper * paper),
         ("the scale is cut at 2 alpha / r_init", lambda: np.minimum(paper, 2 * alpha / r_init)),
         ("the scale follows the rank used, not S", lambda: alpha / r_init * r / (r.mean() or 1.0)),
         ("alpha over the root of the rank (rsLoRA)", lambda: paper * np.sqrt(held)),
         ("insensitive modules get the larger scale: shares are inverted", lambda: paper[::-1]),
+        *_of_other_shares(S, paper, r, alpha / r_init),
         ("modules of rank 0 have no scale", lambda: np.where(r > 0, paper, 0.0)),
+    ]
+
+
+def _of_other_shares(S: Array, paper: Array, r: Array, mean: float) -> list[Slip]:
+    """What the scales would be of other shares of S, `mean` being the scale of a module of average S; or rounded."""
+    return [
+        ("the share of the squared sensitivities", lambda: normalised(S * S) * len(S) * mean),
+        ("the share of the root of the sensitivities", lambda: normalised(np.sqrt(S)) * len(S) * mean),
+        ("S over the largest S, not over the mean", lambda: mean * S / S.max()),
+        ("S over the median S, not over the mean", lambda: mean * S / (np.median(S) or 1.0)),
+        ("S over the median (the lower of two) S", lambda: mean * S / (np.sort(S)[(len(S) - 1) // 2] or 1.0)),
+        ("S over the mean of the modules that have a rank", lambda: mean * S * (r > 0).sum() / (S[r > 0].sum() or 1.0)),
+        ("the scale is rounded to tenths", lambda: np.rint(paper * 10) / 10),
+        ("the scale is rounded to whole numbers", lambda: np.rint(paper)),
     ]

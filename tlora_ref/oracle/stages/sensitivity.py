@@ -7,8 +7,9 @@ values of the samples; and against the golden S. The values of the samples likew
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -90,13 +91,7 @@ def _own(sides: Sides, module: str, S: Array) -> Verdict | None:
     allowed = np.asarray(
         SAFETY * (len(own) + 2.0) * (sides.precision.accumulation + sides.precision.storage) * own.mean()
     )
-    slips: list[Slip] = [
-        ("S is summed over the samples, not divided by N", own.sum),
-        ("S is divided by N - 1", lambda: own.sum() / max(1, len(own) - 1)),
-        ("S is the median over the samples", lambda: np.median(own)),
-        ("S is the largest of the samples'", own.max),
-    ]
-    verdict = entries("sensitivity", "mean over the samples", S, np.asarray(own.mean()), allowed, slips)
+    verdict = entries("sensitivity", "mean over the samples", S, np.asarray(own.mean()), allowed, _over_samples(own))
     # a wrong per-sample value passes here: only a failure is news
     return None if verdict.passed else verdict
 
@@ -113,38 +108,62 @@ def judge_sensitivity(
     return [entries("sensitivity", "value", got, expected, allowed, sensitivity_slips(W, grads))]
 
 
+def _over_samples(values: Array) -> list[Slip]:
+    """What S would be if the samples' values (N,) were put together otherwise."""
+    N = len(values)
+    lower: Slip = ("S is the median (the lower of two) over the samples", lambda: np.sort(values)[(N - 1) // 2])
+    return [
+        ("S is the median over the samples", lambda: np.median(values)),
+        *([lower] if N % 2 == 0 else []),  # else they are one
+        ("S is the largest of the samples'", values.max),
+        ("S is of the last sample alone", lambda: values[-1]),
+        ("S is of the first sample alone", lambda: values[0]),
+        ("S leaves out the last sample", lambda: values[:-1].sum() / max(1, N - 1)),
+        ("S leaves out the last sample, and is divided by N", lambda: values[:-1].sum() / N),
+        ("S leaves out the first sample", lambda: values[1:].sum() / max(1, N - 1)),
+        ("S leaves out the first sample, and is divided by N", lambda: values[1:].sum() / N),
+        ("S is summed over the samples, not divided by N", values.sum),
+        ("S is divided by N - 1", lambda: values.sum() / max(1, N - 1)),
+        ("S is divided by N + 1", lambda: values.sum() / (N + 1)),
+        ("S is divided by N twice", lambda: values.mean() / N),
+    ]
+
+
 def sensitivity_slips(W: Array, gradients: list[Array]) -> list[Slip]:
     """What S would be after each known slip."""
     n, products = len(gradients), [W * g for g in gradients]
     S = float(np.mean([sample_sensitivity(W, g) for g in gradients]))
-    mean, values = sum(gradients[1:], start=gradients[0]) / n, [float(np.abs(p).mean()) for p in products]
+    mean = sum(gradients[1:], start=gradients[0]) / n
+
+    def of_samples(value: Callable[[Array], Any]) -> Callable[[], Any]:
+        """The mean over the samples of a value of W * gradient."""
+        return lambda: np.mean([value(p) for p in products])
+
     return [
-        ("S is the median over the samples", lambda: np.median(values)),
-        ("S is the median (the lower of two) over the samples", lambda: sorted(values)[(n - 1) // 2]),
-        ("S is the largest of the samples'", lambda: max(values)),
-        ("S is divided by N - 1", lambda: S * n / max(1, n - 1)),
+        *_over_samples(np.array([np.abs(p).mean() for p in products])),
         ("S is the root of the mean", lambda: math.sqrt(S)),
         ("S is |W * mean gradient|: gradients of different samples cancel", lambda: np.abs(W * mean).mean()),
         ("S is |W * summed gradient|", lambda: np.abs(W * mean).mean() * n),
-        ("S is summed over the samples, not divided by N", lambda: np.float64(S * n)),
-        ("S is divided by N twice", lambda: np.float64(S / n)),
+        ("gradients are not set to zero between the samples", lambda: np.abs(np.cumsum(products, axis=0)).mean()),
         ("S is summed over the entries, not averaged", lambda: np.float64(S * W.size)),
         ("S is summed over the inputs of each row and averaged over the rows", lambda: np.float64(S * W.shape[1])),
         ("S is summed over the rows and averaged over the inputs", lambda: np.float64(S * W.shape[0])),
-        ("S has no absolute value", lambda: np.mean([p.mean() for p in products])),
-        ("the absolute value is taken of the mean", lambda: np.mean([abs(p.mean()) for p in products])),
-        ("S is the mean square of W * gradient", lambda: np.mean([(p * p).mean() for p in products])),
-        ("S is the root mean square of W * gradient", lambda: np.mean([math.sqrt((p * p).mean()) for p in products])),
-        ("S is the Frobenius norm of W * gradient", lambda: np.mean([np.linalg.norm(p) for p in products])),
-        ("S is the largest |W * gradient|", lambda: np.mean([np.abs(p).max() for p in products])),
+        ("S has no absolute value", of_samples(np.mean)),
+        ("the absolute value is taken of the mean", of_samples(lambda p: abs(p.mean()))),
+        ("the absolute value is taken of each row's sum", of_samples(lambda p: np.abs(p.sum(axis=1)).mean())),
+        ("the absolute value is taken of each row's mean", of_samples(lambda p: np.abs(p.mean(axis=1)).mean())),
+        ("the absolute value is taken of each column's mean", of_samples(lambda p: np.abs(p.mean(axis=0)).mean())),
+        ("S holds what of W * gradient is positive alone", of_samples(lambda p: np.maximum(p, 0.0).mean())),
+        ("S is the mean square of W * gradient", of_samples(lambda p: (p * p).mean())),
+        ("S is the root mean square of W * gradient", of_samples(lambda p: math.sqrt((p * p).mean()))),
+        ("S is of each entry's root mean square", lambda: np.sqrt(np.mean(np.square(products), axis=0)).mean()),
+        ("S is the Frobenius norm of W * gradient", of_samples(np.linalg.norm)),
+        ("S is the largest |W * gradient|", of_samples(lambda p: np.abs(p).max())),
+        ("S is the median |W * gradient|", of_samples(lambda p: np.median(np.abs(p)))),
         ("S is mean|gradient|, without W", lambda: np.mean([np.abs(g).mean() for g in gradients])),
         ("S is the mean squared gradient, without W", lambda: np.mean([(g * g).mean() for g in gradients])),
         ("S is mean|W|, without the gradient", lambda: np.abs(W).mean()),
         ("S is mean|W + gradient|", lambda: np.mean([np.abs(W + g).mean() for g in gradients])),
-        ("S is mean|W^2 * gradient|", lambda: np.mean([np.abs(W * p).mean() for p in products])),
+        ("S is mean|W^2 * gradient|", of_samples(lambda p: np.abs(W * p).mean())),
         ("S is mean|W| mean|gradient|", lambda: np.abs(W).mean() * np.mean([np.abs(g).mean() for g in gradients])),
-        ("S is of the last sample alone", lambda: np.abs(products[-1]).mean()),
-        ("S is of the first sample alone", lambda: np.abs(products[0]).mean()),
-        ("S leaves out the last sample", lambda: np.mean(values[:-1] or values)),
-        ("S leaves out the first sample", lambda: np.mean(values[1:] or values)),
     ]

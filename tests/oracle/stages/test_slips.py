@@ -1,0 +1,160 @@
+"""Mistakes whose causes were once unknown, or named as others'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tlora_ref as tr
+from tests.oracle.altered import MODEL, SAMPLES, Array, changed, replaced
+from tlora_ref.method.schedule import learning_rate
+from tlora_ref.method.switches import PROFILES
+from tlora_ref.oracle.causes import claim
+from tlora_ref.oracle.judge import judge
+from tlora_ref.oracle.precision import Precision
+from tlora_ref.training import TrainSettings
+
+EXACT: dict[str, Any] = {"switches": PROFILES["paper"], "precision": Precision.of("float64")}
+
+
+def causes(stage: str, inputs: dict[str, Any], output: object) -> str | None:
+    return claim([v.explained_by for v in judge(stage, inputs, output, **EXACT) if not v.passed])
+
+
+@pytest.mark.parametrize(
+    ("order", "cause"),
+    [
+        ((2, 1, 0), "the samples are taken in reverse order"),
+        ((2, 0, 1), "it is the loss of the sample before: the samples are shifted by one"),
+        ((1, 2, 0), "it is the loss of the sample after: the samples are shifted by one"),
+        ((0, 0, 0), "it is the loss of the first sample throughout"),
+    ],
+)
+def test_samples_in_another_order_are_told_by_their_losses(
+    golden: Path, tmp_path: Path, order: tuple[int, ...], cause: str
+) -> None:
+    def of_another(tensors: dict[str, Array], name: str) -> Array:
+        return tensors[f"sample/{order[int(name.split('/')[1])]}/loss"]
+
+    report = tr.compare(golden, changed(golden, tmp_path / "c", replaced("sample/./loss", of_another)))
+    assert report.first_failing == "loss" and report.cause == cause
+
+
+@pytest.mark.parametrize(
+    ("make", "cause"),
+    [
+        (lambda values: values[-1], "S is of the last sample alone"),
+        (lambda values: np.sort(values)[2], "S is the median (the lower of two) over the samples"),
+        (lambda values: values[:-1].mean(), "S leaves out the last sample"),
+        (lambda values: values[1:].sum() / 6, "S leaves out the first sample, and is divided by N"),
+        (lambda values: values.sum() / 7, "S is divided by N + 1"),
+    ],
+)
+def test_s_of_some_of_the_samples(make: Callable[[Array], Array], cause: str) -> None:
+    rng = np.random.default_rng(7)
+    W, gradients = rng.standard_normal((4, 5)), [k * rng.standard_normal((4, 5)) for k in (5, 1, 2, 7, 3, 4)]
+    values = np.array([np.abs(W * g).mean() for g in gradients])
+    assert causes("sensitivity", {"W": W, "gradients": gradients}, make(values)) == cause
+
+
+def test_gradients_that_are_added_up_over_the_samples() -> None:
+    rng = np.random.default_rng(8)
+    W, gradients = rng.standard_normal((4, 5)), list(rng.standard_normal((5, 4, 5)))
+    S = np.mean([np.abs(W * sum(gradients[: n + 1])).mean() for n in range(5)])
+    assert causes("sensitivity", {"W": W, "gradients": gradients}, S) == (
+        "gradients are not set to zero between the samples"
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "cause"),
+    [
+        (lambda s, V, r: s[:r, None] * V[:r], "the rows of A are scaled by the singular values"),
+        (lambda s, V, r: s[:r, None] ** 0.5 * V[:r], "the rows of A are scaled by the roots of the singular values"),
+        (lambda s, V, r: V[:r] / 6**0.5, "the rows of A are divided by the root of d_in"),
+        (
+            lambda s, V, r: (V * np.array([[1], [-1], [-1], [1], [1], [-1]]))[:, :r].T,
+            "A holds columns of V^T, not rows",
+        ),
+    ],
+)
+def test_what_is_made_of_the_singular_vectors(make: Callable[[Array, Array, int], Array], cause: str) -> None:
+    """W C of any size, and with singular vectors of any sign."""
+    rng = np.random.default_rng(9)
+    W, X = rng.standard_normal((8, 6)), rng.standard_normal((20, 6)) * np.arange(1, 7)
+    _, sigma, Vt = np.linalg.svd(W @ X.T @ X)
+    assert causes("initialize_a", {"W": W, "C": X.T @ X, "r": 3}, make(sigma, Vt, 3)) == cause
+
+
+def test_a_of_the_diagonal_of_c_alone() -> None:
+    rng = np.random.default_rng(10)
+    W, X = rng.standard_normal((8, 6)), rng.standard_normal((20, 6)) * np.arange(1, 7)
+    C = X.T @ X
+    for scales, cause in ((np.diag(C), "the diagonal of C alone"), (np.diag(C) ** 0.5, "the root of C's diagonal")):
+        A = np.linalg.svd(W * scales)[2][:3]
+        assert causes("initialize_a", {"W": W, "C": C, "r": 3}, A) == f"A is taken from W and {cause}"
+
+
+def test_gradients_that_are_not_set_to_zero_between_the_steps(golden: Path, tmp_path: Path) -> None:
+    def added(tensors: dict[str, Array], name: str) -> Array:
+        return tensors[name] + tensors[name.replace("train/2", "train/1")]
+
+    candidate = changed(golden, tmp_path / "c", replaced("train/2/grad_./.*", added))
+    report = tr.compare(golden, candidate, checkpoint=MODEL)
+    assert (report.first_failing, report.cause) == ("gradient", "gradients are not set to zero between the steps")
+
+
+@pytest.fixture(scope="module")
+def scheduled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scheduled") / "golden"
+    settings = TrainSettings(lr=1e-2, schedule="cosine", warmup_ratio=0.4)
+    tr.trace(MODEL, SAMPLES, folder, r_init=2, alpha=3.0, steps=6, settings=settings, noise=False)
+    return folder
+
+
+def test_the_gradients_of_step_1_tell_what_later_ones_do_not(scheduled: Path, tmp_path: Path) -> None:
+    """A scale that is wrong in the forward pass is a factor of dL/dB at B = 0 alone."""
+
+    def otherwise(tensors: dict[str, Array], name: str) -> Array:
+        factor = 1.5 / float(tensors[f"scale/{name.split('/')[-1]}"]) if "train/1" in name else 1.37
+        return factor * tensors[name]
+
+    candidate = changed(scheduled, tmp_path / "c", replaced("train/./grad_B/.*", otherwise))
+    report = tr.compare(scheduled, candidate, checkpoint=MODEL)
+    assert report.first_failing == "gradient"
+    assert report.cause == "the scale is plain LoRA's alpha / r_init, by step 1 alone"
+
+
+@pytest.mark.parametrize(
+    ("rules", "late", "cause"),
+    [
+        ({}, 1, "the schedule is a step late"),
+        ({}, -1, "the schedule is a step early"),
+        ({"warmup": 0}, 0, "there is no warm-up"),
+        ({"schedule": "linear"}, 0, "the schedule is linear, not cosine"),
+        ({"schedule": "constant", "warmup": 0}, 0, "the learning rate is constant: neither schedule nor warm-up"),
+    ],
+)
+def test_a_wrong_schedule_is_named(
+    scheduled: Path, tmp_path: Path, rules: dict[str, Any], late: int, cause: str
+) -> None:
+    """Recorded rates that are wrong, beside updates made with them or (as here) with the right ones."""
+    rules = {"schedule": "cosine", "warmup": 3} | rules
+    rates = np.array([learning_rate(max(0, t - late), 6, 1e-2, **rules) for t in range(6)])
+    candidate = changed(scheduled, tmp_path / "c", replaced("train/lr", lambda *_: rates))
+    report = tr.compare(scheduled, candidate)
+    found = [f.verdict for f in report.findings if f.verdict is not None and f.verdict.what == "learning rates"]
+    assert [v.cause for v in found] == [cause]
+    settings = "the update is made with the learning rate of the settings, not with the one that is recorded"
+    assert report.first_failing == "adamw" and str(report.cause).startswith(settings)
+
+
+def test_a_budget_that_is_short_of_a_module() -> None:
+    S = np.array([3.1, 1.0, 2.2, 0.4, 5.7, 1.9, 2.6])
+    inputs = {"sensitivity": S, "shapes": [(99, 99)] * 7, "r_init": 5, "alpha": 5.0}
+    ranks = np.rint(30 * S / S.sum())
+    assert causes("allocate", inputs, (ranks, S / S.mean())) == "the budget is (L - 1) r_init"
