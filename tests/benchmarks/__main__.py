@@ -1,6 +1,6 @@
 """Ours against torch + transformers + PEFT: the same checkpoint, tokens and trained parameters.
 
-    python -m tests.benchmarks --write                               # all rows, into README.md; about twelve minutes
+    python -m tests.benchmarks --write                               # all rows, into README.md
     python -m tests.benchmarks --models smollm2 --rows decode        # some of it, kept with what was measured before
 
 Sides: ours with the kernel that the command line asks for ("ours") and with the other of AVX-512 and AVX2 ("other"),

@@ -65,8 +65,9 @@ def markdown(facts: dict[str, Any], results: list[dict[str, Any]]) -> str:
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     compiled = [r for r in results if "compiled / torch" in r["ratios"]]
     said = [
-        f"torch.compile (inductor), {r['row']} {case_of(r).shape}: {r['ratios']['compiled / torch']['median']:.2f} of "
-        f"eager's time, ready after {r['ready_seconds']['compiled']:.0f} s."
+        f"torch.compile (inductor), {r['model']}, {r['row']} {case_of(r).shape}: "
+        f"{r['ratios']['compiled / torch']['median']:.2f} of eager's time, ready after "
+        f"{r['ready_seconds']['compiled']:.0f} s."
         for r in compiled
     ]
     where = ", ".join(f"{key} {value}" for key, value in facts.items())
