@@ -163,7 +163,7 @@ RANKS = [
     method("ranks", "the largest takes the remainder", "remainder", "small", ranks=ranked(settled)),
     method("ranks", "the budget is r_init", "budget", ranks=ranked(lambda e: (e / len(e)).round())),
     method("ranks", "half the budget", "budget|half", ranks=ranked(lambda e: (e / 2).round())),
-    method("ranks", "ranks between adapted and uniform", None, ranks=ranked(lambda e: ((e + e.mean()) / 2).round())),
+    method("ranks", "ranks between adapted and uniform", "half of every rank is r_init", ranks=ranked(lambda e: ((e + e.mean()) / 2).round())),
 ]  # fmt: skip
 
 
