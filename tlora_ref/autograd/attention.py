@@ -12,11 +12,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 from tlora_ref.autograd.basic import row_dot
 from tlora_ref.autograd.tape import Tensor, record
 from tlora_ref.autograd.visibility import Block, Mask, Visibility, query_blocks
-from tlora_ref.backend import CACHED, Array, array_module, device_of
+from tlora_ref.backend import CACHED, Array, Device, array_module, device_of
 
 #: Scores of all heads from which they go side by side. Before, it costs more than it gains: BLAS's own thread looks for
 #: work a while, on the core that the second thread needs.
@@ -31,21 +32,21 @@ def _is_shared(q: Array, blocks: Sequence[Block]) -> bool:
     return heads * sum(block.scores for block in blocks) >= SHARED_SCORES and device_of(q).at_once() > 1
 
 
-def _run(tasks: Sequence[Callable[[], None]], q: Array, blocks: Sequence[Block]) -> None:
-    """The tasks, side by side if the heads of q go so."""
-    if _is_shared(q, blocks):
-        device_of(q).side_by_side(tasks)
+def _run(tasks: Sequence[Callable[[], None]], device: Device, *, shared: bool) -> None:
+    """The tasks, side by side if they are shared, else in turn."""
+    if shared:
+        device.side_by_side(tasks)
     else:
         for task in tasks:
             task()
 
 
-def _parts(q: Array, blocks: Sequence[Block], *, whole_batch: bool = False) -> list[Part]:
+def _parts(q: Array, blocks: Sequence[Block], *, shared: bool, whole_batch: bool = False) -> list[Part]:
     """The heads of q (B, G, R, T, D) in parts to be done side by side: of so many that a block of queries has scores
-    that fit a cache; all of them where nothing runs side by side. No bit depends on it."""
+    that fit a cache; all of them where they are not shared. No bit depends on it."""
     B, G, R = q.shape[:3]
-    each = max(1, max(block.scores for block in blocks))
-    heads = max(1, CACHED // each) if _is_shared(q, blocks) else B * G * R
+    each = max([1, *(block.scores for block in blocks)])
+    heads = max(1, CACHED // each) if shared else B * G * R
     b, g, r = max(1, heads // (G * R)), max(1, heads // R), min(R, heads)
     if whole_batch:
         b = B
@@ -162,15 +163,15 @@ def attention(
         see=see,
     )
     blocks = query_blocks(saved.q, S, see)
+    shared = _is_shared(saved.q, blocks)
+    parts = _parts(saved.q, blocks, shared=shared)
     tasks = [
         partial(_attend, saved.part(part), block, part[0], _heads(y, G)[part])
-        for block in reversed(blocks)  # the largest first
-        for part in _parts(saved.q, blocks)
+        for block, part in product(reversed(blocks), parts)  # the largest blocks first
     ]
-    _run(tasks, saved.q, blocks)
+    _run(tasks, device_of(y), shared=shared)
     parents = (q, k, v) if bias is None else (q, k, v, bias)
-    needs = [parent.watched for parent in parents]
-    shapes = [parent.shape for parent in parents]
+    needs, shapes = [parent.watched for parent in parents], [parent.shape for parent in parents]
 
     def vjp(dy: Array) -> list[Array | None]:
         slopes = _attention_vjp(saved, dy, shapes)
@@ -200,7 +201,7 @@ def _attention_vjp(saved: _Saved, dy: Array, shapes: list[tuple[int, ...]]) -> l
     of_heads = [xp.zeros((B, G, R, S, x.shape[-1]), dtype=dy.dtype) for x in (saved.k, saved.v)]
     d_bias = None if saved.bias is None else slopes[3].reshape(saved.bias.shape)
     dy = _heads(dy, G)
-    shared_bias = saved.bias is not None and saved.bias.ndim == 4
+    shared, one_bias = _is_shared(saved.q, blocks), saved.bias is not None and saved.bias.ndim == 4
     tasks = [
         partial(
             _attend_vjp,
@@ -211,9 +212,9 @@ def _attention_vjp(saved: _Saved, dy: Array, shapes: list[tuple[int, ...]]) -> l
             (dq[part], of_heads[0][part], of_heads[1][part]),
             d_bias,
         )
-        for part in _parts(saved.q, blocks, whole_batch=shared_bias)
+        for part in _parts(saved.q, blocks, shared=shared, whole_batch=one_bias)
     ]
-    _run(tasks, saved.q, blocks)
+    _run(tasks, device_of(dy), shared=shared)
     dk[...], dv[...] = (x.sum(axis=2, keepdims=True) for x in of_heads)
     return slopes
 
