@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import tlora_ref as tr
-from tlora_ref.oracle.causes import Fitted, claim, explaining
+from tlora_ref.oracle.causes import Factor, Faint, Fitted, claim, explaining, known
 from tlora_ref.oracle.implementation import Reference
 from tlora_ref.oracle.stages.bounds import entries, root_mean_square
 
@@ -35,6 +35,34 @@ def test_what_explains_small_and_awkward_cases_alone_is_no_cause() -> None:
     fitted = [{Fitted("eps is 1e-06, not 1e-08"): 0.01}] * 6 + [other] * 4  # that they agree is no chance
     assert claim(fitted, typical=range(6, 10)) == "eps is 1e-06, not 1e-08 (6 of 10)"
     assert claim([*found, {"a": 0.0}, {"a": 0.0}], typical=[0, 8, 10]) == "left out (7 of 12); a (2 of 12)"
+
+
+def test_faint_causes_are_a_claim_where_three_agree() -> None:
+    faint, other = {Faint("over N - 1"): 0.05}, {Faint("the last is lost"): 0.04}
+    assert claim([faint] * 3) == claim([faint, faint, faint, {}, {}]).replace(" (3 of 5)", "") == "over N - 1"  # type: ignore[union-attr]
+    assert claim([faint]) is None and claim([faint] * 2) is None
+    assert claim([faint, faint, other, {}]) is None
+    assert claim([faint | other] * 2 + [faint] * 2) == "over N - 1"
+    assert claim([faint, {"over N - 1": 0.05}]) == "over N - 1"  # one is told by itself
+    assert claim([{"summed": 0.0}, faint]) == "summed (1 of 2)"
+
+
+def test_a_factor_is_said_where_nothing_else_explains() -> None:
+    twice, slip = Factor("it is 2 times what it should be"), {"summed": 0.0}
+    assert claim([{twice: 0.01}] * 3) == "it is 2 times what it should be"
+    assert claim([{twice: 0.01} | slip, {twice: 0.01}]) == "summed (1 of 2)"
+    assert claim([{twice: 0.01}, {Factor("it is 3 times what it should be"): 0.01}, {}]) is None  # another each time
+    assert known([{twice: 0.01} | slip]) == [slip]
+
+
+def test_a_factor_is_found_by_least_squares() -> None:
+    right = np.array([1e300, -2e300, 0.0])
+    assert entries("loss", "entries", 0.375 * right, right, 1e280).cause == "it is 0.375 times what it should be"
+    assert entries("loss", "entries", 0.375 * right + 1e299, right, 1e280).cause is None
+    assert entries("loss", "entries", right[::-1], right, 1e280).cause is None  # 0 times
+    assert entries("loss", "entries", 1.00000001 * right, right, 1e280).cause is None  # no digit of it would be told
+    assert entries("loss", "entries", np.ones(3), np.zeros(3), 1e-9).cause is None
+    assert entries("loss", "entries", -right, right, 1e280).cause == "it is -1 times what it should be"
 
 
 def test_two_mistakes_are_both_named() -> None:
@@ -112,7 +140,7 @@ def test_a_slip_that_leaves_next_to_nothing_of_many_entries_is_named_beside_a_wi
     assert entries("loss", "entries", got, right, wide, slips).cause == "half as much again"
     few = [(text, lambda make=make: make()[:5]) for text, make in slips]
     assert entries("loss", "entries", got[:5], right[:5], wide[:5], few).cause is None
-    assert entries("loss", "entries", got + 0.05, right, wide, slips).cause is None
+    assert entries("loss", "entries", got + 0.05, right, wide, slips).cause == "it is 1.5327 times what it should be"
     together = root_mean_square(
         "loss", "entries", 9.0 * right + 0.1, right, 0.06, [("nine times", lambda: 9.0 * right)]
     )

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from tlora_ref.oracle.causes import Faint
+
 #: What explains a wrong run where no stage's findings do: it is another run; it is wrong as float64 alone.
 OTHER_SAMPLES = "its samples are others than the golden run's, by their digests"
 AS_FLOAT32 = "right as float32 (--dtype float32): a part of the candidate is computed or stored in float32"
@@ -25,7 +27,8 @@ class Verdict:
     what : the property: "entries", "shape", "finite", "orthonormal rows", "row space", "rows", "energy", "ranks", ...
     error, allowed : the worst deviation and its bound, at `index`, where `got` and `expected` stand
     cause : what it looks like, where a known slip explains it
-    fits : every slip that explains it, with the share of the error that it leaves; `cause` is the first of them
+    fits : every slip that explains it, with the share of the error that it leaves; `cause` is the first of them that
+        is not faint
     note : what a reader should know of how it was judged
     detects : the smallest relative error of all of it that would be wrong (of directions: the sine of an angle)
     """
@@ -49,7 +52,7 @@ class Verdict:
     def blamed(self, fits: Iterable[tuple[str, float]]) -> Verdict:
         """The same verdict with these slips as what explains it."""
         found = tuple(fits)
-        return replace(self, fits=found, cause=found[0][0] if found else None)
+        return replace(self, fits=found, cause=next((text for text, _ in found if not isinstance(text, Faint)), None))
 
     @property
     def explained_by(self) -> dict[str, float]:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tlora_ref.oracle.causes import Faint, Fitted
 from tlora_ref.oracle.precision import Precision
-from tlora_ref.oracle.stages.bounds import both, entries, fitting, rms, root_mean_square, stored, sum_error
+from tlora_ref.oracle.stages.bounds import MANY, both, entries, fitting, rms, root_mean_square, stored, sum_error
 from tlora_ref.oracle.verdict import Verdict
 
 TINY = 2.0**-14  # of float16
@@ -84,17 +85,17 @@ def test_a_root_mean_square_is_held_to_one_bound() -> None:
     [
         # it leaves no more than four bounds, which grow with it: 4 * 0.01 * 2
         (2.0, 0.01, 2.079, True), (2.0, 0.01, 2.086, False), (2.0, 0.01, 1.925, True), (2.0, 0.01, 1.92, False),
-        # nor is it nearer to what is right than four times as much: 16 * 0.01 * 1.19
-        (1.2, 0.01, 1.2, True), (1.18, 0.01, 1.18, False), (0.83, 0.01, 0.83, True), (0.85, 0.01, 0.85, False),
+        # nearer to what is right than four times as much, 16 * 0.01 * 1.19, it explains faintly
+        (1.2, 0.01, 1.2, True), (1.18, 0.01, 1.18, None), (0.83, 0.01, 0.83, True), (0.85, 0.01, 0.85, None),
         # no more than a tenth of the error
-        (1.5, 0.02, 1.549, True), (1.5, 0.02, 1.551, False), (1.5, 0.02, 1.451, False),
+        (1.5, 0.02, 1.549, True), (1.5, 0.02, 1.551, False), (1.5, 0.02, 1.451, None), (1.5, 0.02, 1.449, False),
         # and of what is got or explains it
         (0.01, 0.01, 0.011, True), (0.01, 0.01, 0.0112, False), (0.01, 0.01, 0.0091, True), (0.01, 0.01, 0.0089, False),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("unit", [1.0, 0.25, 8.0])
 def test_a_slip_explains_what_it_leaves_little_of(
-    got: float, allowed: float, other: float, explains: bool, unit: float
+    got: float, allowed: float, other: float, explains: bool | None, unit: float
 ) -> None:
     value = other * unit
     made = [
@@ -105,10 +106,12 @@ def test_a_slip_explains_what_it_leaves_little_of(
     ]
     mine, right, bound = np.array([got * unit]), np.array([unit]), allowed * unit
     found = fitting(mine, right, np.array([bound]), made)
-    assert [text for text, _ in found] == (["slip"] if explains else [])
+    kinds = {True: [str], None: [Faint], False: []}[explains]
+    assert [text for text, _ in found] == ["slip"] * len(kinds) and [type(text) for text, _ in found] == kinds
     assert all(left == pytest.approx(abs(got - other) / abs(got - 1.0)) for _, left in found)
     squares = root_mean_square("C", "entries", mine, right, 2.0 * bound, made)  # room: twice
-    assert squares.passed or [text for text, _ in squares.fits] == (["slip"] if explains else [])
+    assert squares.passed or [type(text) for text, _ in squares.fits] == kinds
+    assert squares.passed or squares.cause == ("slip" if explains else None)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +120,10 @@ def test_a_slip_explains_what_it_leaves_little_of(
 def test_of_many_entries_next_to_nothing_is_left_by_no_chance(size: int, left: float, explains: bool) -> None:
     expected = np.linspace(1.0, 2.0, size)
     got = expected + 2.0
-    assert bool(fitting(got, expected, np.full(size, 0.25), [("slip", lambda: got - left)])) is explains
+    found = fitting(got, expected, np.full(size, 0.25), [("slip", lambda: got - left)])
+    assert [type(text) for text, _ in found] == ([str] if explains else [Faint] if size < MANY else [])
+    fitted = fitting(got, expected, np.full(size, 0.25), [(Fitted("slip"), lambda: got - left)])
+    assert [type(text) for text, _ in fitted] == ([Fitted] if explains else [])  # what was fitted fits
 
 
 def test_the_best_slip_comes_first_by_the_hundredth() -> None:

@@ -10,6 +10,9 @@ import pytest
 import tlora_ref as tr
 from tests.families.make_tiny import tiny_model
 from tests.oracle.altered import changed, replaced
+from tlora_ref.method.switches import PROFILES
+from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.stages.loss import judge_loss
 
 
 @pytest.mark.parametrize(("name", "shifted"), [("llama", True), ("t5", False), ("llama-classifier", False)])
@@ -29,3 +32,17 @@ def test_logits_are_judged_and_a_shifted_loss_follows_from_them(
     report = tr.compare(tmp_path / "g", wrong, checkpoint=checkpoint)
     assert not report.passed and report.first_failing == "loss"
     assert any("logits of sample 1" in finding.line() for finding in report.of("fail"))
+
+
+def test_in_a_low_precision_what_is_kept_of_every_token_is_rounded_too() -> None:
+    """Two tokens of two words, logits +-4: the loss is log(1 + e^8)."""
+    logits, labels = np.array([[4.0, -4.0], [4.0, -4.0], [0.0, 0.0]]), np.array([0, 1, 1])
+    loss, size = np.log1p(np.exp(8.0)), 4.0 + np.log(2.0) + 1.0
+    sums = 6.0 * (2 * np.sqrt(2.0) + 4.0) * size  # of as many words and tokens
+    for storage, accumulation, kept in ((2.0**-7, 0.0, 2.0**-8), (2.0**-7, 2.0**-7, 0.0)):
+        precision = Precision("rough", np.dtype(np.float32), storage, 0.0, accumulation)
+        most = sums * (accumulation + 2.0**-52) + storage * loss + kept * (size + loss)
+        for off, passed in ((0.99 * most, True), (1.01 * most, False), (-1.01 * most, False)):
+            rules = {"switches": PROFILES["paper"], "precision": precision}
+            (verdict,) = judge_loss(loss + off, logits=logits, labels=labels, **rules)  # type: ignore[arg-type]
+            assert verdict.passed is passed and verdict.allowed == pytest.approx(most, rel=1e-9)

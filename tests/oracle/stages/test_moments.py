@@ -33,6 +33,16 @@ def test_an_update_from_moments_that_are_known() -> None:
     np.testing.assert_allclose(allowed, [first, second], rtol=1e-13)
 
 
+def test_an_update_of_a_second_moment_that_was_rounded_to_nothing_may_be_smaller() -> None:
+    """exp_avg / c1 = 2 over exp_avg_sq = 0, kept after the update: what it was may have been TINY, a root of 2^-7."""
+    run = RUN | {"eps": 2.0**-10}
+    m, v = np.array([2.0 * C1]), np.zeros(1)
+    _, allowed = update_with_errors(np.zeros(1), m, v, run, C2, rough(0.0, 0.0))
+    largest, least = 2.0 * 2.0**10, (2.0 - TINY / C1) / (sqrt(TINY / C2) + 2.0**-10)
+    assert largest - least > 0.8 * largest
+    np.testing.assert_allclose(allowed, [0.5 * (largest - least) + TINY], rtol=1e-9)
+
+
 def test_a_step_from_moments_that_may_be_off() -> None:
     unit = SAFETY * 2.0**-10 + 2.0**-6
     before = Moments(

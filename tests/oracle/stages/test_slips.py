@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 
 import tlora_ref as tr
-from tests.oracle.altered import MODEL, SAMPLES, Array, changed, replaced
+from tests.oracle.altered import MODEL, SAMPLES, Array, changed, replaced, without
 from tlora_ref.method.schedule import learning_rate
 from tlora_ref.method.switches import PROFILES
 from tlora_ref.oracle.causes import claim
 from tlora_ref.oracle.judge import judge
 from tlora_ref.oracle.precision import Precision
+from tlora_ref.oracle.traces import Trace
 from tlora_ref.training import TrainSettings
 
 EXACT: dict[str, Any] = {"switches": PROFILES["paper"], "precision": Precision.of("float64")}
@@ -52,6 +54,10 @@ def test_samples_in_another_order_are_told_by_their_losses(
         (lambda values: values[:-1].mean(), "S leaves out the last sample"),
         (lambda values: values[1:].sum() / 6, "S leaves out the first sample, and is divided by N"),
         (lambda values: values.sum() / 7, "S is divided by N + 1"),
+        (
+            lambda values: 0.15 * values @ 0.85 ** np.arange(5, -1, -1),
+            "S is a running average, 0.85 of the old and 0.15 of the new",
+        ),
     ],
 )
 def test_s_of_some_of_the_samples(make: Callable[[Array], Array], cause: str) -> None:
@@ -59,6 +65,120 @@ def test_s_of_some_of_the_samples(make: Callable[[Array], Array], cause: str) ->
     W, gradients = rng.standard_normal((4, 5)), [k * rng.standard_normal((4, 5)) for k in (5, 1, 2, 7, 3, 4)]
     values = np.array([np.abs(W * g).mean() for g in gradients])
     assert causes("sensitivity", {"W": W, "gradients": gradients}, make(values)) == cause
+
+
+@pytest.mark.parametrize(
+    ("make", "cause"),
+    [
+        (lambda W, g: np.sort(np.abs(W * g), axis=None)[7], "S is the median (the lower of two) |W * gradient|"),
+        (lambda W, g: np.sqrt((W**2).sum() * (g**2).sum()), "S is |W|_F |gradient|_F"),
+        (lambda W, g: np.abs(W * g.T).mean(), "the gradient is transposed"),
+    ],
+)
+def test_s_of_other_values_of_a_sample(make: Callable[[Array, Array], float], cause: str) -> None:
+    rng = np.random.default_rng(9)
+    W, gradients = rng.standard_normal((4, 4)), list(rng.standard_normal((3, 4, 4)))
+    S = np.mean([make(W, g) for g in gradients])
+    assert causes("sensitivity", {"W": W, "gradients": gradients}, S) == cause
+
+
+def test_s_of_other_values_of_a_sample_is_told_by_the_golden_gradients(golden: Path, tmp_path: Path) -> None:
+    """The candidate's own values of the samples do not tell how its S was made."""
+    gradients = [name for name in Trace(golden).names() if re.match(r"sample/./grad_W/", name)]
+
+    def squares(tensors: dict[str, Array], name: str) -> Array:
+        module = name.removeprefix("sensitivity/")
+        W = MODEL.weight(module)
+        return np.mean([np.square(W * tensors[g]).mean() for g in gradients if g.endswith(f"/{module}")])
+
+    drop = without(r"sample/./grad_W/.*")
+    make = replaced("sensitivity/.*", squares)
+    candidate = changed(golden, tmp_path / "c", lambda tensors: drop(make(tensors)))  # type: ignore[arg-type]
+    report = tr.compare(golden, candidate, checkpoint=MODEL)
+    assert report.first_failing == "sensitivity" and report.cause == "S is the mean square of W * gradient"
+
+
+X = list(np.random.default_rng(6).standard_normal((3, 7, 4)))
+
+
+def moments(X: list[Array]) -> Array:
+    return sum(x.T @ x for x in X) / len(X)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("make", "cause"),
+    [
+        (lambda: moments([x[-1:] for x in X]), "C holds the last token of each sample alone"),
+        (lambda: moments([x[:1] for x in X]), "C holds the first token of each sample alone"),
+        (lambda: moments([x[3:] for x in X]), "C is made of the second half of each sample's tokens"),
+        (
+            lambda: sum(np.cov(x.T) for x in X) / 3,
+            "C is the mean of the samples' covariances, centred and divided by T - 1",
+        ),
+        (
+            lambda: moments(X) + 0.01 * np.trace(moments(X)) / 4 * np.eye(4),
+            "C is damped: 0.01 of its mean diagonal is added to the diagonal",
+        ),
+    ],
+)
+def test_c_of_some_of_the_tokens_or_more_than_all(make: Callable[[], Array], cause: str) -> None:
+    said = causes("covariance", {"inputs": X}, make())
+    assert said is not None and said.split(" (or, here the same")[0] == cause
+
+
+def test_an_absolute_damping_is_the_same_in_all_modules(golden: Path, tmp_path: Path) -> None:
+    damped = replaced("covariance/.*", lambda t, k: t[k] + 0.25 * np.eye(len(t[k])))
+    report = tr.compare(golden, changed(golden, tmp_path / "c", damped))
+    assert report.first_failing == "covariance" and report.cause == "C is damped: 0.25 is added to the diagonal"
+
+
+ANOTHER = "it is that of another module"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "stage", "cause"),
+    [
+        (r"covariance/.*(?:o|down)_proj", "covariance", ANOTHER),  # those of q, k and v are one
+        (r"sensitivity/.*", "sensitivity", "it is S of the module after"),
+        (r"A/.*", "A", "A is that of another module"),
+        (r"train/2/grad_B/.*", "gradient", ANOTHER),
+    ],
+)
+@pytest.mark.parametrize("weights", [True, False])
+def test_what_is_of_another_module(
+    golden: Path, tmp_path: Path, pattern: str, stage: str, cause: str, weights: bool
+) -> None:
+    """Of the next one in the list that has the shape, or of A the width and the rank."""
+    modules = list(Trace(golden).shapes)
+
+    def exchanged(tensors: dict[str, Array], name: str) -> Array:
+        mine, (start, module) = tensors[name], name.split("model.", 1)
+        at = modules.index(f"model.{module}")
+        others = [tensors[start + m] for m in modules[at + 1 :] + modules[:at] if start + m in tensors]
+        if stage == "A":
+            others = [x[: len(mine)] for x in others if len(x) >= len(mine)]
+        return next((x for x in others if x.shape == mine.shape and not np.array_equal(x, mine)), mine)
+
+    candidate = changed(golden, tmp_path / "c", replaced(pattern, exchanged))
+    report = tr.compare(golden, candidate, checkpoint=MODEL if weights else None)
+    if weights or stage != "gradient":
+        assert report.first_failing == stage and report.cause == cause
+
+
+@pytest.mark.parametrize(
+    ("make", "cause"),
+    [
+        (np.sum, "S is divided by the sum over the modules"),
+        (np.mean, "S is divided by the mean over the modules"),
+        (np.max, "S is divided by the largest of the modules'"),
+    ],
+)
+def test_s_in_proportion(golden: Path, tmp_path: Path, make: Callable[[list[Array]], float], cause: str) -> None:
+    def divided(tensors: dict[str, Array], name: str) -> Array:
+        return tensors[name] / make([tensors[f"sensitivity/{m}"] for m in Trace(golden).shapes])
+
+    report = tr.compare(golden, changed(golden, tmp_path / "c", replaced("sensitivity/.*", divided)))
+    assert report.first_failing == "sensitivity" and report.cause == cause
 
 
 def test_gradients_that_are_added_up_over_the_samples() -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+import tlora_ref as tr
+from tests.oracle.altered import changed
+from tests.tiny import tiny_llama, tiny_samples
 from tlora_ref.oracle.order import ORDER
 from tlora_ref.oracle.reports.finding import CASCADE, FAIL, GOLDEN, NOTE, OWN_INPUTS, PASS, SKIP, Finding
-from tlora_ref.oracle.stages.walk import _in_time, _settled
+from tlora_ref.oracle.stages.walk import _in_time, _settled, _step_of
 from tlora_ref.oracle.verdict import Verdict
 
 
@@ -66,3 +72,30 @@ def test_gradients_that_are_wrong_only_after_a_wrong_update_follow_from_it(
     for before, after in zip(found, settled, strict=True):
         turned = follows and before.stage == "gradient" and before.status == FAIL
         assert after == (replace(before, status=CASCADE) if turned else before)
+
+
+def test_what_is_not_finite_has_its_step() -> None:
+    for name, index, step in (
+        ("train/3/B/m.0.1", (5, 1), 3),
+        ("train/12/grad_B/m", (0, 0), 12),
+        ("train/loss", (4,), 5),
+        ("covariance/m.3", (0, 1), None),
+        ("sample/2/loss", (), None),
+    ):
+        assert _step_of(name, index) == step
+
+
+def test_a_nan_after_the_update_is_the_update_s(tmp_path: Path) -> None:
+    """All that is made of it is NaN too: gradients and losses of the steps that follow."""
+    tr.trace(tiny_llama(), tiny_samples(2), tmp_path / "g", r_init=2, steps=3)
+
+    def spoilt(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        losses = np.where(np.arange(3) < 1, tensors["train/loss"], np.nan)
+        after = re.compile(r"train/(1/B|2/(grad_B|B)|3/(grad_B|B))/.*")
+        nan = {name: np.full_like(value, np.nan) for name, value in tensors.items() if after.fullmatch(name)}
+        return tensors | nan | {"train/loss": losses}
+
+    report = tr.compare(tmp_path / "g", changed(tmp_path / "g", tmp_path / "c", spoilt))
+    assert report.first_failing == "adamw"
+    wrong = [f for f in report.findings if f.stage == "gradient" and f.verdict and not f.verdict.passed]
+    assert wrong and {f.status for f in wrong} == {CASCADE}

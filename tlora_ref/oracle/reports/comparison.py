@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tlora_ref.oracle.causes import claim
+from tlora_ref.oracle import causes
 from tlora_ref.oracle.order import ORDER, STAGE_OF
 from tlora_ref.oracle.reports.finding import CASCADE, FAIL, NOTE, OWN_INPUTS, PASS, SKIP, Finding, gathered
 from tlora_ref.oracle.stages.same_run import SAY
@@ -113,17 +113,16 @@ class Report:
         """What explains the failing findings of a stage.
 
         Where it fails by its own inputs, those findings tell: what differs from the golden run beside them follows.
+        Where they tell nothing, that does.
         Where nothing explains the gradients of all steps, step 1 tells: at B = 0 a wrong scale is a factor, later it
         changes the forward pass too.
         """
-        failing = [f for f in self.of(FAIL) if f.stage == stage and f.verdict is not None]
+        failing = [f for f in self.of(FAIL) if f.stage == stage]
         own = [f for f in failing if f.against == OWN_INPUTS]
-        told = [(f.step, f.verdict.explained_by) for f in own or failing if f.verdict is not None]
-        said = claim([fits for _, fits in told])
-        if said is None and stage == "gradient":
-            first = claim([fits for step, fits in told if step == 1])
-            said = None if first is None else f"{first}, by step 1 alone"
-        return said
+        others = [f for f in failing if f.against != OWN_INPUTS]
+        told = [[(f.step, f.verdict.explained_by) for f in found if f.verdict is not None] for found in (own, others)]
+        claims = [_claimed(stage, fits, known=known) for known in (True, False) for fits in told]
+        return next(filter(None, claims), None)
 
     @property
     def detects(self) -> dict[str, tuple[float, float]]:
@@ -230,3 +229,13 @@ def _worst(findings: Iterable[Finding]) -> str:
         return ""
     finding, verdict = max(judged, key=lambda pair: pair[1].error / (pair[1].allowed or 1e-300))
     return f"{finding.module or ''} {verdict.what}: off by {verdict.error:.2g}, allowed {verdict.allowed:.2g}".strip()
+
+
+def _claimed(stage: str, told: list[tuple[int | None, dict[str, float]]], *, known: bool) -> str | None:
+    """What explains these findings of a stage together, each with its step; `known` causes alone, or a factor too."""
+    fits = causes.known([fits for _, fits in told]) if known else [fits for _, fits in told]
+    said = causes.claim(fits)
+    if said is None and stage == "gradient":
+        first = causes.claim([fit for (step, _), fit in zip(told, fits, strict=True) if step == 1])
+        said = None if first is None else f"{first}, by step 1 alone"
+    return said

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tlora_ref.backend import Array
+from tlora_ref.oracle.causes import Factor, Faint, Fitted
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.scalars import unwrapped
 from tlora_ref.oracle.verdict import Verdict
@@ -35,6 +36,11 @@ def sum_error(magnitude: Array, k: int, precision: Precision) -> Array:
 def stored(values: Array, precision: Precision) -> Array:
     """Bound on what rounding `values` to the storage loses, entrywise."""
     return np.asarray(precision.storage * np.abs(values) + precision.tiny)
+
+
+def rounding_between(precision: Precision) -> float:
+    """The relative rounding of what is kept between operations, where storage is coarser than the sums; else 0."""
+    return precision.storage / 2.0 if precision.storage > precision.accumulation else 0.0
 
 
 def as_array(value: object, shape: tuple[int, ...]) -> Array | str:
@@ -80,7 +86,24 @@ def entries(stage: str, what: str, got: object, expected: Any, allowed: Any, sli
     passed = bool(excess[index] <= 1.0)
     off, bound, here, right = (float(x[index]) for x in (error, allowed, array, expected))
     verdict = Verdict(stage, what, passed, off, bound, index, here, right, detects=_detected(allowed, expected))
-    return verdict if passed else verdict.blamed(fitting(array, expected, allowed, slips))
+    if passed:
+        return verdict
+    return verdict.blamed(fitting(array, expected, allowed, slips) + _factor(array, expected, allowed))
+
+
+def _factor(got: Array, expected: Array, allowed: Array) -> Fits:
+    """That all of it is so many times what it should be: fitted, by least squares."""
+    size = _largest(expected)
+    if size == 0.0:
+        return []
+    right = expected / size  # in the middle of the range
+    with np.errstate(over="ignore"):
+        times = float(((got / size) * right).sum() / (right * right).sum())
+    said = f"{times:.5g}"
+    if said in ("0", "1") or not math.isfinite(times):
+        return []
+    slips = [(Factor(f"it is {said} times what it should be"), lambda: times * expected)]
+    return [(text, left + FITTED) for text, left in fitting(got, expected, allowed, slips)]
 
 
 def _detected(allowed: Array, expected: Array) -> float | None:
@@ -134,6 +157,8 @@ def fitting(got: Array, expected: Array, allowed: Array, slips: Iterable[Slip]) 
     return _fitting(got, expected, slips, _largest, room)
 
 
+#: What a fitted slip is taken to leave beside what it leaves: a number that is fitted fits.
+FITTED = 0.01
 #: A slip explains an error if it leaves no more than this share of it, and of what was got: beside a large error all
 #: small outputs are alike.
 LEFT = 0.1
@@ -149,17 +174,20 @@ def _fitting(
     room: Callable[[Array], float],
 ) -> Fits:
     """The slips that leave no more than `room`, and little of the error: the best first, by the hundredth."""
-    error, found = size(got - expected), []
+    error, found = size(got - expected), list[tuple[str, float]]()
     for text, make in slips:
         other = np.asarray(make(), dtype=np.float64)
         if other.shape != got.shape or not np.isfinite(other).all():
             continue
         most = room(other)
         left = size(got - other)
+        if left > min(most, LEFT * error, LEFT * max(size(got), size(other))):
+            continue
         # a slip that changes nothing says nothing; one of many entries that leaves next to nothing does not coincide
-        apart = size(other - expected) > 4.0 * most or (got.size >= MANY and left <= CLOSE * error)
-        if apart and left <= min(most, LEFT * error, LEFT * max(size(got), size(other))):
+        if size(other - expected) > 4.0 * most or (got.size >= MANY and left <= CLOSE * error):
             found.append((text, left / error if error else 0.0))
+        elif error and got.size < MANY and not isinstance(text, Fitted):
+            found.append((Faint(text), left / error if error else 0.0))
     return sorted(found, key=lambda fit: round(fit[1], 2))
 
 

@@ -6,16 +6,18 @@ X_n and their sum likewise.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from tlora_ref.backend import Array
 from tlora_ref.method.switches import Switches
+from tlora_ref.oracle.causes import Fitted
 from tlora_ref.oracle.implementation import Reference
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import GOLDEN, Finding
-from tlora_ref.oracle.stages.bounds import Slip, entries, stored, sum_error
+from tlora_ref.oracle.stages.bounds import Slip, as_array, entries, rounding_between, stored, sum_error
 from tlora_ref.oracle.stages.shares import judge_part, judge_parts
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.verdict import Verdict
@@ -34,11 +36,12 @@ def findings(sides: Sides) -> list[Finding]:
             continue
         C, X = sides.candidate.get(name), sides.of_every_sample(sides.candidate, "input", module)
         if X is not None:
-            rules = {"switches": sides.switches, "precision": sides.precision, "kept": _kept(sides)}
-            judged = judge_covariance(C, inputs=X, **rules)  # type: ignore[arg-type]
+            judged = judge_covariance(C, inputs=X, switches=sides.switches, precision=sides.precision)
             found += [sides.own("covariance", module, verdict) for verdict in judged]
         golden = sides.golden.get(name)
-        slips = _slips_of(sides, module, golden)
+        slips = itertools.chain(
+            _slips_of(sides, module, golden), damping(C, golden), sides.of_another("covariance", module, C)
+        )
         verdict = sides.network.array("covariance", "entries", "covariance", module, C, golden, slips)
         judged = [verdict]
         if verdict.passed:  # what entries show needs no shares, which would not know its cause
@@ -64,8 +67,8 @@ def _of_samples(sides: Sides, module: str) -> list[Finding]:
             found.append(sides.against_golden("covariance", module, what, got, golden, np.zeros(()), []))
         if sides.candidate.has(total) and sides.candidate.has(rows):
             X = sides.candidate.get(rows)
-            allowed = sum_error(np.abs(X).sum(axis=0), len(X), sides.precision)
-            allowed = allowed + sides.precision.storage * np.abs(X.sum(axis=0)) + _kept(sides) * np.abs(X).sum(axis=0)
+            size, unit = np.abs(X).sum(axis=0), rounding_between(sides.precision)
+            allowed = sum_error(size, len(X), sides.precision) + stored(X.sum(axis=0), sides.precision) + unit * size
             verdict = entries(
                 "covariance", f"sum of X of sample {n}", sides.candidate.get(total), X.sum(axis=0), allowed
             )
@@ -77,11 +80,6 @@ def _of_samples(sides: Sides, module: str) -> list[Finding]:
             what = f"sum of X of sample {n}"
             found.append(sides.against_golden("covariance", module, what, got, golden, bound, []))
     return found
-
-
-def _kept(sides: Sides) -> float:
-    """How far each recorded X may be off: C and the sums may be made of what it was before it was stored."""
-    return sides.precision.storage / 2.0 if sides.network.low else 0.0
 
 
 def _slips_of(sides: Sides, module: str, golden: Array) -> Iterator[Slip]:
@@ -103,14 +101,29 @@ def _slips_of(sides: Sides, module: str, golden: Array) -> Iterator[Slip]:
 
 
 def judge_covariance(
-    got: object, *, inputs: Sequence[Array], switches: Switches, precision: Precision, kept: float = 0.0
+    got: object, *, inputs: Sequence[Array], switches: Switches, precision: Precision
 ) -> list[Verdict]:
-    """C = (1/N) sum_n X_n^T X_n, entry by entry; `kept` is how far the inputs may be off, relatively."""
+    """C = (1/N) sum_n X_n^T X_n, entry by entry."""
     X = [np.asarray(x, np.float64) for x in inputs]
     expected = Reference(switches).covariance(X)
     magnitude = _moments([np.abs(x) + np.abs(x).mean(axis=0) for x in X] if switches.centre else [np.abs(x) for x in X])
-    allowed = sum_error(magnitude, sum(map(len, X)), precision) + stored(expected, precision) + 2.0 * kept * magnitude
-    return [entries("covariance", "entries", got, expected, allowed, covariance_slips(X, switches))]
+    allowed = sum_error(magnitude, sum(map(len, X)), precision) + stored(expected, precision)
+    allowed = allowed + _kept_between(X, magnitude, rounding_between(precision))
+    slips = itertools.chain(covariance_slips(X, switches), damping(got, expected))
+    return [entries("covariance", "entries", got, expected, allowed, slips)]
+
+
+def _kept_between(X: Sequence[Array], magnitude: Array, unit: float) -> Array:
+    """What C may be off by where all that is kept on the way is rounded by `unit`, in a low precision.
+
+    X itself (divided by the root of N, say), X_n^T X_n, its difference from a running mean and a share of that, and the
+    sums of the samples so far. One after the other, so that all of it may add up.
+    """
+    sums, sizes = np.zeros_like(magnitude), np.zeros_like(magnitude)
+    for x in X:
+        sizes = sizes + np.abs(x.T @ x)
+        sums = sums + sizes
+    return np.asarray(unit * (2.0 * magnitude + (3.0 * sizes + sums) / len(X)))
 
 
 def _moments(X: Sequence[Array], weights: Sequence[float] | None = None) -> Array:
@@ -144,6 +157,10 @@ def covariance_slips(X: list[Array], switches: Switches) -> list[Slip]:
         ("C is a running average, 0.9 of the old and 0.1 of the new", lambda: _running(used, 0.9)),
         ("C leaves out the last token of each sample", lambda: _moments([x[:-1] for x in used])),
         ("C leaves out the first token of each sample", lambda: _moments([x[1:] for x in used])),
+        ("C holds the last token of each sample alone", lambda: _moments([x[-1:] for x in used])),
+        ("C holds the first token of each sample alone", lambda: _moments([x[:1] for x in used])),
+        ("C is made of the second half of each sample's tokens", lambda: _moments([x[len(x) // 2 :] for x in used])),
+        ("C is the mean of the samples' covariances, centred and divided by T - 1", lambda: _covariances(X)),
         ("C is made of the samples' mean inputs", lambda: _moments([x.mean(axis=0, keepdims=True) for x in X])),
         ("C is made of the samples' summed inputs", lambda: _moments([x.sum(axis=0, keepdims=True) for x in X])),
         ("C is made of |X|", lambda: _moments([np.abs(x) for x in used])),
@@ -169,6 +186,30 @@ def _slips_of_C(C: Callable[[], Array], n: int, tokens: int) -> list[Slip]:
         ("C has no negative entries", lambda: np.maximum(C(), 0.0)),
         ("C holds absolute values", lambda: np.abs(C())),
         ("C is its own root, C^1/2", lambda: _root(C())),
+    ]
+
+
+def _covariances(X: Sequence[Array]) -> Array:
+    """The mean of the samples' covariance matrices, as `numpy.cov` has them."""
+    return _moments([x - x.mean(axis=0) for x in X], [1.0 / max(1, len(x) - 1) for x in X])
+
+
+def damping(got: object, expected: Array) -> list[Slip]:
+    """C with something added to its diagonal, the same everywhere: as much as `got` shows."""
+    C = as_array(got, expected.shape)
+    size = float(np.diag(expected).mean())
+    if isinstance(C, str) or size == 0.0:
+        return []
+    added = float(np.diag(C - expected).mean())
+
+    def damped() -> Array:
+        return expected + added * np.eye(len(expected))
+
+    if added <= 0.0:
+        return []
+    return [
+        (Fitted(f"C is damped: {added / size:.2g} of its mean diagonal is added to the diagonal"), damped),
+        (Fitted(f"C is damped: {added:.2g} is added to the diagonal"), damped),
     ]
 
 

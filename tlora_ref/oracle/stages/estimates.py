@@ -1,6 +1,6 @@
 """Settings of AdamW read off a step that is wrong: another beta, weight decay, learning rate or eps.
 
-They are told after the known slips that leave as little: a number that is fitted fits.
+They are told after the known slips that leave as little.
 
 Each new moment is a combination of the old one and the gradient, and each new B one of the old B and the direction of
 the update: two numbers, by least squares. They are slips like all others: one that leaves an error explains nothing.
@@ -16,17 +16,13 @@ import numpy as np
 
 from tlora_ref.backend import Array
 from tlora_ref.oracle.causes import Fitted
-from tlora_ref.oracle.stages.bounds import Slip, as_array, fitting
+from tlora_ref.oracle.stages.bounds import FITTED, Slip, as_array, fitting
 from tlora_ref.oracle.verdict import Verdict
 
 #: Other values of eps in use.
 EPSILONS = (1e-4, 1e-5, 1e-6, 1e-7, 1e-10, 1e-12, 1e-16)
 #: Estimates that agree to this share are the same number.
 NEAR = 2e-3
-
-
-#: What a fitted slip is taken to leave beside what it leaves.
-FITTED = 0.01
 
 
 def or_fitted(

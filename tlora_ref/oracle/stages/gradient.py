@@ -5,6 +5,7 @@ Judged by the model run again with the candidate's own A, B, scales and batch be
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -74,8 +75,8 @@ def _first_step(sides: Sides) -> list[Finding]:
         right = scale * golden @ R.T
         # of dL/dW' on directions outside golden's A nothing is known but that it is hardly larger there
         more = UNKNOWN_G * beyond * abs(scale) * float(np.linalg.norm(golden, axis=1).max(initial=0.0))
-        slips = _slips_of(sides, right, scale, tokens, len(A))
         got, what = c.get(names[0]), "dL/dB of step 1"
+        slips = [*_slips_of(sides, right, scale, tokens, len(A)), *sides.of_another("train/1/grad_B", m, got)]
         verdict = sides.network.array("gradient", what, "grad_B", f"1/{m}", got, right, slips, more)
         found.append(replace(sides.finding("gradient", GOLDEN, m, verdict), step=1))
     if found and _right(found):
@@ -131,8 +132,9 @@ def _held(
         if sides.candidate.has(earlier := f"train/{step - 1}/grad_{letter}/{m}"):
             added = partial(_added, sides.candidate, earlier, right)
             slips.append(("gradients are not set to zero between the steps", added))
-        keys = f"grad_{letter}", f"{step}/{m}"
-        verdict = sides.network.array("gradient", what, *keys, sides.candidate.get(name), right, slips)
+        keys, got = (f"grad_{letter}", f"{step}/{m}"), sides.candidate.get(name)
+        every = itertools.chain(slips, sides.of_another(f"train/{step}/grad_{letter}", m, got))
+        verdict = sides.network.array("gradient", what, *keys, got, right, every)
         found.append(sides.own("gradient", m, verdict))
     return found + _training_loss(sides, step, np.array(loss))
 

@@ -25,6 +25,8 @@ from tlora_ref.oracle.stages.spectrum import ROTATED, Spectrum, product_error, r
 from tlora_ref.oracle.stages.zeros import judge_zeros
 from tlora_ref.oracle.verdict import Verdict
 
+#: Two rows are one, but for the sign, where their cosine is beyond this.
+ALONG = 0.99
 #: How much larger |W| |C - C'| / |W C| may be than |C - C'| / |C|, where W is not known.
 UNKNOWN_W = 8.0
 
@@ -38,9 +40,32 @@ def findings(sides: Sides) -> list[Finding]:
             found.append(sides.missing("A", "A", module) or sides.skipped("A", module, "not recorded (or rank 0)"))
         else:
             judged = _without_weights(sides, module) if W is None else _with_weights(sides, module, W)
+            judged = _of_another(sides, module, judged)
             notes = [f.verdict.note for f in judged if f.verdict is not None and f.verdict.note]
             found += judged + [sides.noted("A", note, module) for note in notes[:1]]
     return found + ([] if any(f.verdict is not None and not f.verdict.passed for f in found) else _together(sides))
+
+
+def _of_another(sides: Sides, module: str, judged: list[Finding]) -> list[Finding]:
+    """The same findings, with the cause where the rows are the first ones, but for signs, of another module's A."""
+    A = sides.candidate.get(f"A/{module}")
+
+    def told(f: Finding) -> Finding:
+        if f.verdict is None or f.verdict.passed:
+            return f
+        others = (sides.golden.get(f"A/{m}") for m in sides.golden.modules("A") if m != module)
+        if not any(len(G) and G.shape[1:] == A.shape[1:] and _along(A, G) for G in others):
+            return f
+        return replace(f, verdict=f.verdict.blamed([("A is that of another module", 0.0)]))
+
+    return [told(f) for f in judged]
+
+
+def _along(A: Array, other: Array) -> bool:
+    """Whether the rows of both are along one another, one by one, as far as both have them."""
+    r = min(len(A), len(other))
+    size = np.linalg.norm(A[:r], axis=1) * np.linalg.norm(other[:r], axis=1)
+    return bool((np.abs((A[:r] * other[:r]).sum(axis=1)) > ALONG * size).all())
 
 
 def _together(sides: Sides) -> list[Finding]:

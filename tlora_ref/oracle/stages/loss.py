@@ -17,7 +17,7 @@ from tlora_ref.method.switches import Switches
 from tlora_ref.oracle.implementation import Reference
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import GOLDEN, Finding
-from tlora_ref.oracle.stages.bounds import OWN, SAFETY, Slip, entries
+from tlora_ref.oracle.stages.bounds import OWN, SAFETY, Slip, entries, rounding_between
 from tlora_ref.oracle.stages.shares import judge_sum
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.traces.reader import Trace
@@ -120,6 +120,8 @@ def judge_loss(got: object, *, logits: Array, labels: Array, switches: Switches,
     tokens = int((labels[1:] != -100).sum())
     reach = math.sqrt(logits.shape[1]) + math.sqrt(tokens) + 4.0
     allowed = SAFETY * reach * (precision.accumulation + OWN) * size + precision.storage * abs(expected)
+    # in a low precision the log-sum-exp and the loss of every token are rounded too, before their mean
+    allowed += rounding_between(precision) * (size + abs(expected))
     return [entries("loss", "value", got, np.float64(expected), np.float64(allowed), loss_slips(logits, labels))]
 
 

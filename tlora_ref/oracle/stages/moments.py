@@ -43,12 +43,14 @@ def update_with_errors(
     unit, tiny = precision.storage + precision.accumulation + OWN, precision.tiny
     size = np.abs(m) / correction1
     root = np.sqrt(v / correction2) + eps
-    # the smallest root that rounding leaves possible: v may lie at the end of the storage's range
+    # the roots that rounding leaves possible: v may lie at the end of the storage's range
     lost = np.sqrt(np.maximum(v * (1.0 - unit) - tiny, 0.0) / correction2) + eps
     most = (size * (1.0 + unit) + tiny / correction1) / lost
+    gained = np.sqrt((v * (1.0 + unit) + tiny) / correction2) + eps
+    least = np.maximum(size * (1.0 - unit) - tiny / correction1, 0.0) / gained
     decayed = B * (1.0 - lr * settings["weight_decay"])
     after = decayed - lr * m / correction1 / root
-    rounding = (most - size / root) + 6.0 * unit * most
+    rounding = np.maximum(most - size / root, size / root - least) + 6.0 * unit * most
     return after, lr * rounding + 2.0 * unit * (np.abs(B) + np.abs(after)) + tiny
 
 

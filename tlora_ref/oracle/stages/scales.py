@@ -128,6 +128,7 @@ def scale_slips(S: Array, r_init: int, alpha: float, ranks: Array | None, switch
         ("alpha over the root of the rank for every module", lambda: alpha / np.sqrt(held)),
         ("the scale is squared", lambda: paper * paper),
         ("the scale is cut at 2 alpha / r_init", lambda: np.minimum(paper, 2 * alpha / r_init)),
+        ("alpha / r_init times r_i / r_init: the scale follows the rank used", lambda: alpha / r_init * r / r_init),
         ("the scale follows the rank used, not S", lambda: alpha / r_init * r / (r.mean() or 1.0)),
         ("alpha over the root of the rank (rsLoRA)", lambda: paper * np.sqrt(held)),
         ("insensitive modules get the larger scale: shares are inverted", lambda: paper[::-1]),
@@ -140,6 +141,7 @@ def _of_other_shares(S: Array, paper: Array, r: Array, mean: float) -> list[Slip
     """What the scales would be of other shares of S, `mean` being the scale of a module of average S; or rounded."""
     return [
         ("the share of the squared sensitivities", lambda: normalised(S * S) * len(S) * mean),
+        ("the root of S over its mean", lambda: mean * np.sqrt(S / (S.mean() or 1.0))),
         ("the share of the root of the sensitivities", lambda: normalised(np.sqrt(S)) * len(S) * mean),
         ("S over the largest S, not over the mean", lambda: mean * S / S.max()),
         ("S over the median S, not over the mean", lambda: mean * S / (np.median(S) or 1.0)),

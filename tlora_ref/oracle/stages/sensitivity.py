@@ -6,6 +6,7 @@ values of the samples; and against the golden S. The values of the samples likew
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from tlora_ref.method.switches import Switches
 from tlora_ref.oracle.implementation import Reference
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import GOLDEN, Finding
-from tlora_ref.oracle.stages.bounds import OWN, SAFETY, Slip, entries
+from tlora_ref.oracle.stages.bounds import OWN, SAFETY, Slip, entries, rounding_between
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.verdict import Verdict
 
@@ -39,7 +40,7 @@ def findings(sides: Sides) -> list[Finding]:
         if verdict is not None:
             found.append(sides.own("sensitivity", module, verdict))
         golden = sides.golden.get(name)
-        slips = _slips_of(sides, module)
+        slips = itertools.chain(_slips_of(sides, module), _of_others(sides, module))
         allowed = sides.network("sensitivity", module, golden, S) + mean_error(sides, module, golden)
         pairs[module] = (S, golden)
         found.append(sides.against_golden("sensitivity", module, "value", S, golden, allowed, slips))
@@ -52,6 +53,17 @@ def _slips_of(sides: Sides, module: str) -> Iterator[Slip]:
     if sides.replay is not None:
         W = np.asarray(sides.replay.model.weight(module), np.float64)
         yield from sensitivity_slips(W, sides.replay.gradients()[module])
+
+
+def _of_others(sides: Sides, module: str) -> Iterator[Slip]:
+    """What S would be if all modules' S were exchanged or put in proportion."""
+    modules = sides.golden.modules("sensitivity")
+    S, at = [float(sides.golden.get(f"sensitivity/{m}")) for m in modules], modules.index(module)
+    yield "it is S of the module before", lambda: S[at - 1]
+    yield "it is S of the module after", lambda: S[(at + 1) % len(S)]
+    yield "S is divided by the sum over the modules", lambda: S[at] / (sum(S) or 1.0)
+    yield "S is divided by the mean over the modules", lambda: S[at] * len(S) / (sum(S) or 1.0)
+    yield "S is divided by the largest of the modules'", lambda: S[at] / (max(S) or 1.0)
 
 
 def mean_error(sides: Sides, module: str, S: Array) -> float:
@@ -88,12 +100,19 @@ def _own(sides: Sides, module: str, S: Array) -> Verdict | None:
     if values is None:
         return None
     own = np.array(values, np.float64)
-    allowed = np.asarray(
-        SAFETY * (len(own) + 2.0) * (sides.precision.accumulation + sides.precision.storage) * own.mean()
-    )
+    relative = 2.0 * SAFETY * (len(own) + 2.0) * sides.precision.accumulation + _kept_between(len(own), sides.precision)
+    allowed = np.asarray(relative * own.mean())
     verdict = entries("sensitivity", "mean over the samples", S, np.asarray(own.mean()), allowed, _over_samples(own))
     # a wrong per-sample value passes here: only a failure is news
     return None if verdict.passed else verdict
+
+
+def _kept_between(samples: int, precision: Precision) -> float:
+    """What S may be off by, relatively, where all that is kept on the way is rounded, in a low precision.
+
+    W * gradient and the samples' values, each of them the sum so far, and S twice: divided and as it is stored.
+    """
+    return rounding_between(precision) * (4.0 + (samples + 1.0) / 2.0)
 
 
 def judge_sensitivity(
@@ -104,6 +123,7 @@ def judge_sensitivity(
     expected = np.float64(Reference(switches).sensitivity(W, grads))
     reach = math.sqrt(W.size) + math.sqrt(len(grads)) + 2.0
     relative = SAFETY * reach * (precision.accumulation + OWN) + 2.0 * precision.storage + 2.0 * precision.product
+    relative += _kept_between(len(grads), precision)
     allowed = np.float64(relative * expected + precision.tiny)
     return [entries("sensitivity", "value", got, expected, allowed, sensitivity_slips(W, grads))]
 
@@ -111,7 +131,7 @@ def judge_sensitivity(
 def _over_samples(values: Array) -> list[Slip]:
     """What S would be if the samples' values (N,) were put together otherwise."""
     N = len(values)
-    lower: Slip = ("S is the median (the lower of two) over the samples", lambda: np.sort(values)[(N - 1) // 2])
+    lower: Slip = ("S is the median (the lower of two) over the samples", lambda: _lower_median(values))
     return [
         ("S is the median over the samples", lambda: np.median(values)),
         *([lower] if N % 2 == 0 else []),  # else they are one
@@ -126,7 +146,18 @@ def _over_samples(values: Array) -> list[Slip]:
         ("S is divided by N - 1", lambda: values.sum() / max(1, N - 1)),
         ("S is divided by N + 1", lambda: values.sum() / (N + 1)),
         ("S is divided by N twice", lambda: values.mean() / N),
+        ("S is a running average, 0.85 of the old and 0.15 of the new", lambda: _running(values, 0.85)),
+        ("S is a running average, 0.9 of the old and 0.1 of the new", lambda: _running(values, 0.9)),
     ]
+
+
+def _lower_median(values: Array) -> float:
+    return float(np.sort(values, axis=None)[(values.size - 1) // 2])
+
+
+def _running(values: Array, keep: float) -> float:
+    """The running average of numbers, from zero."""
+    return sum((1.0 - keep) * keep ** (len(values) - 1 - n) * float(x) for n, x in enumerate(values))
 
 
 def sensitivity_slips(W: Array, gradients: list[Array]) -> list[Slip]:
@@ -160,10 +191,25 @@ def sensitivity_slips(W: Array, gradients: list[Array]) -> list[Slip]:
         ("S is the Frobenius norm of W * gradient", of_samples(np.linalg.norm)),
         ("S is the largest |W * gradient|", of_samples(lambda p: np.abs(p).max())),
         ("S is the median |W * gradient|", of_samples(lambda p: np.median(np.abs(p)))),
-        ("S is mean|gradient|, without W", lambda: np.mean([np.abs(g).mean() for g in gradients])),
-        ("S is the mean squared gradient, without W", lambda: np.mean([(g * g).mean() for g in gradients])),
-        ("S is mean|W|, without the gradient", lambda: np.abs(W).mean()),
-        ("S is mean|W + gradient|", lambda: np.mean([np.abs(W + g).mean() for g in gradients])),
+        ("S is the median (the lower of two) |W * gradient|", of_samples(lambda p: _lower_median(np.abs(p)))),
         ("S is mean|W^2 * gradient|", of_samples(lambda p: np.abs(W * p).mean())),
-        ("S is mean|W| mean|gradient|", lambda: np.abs(W).mean() * np.mean([np.abs(g).mean() for g in gradients])),
+        *_of_other_products(W, gradients),
+    ]
+
+
+def _of_other_products(W: Array, gradients: list[Array]) -> list[Slip]:
+    """What S would be if W and the gradients were put together otherwise, or one of them left out."""
+
+    def of_gradients(value: Callable[[Array], Any]) -> Callable[[], Any]:
+        return lambda: np.mean([value(g) for g in gradients])
+
+    square = W.shape[0] == W.shape[1]
+    return [
+        ("S is mean|gradient|, without W", of_gradients(lambda g: np.abs(g).mean())),
+        ("S is the mean squared gradient, without W", of_gradients(lambda g: (g * g).mean())),
+        ("S is mean|W|, without the gradient", lambda: np.abs(W).mean()),
+        ("S is mean|W + gradient|", of_gradients(lambda g: np.abs(W + g).mean())),
+        ("S is mean|W| mean|gradient|", of_gradients(lambda g: np.abs(W).mean() * np.abs(g).mean())),
+        ("S is |W|_F |gradient|_F", of_gradients(lambda g: np.linalg.norm(W) * np.linalg.norm(g))),
+        ("the gradient is transposed", of_gradients(lambda g: np.abs(W * g.T).mean() if square else math.nan)),
     ]

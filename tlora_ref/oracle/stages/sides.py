@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -136,6 +136,13 @@ class Sides:
         """A quantity of a module on every sample, where all were recorded."""
         names = [f"sample/{n}/{quantity}/{module}" for n in range(self.golden.manifest.samples)]
         return [trace.get(name) for name in names] if names and all(map(trace.has, names)) else None
+
+    def of_another(self, quantity: str, module: str, got: Array) -> Iterator[Slip]:
+        """What a module's array would be if it were another module's: of those of its shape the nearest to `got`."""
+        names = [f"{quantity}/{m}" for m in self.golden.modules(quantity) if m != module]
+        others = [x for x in map(self.golden.get, names) if x.shape == got.shape]
+        if others:
+            yield "it is that of another module", lambda: min(others, key=lambda x: float(np.linalg.norm(x - got)))
 
     def scores(self) -> tuple[Array, str]:
         """S of all modules: the candidate's own where it has them all and they have shares, else the golden ones."""

@@ -53,8 +53,17 @@ def _not_finite(sides: Sides, stage: str) -> list[Finding]:
         if STAGE_OF[kind_of(name)] == stage:
             module = next((m for m in sides.golden.shapes if name.endswith(f"/{m}")), None)
             verdict = malformed(stage, name.removesuffix(f"/{module}"), f"holds {value} at {list(index)}")
-            found.append(sides.own(stage, module, replace(verdict, index=index)))
+            finding = sides.own(stage, module, replace(verdict, index=index))
+            found.append(replace(finding, step=_step_of(name, index)))
     return found
+
+
+def _step_of(name: str, index: tuple[int, ...]) -> int | None:
+    """The step of training that an entry of a quantity belongs to: "train/<t>/..." has it, "train/loss" is by step."""
+    part, *rest = name.split("/")
+    if part != "train":
+        return None
+    return int(rest[0]) if rest[0].isdigit() else index[0] + 1
 
 
 def _settled(stage: str, found: list[Finding], before: list[Finding]) -> list[Finding]:
