@@ -114,8 +114,8 @@ class Report:
 
         Where it fails by its own inputs, those findings tell: what differs from the golden run beside them follows.
         Where they tell nothing, that does.
-        Where nothing explains the gradients of all steps, step 1 tells: at B = 0 a wrong scale is a factor, later it
-        changes the forward pass too.
+        Where nothing explains the gradients of all steps, the first wrong step tells: at B = 0 a wrong scale is a
+        factor, later it changes the forward pass too.
         """
         failing = [f for f in self.of(FAIL) if f.stage == stage]
         own = [f for f in failing if f.against == OWN_INPUTS]
@@ -236,6 +236,7 @@ def _claimed(stage: str, told: list[tuple[int | None, dict[str, float]]], *, kno
     fits = causes.known([fits for _, fits in told]) if known else [fits for _, fits in told]
     said = causes.claim(fits)
     if said is None and stage == "gradient":
-        first = causes.claim([fit for (step, _), fit in zip(told, fits, strict=True) if step == 1])
-        said = None if first is None else f"{first}, by step 1 alone"
+        first = min((step for step, _ in told if step is not None), default=None)
+        alone = causes.claim([fit for (step, _), fit in zip(told, fits, strict=True) if step == first])
+        said = None if alone is None else f"{alone}, by step {first} alone"
     return said

@@ -164,6 +164,9 @@ FITTED = 0.01
 LEFT = 0.1
 #: One that leaves no more than this share of the error of so many entries explains it, however large the bound is.
 CLOSE, MANY = 0.03, 16
+#: One that leaves no more than this share of the root mean square of so many errors, and no more than noise may be,
+#: explains them faintly.
+RELATED = 0.35
 
 
 def _fitting(
@@ -181,14 +184,25 @@ def _fitting(
             continue
         most = room(other)
         left = size(got - other)
-        if left > min(most, LEFT * error, LEFT * max(size(got), size(other))):
-            continue
+        near = left <= min(most, LEFT * error, LEFT * max(size(got), size(other)))
         # a slip that changes nothing says nothing; one of many entries that leaves next to nothing does not coincide
-        if size(other - expected) > 4.0 * most or (got.size >= MANY and left <= CLOSE * error):
+        if near and (size(other - expected) > 4.0 * most or (got.size >= MANY and left <= CLOSE * error)):
             found.append((text, left / error if error else 0.0))
-        elif error and got.size < MANY and not isinstance(text, Fitted):
-            found.append((Faint(text), left / error if error else 0.0))
+        elif (
+            error
+            and not isinstance(text, Fitted)
+            and left <= most
+            and (_related(got, expected, other) or (near and got.size < MANY))
+        ):
+            found.append((Faint(text), left / error))
     return sorted(found, key=lambda fit: round(fit[1], 2))
+
+
+def _related(got: Array, expected: Array, other: Array) -> bool:
+    """Whether the errors of many entries go the way of the slip, most of them: noise hides the rest."""
+    off, left = got - expected, got - other
+    unit = _largest(off) or 1.0
+    return got.size >= MANY and rms(left / unit) <= RELATED * rms(off / unit)
 
 
 def _largest(x: Array) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -17,15 +17,17 @@ from tlora_ref.backend import Array
 from tlora_ref.method import low_rank
 from tlora_ref.method.adamw import clip_factor
 from tlora_ref.method.switches import Switches
+from tlora_ref.oracle.causes import claim
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import GOLDEN, OWN_INPUTS, Finding
+from tlora_ref.oracle.stages.batches import Other, Passed, other_batches
 from tlora_ref.oracle.stages.bounds import Slip, entries, malformed, stored, sum_error
 from tlora_ref.oracle.stages.loss import mean_error
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.stages.zeros import judge_zeros
 from tlora_ref.oracle.traces.names import SAMPLE_FIELDS
 from tlora_ref.oracle.traces.reader import Trace
-from tlora_ref.oracle.traces.replay import Replay
+from tlora_ref.oracle.traces.replay import Replay, batch_of
 from tlora_ref.oracle.verdict import Verdict
 
 #: A, B and the scale of every adapted module.
@@ -47,8 +49,11 @@ def findings(sides: Sides) -> list[Finding]:
     if sides.replay is None:
         why = "without the weights step 1 alone can be judged, where B is 0: give --checkpoint"
         return [*found, *_first_step(sides), sides.skipped("gradient", None, why)]
+    first = True  # of the steps that are wrong: for the others' sake no more passes are made
     for step in steps:
-        found += [replace(f, step=step) for f in _of_step(sides, sides.replay, step)]
+        of_step = [replace(f, step=step) for f in _of_step(sides, sides.replay, step, why=first)]
+        first = first and _right(of_step)
+        found += of_step
     return found
 
 
@@ -87,28 +92,37 @@ def _first_step(sides: Sides) -> list[Finding]:
     return found
 
 
-def _of_step(sides: Sides, replay: Replay, step: int) -> list[Finding]:
-    """The gradients of every trained matrix, and the loss, of one step."""
+def _of_step(sides: Sides, replay: Replay, step: int, *, why: bool) -> list[Finding]:
+    """The gradients of every trained matrix, and the loss, of one step; `why`: if wrong, another batch may tell why."""
     matrices = _matrices(sides, step)
     fields = [f"train/{step}/{name}" for name in SAMPLE_FIELDS if sides.golden.has(f"train/{step}/{name}")]
-    batch = sides.candidate if all(map(sides.candidate.has, fields)) else sides.golden
-    if matrices is None or not {f"train/{step}/input_ids", f"train/{step}/labels"} <= set(fields):
+    batch = batch_of(sides.candidate if all(map(sides.candidate.has, fields)) else sides.golden, step)
+    if matrices is None or not {"input_ids", "labels"} <= set(batch):
         return [sides.skipped("gradient", None, f"step {step}: A, B, scale or the batch is not recorded")]
-    A, B, scale = matrices
-    expected, loss = replay.step(batch, step, A, B, scale, letters=sides.letters)
-    tokens = int((batch.get(f"train/{step}/labels") != -100).sum())
-    found = _held(sides, step, expected, loss, matrices, tokens)
+    passed = replay.step(batch, *matrices, letters=sides.letters)
+    tokens = int((batch["labels"] != -100).sum())
+    found = _held(sides, step, passed, matrices, tokens)
     if _right(found):
-        return found + _zeros(sides, step, expected)
+        return found + _zeros(sides, step, passed[0])
     # The golden run's noise is that of the golden A and B. Where the candidate's are others (a wrong update made them
     # large, say) it may be right at its own, where the network costs more.
-    noise = replay.noise(batch, step, A, B, scale, expected, loss)
+    noise = replay.noise(batch, step, *matrices, *passed)
     if noise is None:
         return [sides.skipped("gradient", None, f"step {step}: float32 overflows at the candidate's own A and B")]
-    again = _held(sides.with_noise(noise), step, expected, loss, matrices, tokens)
-    pairs = zip(found, again, strict=True)
-    found = [other if other.verdict is not None and other.verdict.passed else first for first, other in pairs]
-    return found + (_zeros(sides, step, expected) if _right(found) else [])
+    again = _held(sides.with_noise(noise), step, passed, matrices, tokens)
+    found = [
+        other if other.verdict is not None and other.verdict.passed else first
+        for first, other in zip(found, again, strict=True)
+    ]
+    if _right(found):
+        return found + _zeros(sides, step, passed[0])
+    if not why or claim([f.verdict.explained_by for f in found if f.verdict is not None and not f.verdict.passed]):
+        return found
+    causal = replay.model.task_type == "CAUSAL_LM"
+    run = partial(replay.step, A=matrices[0], B=matrices[1], scale=matrices[2], letters=sides.letters)
+    others = other_batches(batch, step, sides.golden, run, causal=causal)
+    told = _held(sides, step, passed, matrices, tokens, others)
+    return [first if _right([first]) else other for first, other in zip(found, told, strict=True)]
 
 
 def _right(found: list[Finding]) -> bool:
@@ -116,10 +130,10 @@ def _right(found: list[Finding]) -> bool:
 
 
 def _held(
-    sides: Sides, step: int, expected: dict[tuple[str, str], Array], loss: float, matrices: Matrices, tokens: int
+    sides: Sides, step: int, passed: Passed, matrices: Matrices, tokens: int, others: Sequence[Other] = ()
 ) -> list[Finding]:
-    """The candidate's gradients and loss of a step against what they should be."""
-    (A, _, scale), found = matrices, []
+    """The candidate's gradients and loss of a step against what they should be; `others` may explain what they are."""
+    (A, _, scale), (expected, loss), found = matrices, passed, list[Finding]()
     most = sides.train.get("max_grad_norm") or math.inf
     clip = clip_factor(math.sqrt(sum(float((g**2).sum()) for g in expected.values())), most)
     for (letter, m), right in expected.items():
@@ -132,11 +146,13 @@ def _held(
         if sides.candidate.has(earlier := f"train/{step - 1}/grad_{letter}/{m}"):
             added = partial(_added, sides.candidate, earlier, right)
             slips.append(("gradients are not set to zero between the steps", added))
+        slips += [(text, lambda give=give, key=(letter, m): give()[0][key]) for text, give in others]  # type: ignore[misc]
         keys, got = (f"grad_{letter}", f"{step}/{m}"), sides.candidate.get(name)
         every = itertools.chain(slips, sides.of_another(f"train/{step}/grad_{letter}", m, got))
         verdict = sides.network.array("gradient", what, *keys, got, right, every)
         found.append(sides.own("gradient", m, verdict))
-    return found + _training_loss(sides, step, np.array(loss))
+    losses: list[Slip] = [(text, lambda give=give: give()[1]) for text, give in others]  # type: ignore[misc]
+    return found + _training_loss(sides, step, np.array(loss), slips=losses)
 
 
 def _zeros(sides: Sides, step: int, expected: Mapping[tuple[str, str], Array]) -> list[Finding]:
@@ -186,12 +202,14 @@ def _batch(sides: Sides, step: int) -> list[Finding]:
     return [sides.noted("gradient", why)]
 
 
-def _training_loss(sides: Sides, step: int, loss: Array, against: str = OWN_INPUTS) -> list[Finding]:
+def _training_loss(
+    sides: Sides, step: int, loss: Array, against: str = OWN_INPUTS, slips: Sequence[Slip] = ()
+) -> list[Finding]:
     if not sides.candidate.has("train/loss"):
         return []
     got = sides.candidate.get("train/loss")[step - 1]
     allowed = sides.network("train_loss", str(step), loss, got) + mean_error(sides, f"train/{step}/labels", loss)
-    verdict = entries("gradient", f"training loss of step {step}", got, loss, allowed)
+    verdict = entries("gradient", f"training loss of step {step}", got, loss, allowed, slips)
     return [sides.finding("gradient", against, None, verdict)]
 
 

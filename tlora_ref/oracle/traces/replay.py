@@ -62,16 +62,20 @@ class Replay:
         return found
 
     def step(
-        self, trace: Trace, step: int, A: dict[str, Array], B: dict[str, Array], scale: dict[str, float], letters: str
+        self,
+        batch: Mapping[str, Any],
+        A: dict[str, Array],
+        B: dict[str, Array],
+        scale: dict[str, float],
+        letters: str,
     ) -> tuple[dict[tuple[str, str], Array], float]:
-        """{(letter, module): its gradient} of "B" or "BA", and the loss, on the trace's batch of a step."""
+        """{(letter, module): its gradient} of "B" or "BA", and the loss, on a batch of training."""
         like = next(iter(self.model.tensors.values()))
         put = {m: (asarray(A[m], like, self.model.dtype), asarray(B[m], like, self.model.dtype)) for m in A}
         self.model.attach(Adapter({m: p[0] for m, p in put.items()}, {m: p[1] for m, p in put.items()}, scale))
-        batch = _batch(trace, step)
         leaves = {f"{m}.lora_{letter}.weight": put[m]["AB".index(letter)] for letter in letters for m in put}
         try:
-            found = step_gradients(self.model, leaves, [batch])
+            found = step_gradients(self.model, leaves, [dict(batch)])
         finally:
             self.model.detach()
         wanted = {(letter, m): found.arrays[f"{m}.lora_{letter}.weight"] for letter in letters for m in A}
@@ -79,7 +83,7 @@ class Replay:
 
     def noise(
         self,
-        trace: Trace,
+        batch: Mapping[str, Any],
         step: int,
         A: dict[str, Array],
         B: dict[str, Array],
@@ -91,13 +95,13 @@ class Replay:
         measured = Noise(self.model)
         leaves = {f"{m}.lora_{letter}.weight": right for (letter, m), right in gradients.items()}
         with np.errstate(all="ignore"):
-            measured.of_step(step, Adapter(A, B, scale), _batch(trace, step), leaves, loss)
+            measured.of_step(step, Adapter(A, B, scale), batch, leaves, loss)
         found = measured.to_dict()
         numbers = [x for quantities in found.values() for keys in quantities.values() for x in keys.values()]
         return found if np.isfinite(numbers).all() else None
 
 
-def _batch(trace: Trace, step: int) -> dict[str, Any]:
+def batch_of(trace: Trace, step: int) -> dict[str, Any]:
     """What a step was made on."""
     return {name: trace.get(f"train/{step}/{name}") for name in SAMPLE_FIELDS if trace.has(f"train/{step}/{name}")}
 
