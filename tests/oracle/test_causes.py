@@ -60,8 +60,10 @@ def test_a_factor_is_found_by_least_squares() -> None:
     assert entries("loss", "entries", 0.375 * right, right, 1e280).cause == "it is 0.375 times what it should be"
     assert entries("loss", "entries", 0.375 * right + 1e299, right, 1e280).cause is None
     assert entries("loss", "entries", right[::-1], right, 1e280).cause is None  # 0 times
-    assert entries("loss", "entries", 1.00000001 * right, right, 1e280).cause is None  # no digit of it would be told
+    assert entries("loss", "entries", (1.0 + 1e-13) * right, right, 1e280).cause is None  # no digit of it would be told
     assert entries("loss", "entries", np.ones(3), np.zeros(3), 1e-9).cause is None
+    tenth = entries("loss", "entries", 0.9999876543 * right, right, 1e290)
+    assert tenth.cause == "it is 0.9999877 times what it should be"  # three digits of what is off
     assert entries("loss", "entries", -right, right, 1e280).cause == "it is -1 times what it should be"
 
 

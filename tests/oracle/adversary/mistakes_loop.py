@@ -79,7 +79,7 @@ GRADIENT = [
     loop("gradients halved", "halved", "gradient", gradients=each(lambda g, old, s: g / 2)),
     loop("gradients of the wrong sign", "sign", "gradient", gradients=each(lambda g, old, s: -g)),
     loop("gradients of the step before", "step before|previous", "gradient", gradients=each(lambda g, old, s: torch.where(old.abs().sum() > 0, old * 1.1, g))),
-    loop("gradients off by 1 %", None, "gradient", gradients=each(lambda g, old, s: 1.01 * g)),
+    loop("gradients off by 1 %", r"1\.01 times", "gradient", gradients=each(lambda g, old, s: 1.01 * g)),
     loop("gradients in float16, times 1e-4", None, "gradient", gradients=each(lambda g, old, s: (g * 1e-4).half().to(g.dtype) * 1e4)),
     loop("gradients cut to their sign", "sign", "gradient", gradients=each(lambda g, old, s: g.sign() * g.abs().mean())),
     loop("a column of the gradient is zero", None, "gradient", gradients=each(lambda g, old, s: torch.cat([g[:, :-1], 0 * g[:, -1:]], dim=1))),
@@ -174,6 +174,6 @@ ADAMW = [
     loop("B cut to 0.005", "cut|clip", stored=lambda B: B.clamp(-0.005, 0.005)),
     loop("B rounded to 8 bits", "round|8 bit", stored=lambda B: (B * 127 / B.abs().max().clamp(min=1e-30)).round() * B.abs().max() / 127),
     loop("B averaged with the step before", "average", adamw=written(lambda B, g, m, v, mh, vh, o: (B + moved(B, o, mh, vh.sqrt() + o["eps"])) / 2)),
-    loop("B normed", "norm", stored=lambda B: B / B.norm(dim=0, keepdim=True).clamp(min=1.0) * 0.999),
+    loop("B normed", r"norm|0\.999 times", stored=lambda B: B / B.norm(dim=0, keepdim=True).clamp(min=1.0) * 0.999),
 ]  # fmt: skip
 LOOP = [*GRADIENT, *CLIPPING, *RATES, *ADAMW]

@@ -61,8 +61,8 @@ COVARIANCE = [
     method("covariance", "C a sum over samples first", "sum", covariance=lambda X: second_moments([sum(x[: min(map(len, X))] for x in X)])),
     method("covariance", "C centred over all samples", "mean over all samples", covariance=lambda X: second_moments([wide(x) - wide(torch.cat(X)).mean(0) for x in X])),
     method("covariance", "C unbiased covariance", "centre|unbiased|tokens", covariance=lambda X: torch.stack([torch.cov(wide(x).T) for x in X]).mean(0)),
-    method("covariance", "C doubled", "doubled|twice|multiple", covariance=changed(lambda C, X: 2 * C)),
-    method("covariance", "C off by 1e-3", None, covariance=changed(lambda C, X: 1.001 * C)),
+    method("covariance", "C doubled", "doubled|twice|multiple|2 times", covariance=changed(lambda C, X: 2 * C)),
+    method("covariance", "C off by 1e-3", r"1\.001 times", covariance=changed(lambda C, X: 1.001 * C)),
     method("covariance", "C in float16", "float16|round", covariance=moments(lambda x: wide(x).half().to(wide(x).dtype) * 1.0005)),
     method("covariance", "C of k for all of attention's output", "module|another", seen=lambda X, name: X[name.replace("o_proj", "q_proj")]),
     method("covariance", "C of another layer", "module|another|layer", seen=lambda X, name: X[name.replace("layers.1", "layers.0")]),
@@ -112,8 +112,8 @@ SENSITIVITY = [
     method("sensitivity", "S of normed gradients", "norm", sensitivity=lambda W, G: mean_products(W, [g / wide(g).norm() for g in G])),
     method("sensitivity", "S of clipped gradients", "clip", sensitivity=lambda W, G: mean_products(W, [g.clamp(-0.01, 0.01) for g in G])),
     method("sensitivity", "S without the last column", None, sensitivity=lambda W, G: mean_products(W[:, :-1], [g[:, :-1] for g in G])),
-    method("sensitivity", "S off by 1e-3", None, sensitivity=lambda W, G: 1.001 * mean_products(W, G)),
-    method("sensitivity", "S of square weights 2 % less", None, sensitivity=lambda W, G: mean_products(W, G) * (0.98 if W.shape[0] == W.shape[1] else 1.0)),
+    method("sensitivity", "S off by 1e-3", r"1\.001 times", sensitivity=lambda W, G: 1.001 * mean_products(W, G)),
+    method("sensitivity", "S of square weights 2 % less", r"0\.98 times", sensitivity=lambda W, G: mean_products(W, G) * (0.98 if W.shape[0] == W.shape[1] else 1.0)),
     method("sensitivity", "S a running mean", "running|average|weight", sensitivity=lambda W, G: sum(0.9 ** (len(G) - 1 - n) * 0.1 * mean_products(W, [g]) for n, g in enumerate(G))),
 ]  # fmt: skip
 
@@ -193,7 +193,7 @@ SCALES = [
     method("scales", "scales squared", "squared|twice", scales=scaled(lambda s, k, r, a: s * s)),
     method("scales", "scales capped at 2", "cap|cut", scales=scaled(lambda s, k, r, a: s.clamp(max=2 * a / r))),
     method("scales", "scales one higher", None, scales=scaled(lambda s, k, r, a: s + 1)),
-    method("scales", "scales off by 1e-3", None, scales=scaled(lambda s, k, r, a: 1.001 * s)),
+    method("scales", "scales off by 1e-3", r"1\.001 times", scales=scaled(lambda s, k, r, a: 1.001 * s)),
     method("scales", "no scale at rank 1", None, scales=scaled(lambda s, k, r, a: torch.where(k == 1, 1.0, s))),
 ]  # fmt: skip
 

@@ -11,8 +11,9 @@ import pytest
 from tlora_ref.method.switches import PROFILES
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import FAIL, OWN_INPUTS, PASS, SKIP, Finding
-from tlora_ref.oracle.stages.adamw import NAMES, _update, adamw_slips, judge_adamw_step, update, weight_slips
+from tlora_ref.oracle.stages.adamw import NAMES, _update, judge_adamw_step
 from tlora_ref.oracle.stages.clipping import Clip
+from tlora_ref.oracle.stages.updates import adamw_slips, update, weight_slips
 
 BETAS = (0.25, 0.375)
 RUN: dict[str, Any] = {"step": 2, "lr": 0.5, "betas": BETAS, "eps": 0.25, "weight_decay": 0.125}

@@ -10,7 +10,7 @@ import pytest
 
 from tlora_ref.oracle.causes import Faint, Fitted
 from tlora_ref.oracle.precision import Precision
-from tlora_ref.oracle.stages.bounds import MANY, both, entries, fitting, rms, root_mean_square, stored, sum_error
+from tlora_ref.oracle.stages.bounds import both, entries, fitting, rms, root_mean_square, stored, sum_error
 from tlora_ref.oracle.verdict import Verdict
 
 TINY = 2.0**-14  # of float16

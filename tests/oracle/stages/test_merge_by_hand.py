@@ -133,7 +133,7 @@ def test_rounding_of_each_part_of_a_merge_is_allowed() -> None:
 class Trace(Held):
     """One module m, after two steps."""
 
-    manifest = SimpleNamespace(train={"steps": 2})
+    manifest = SimpleNamespace(train={"steps": 2}, alpha=4.0, r_init=2)
 
     def modules(self, kind: str) -> list[str]:
         return [name.removeprefix(f"{kind}/") for name in self if name.startswith(f"{kind}/")]
@@ -148,7 +148,7 @@ RUN = {"merged/m": np.array([[10.0]]), "scale/m": 0.5, "A/m": np.array([[2.0]]),
 def test_the_frozen_weight_is_golden_s_merge_undone() -> None:
     def frozen(lacking: str = "", freeze: bool = True, steps: int = 2, **more: Array) -> Array | None:
         golden = Trace({k: v for k, v in (RUN | more).items() if k != lacking})
-        golden.manifest = SimpleNamespace(train={"steps": steps})
+        golden.manifest = SimpleNamespace(train={"steps": steps}, alpha=4.0, r_init=2)
         sides: Any = SimpleNamespace(weight=lambda m: None, golden=golden, switches=SimpleNamespace(freeze_A=freeze))
         return _frozen_weight(sides, "m")
 

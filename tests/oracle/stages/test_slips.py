@@ -278,3 +278,112 @@ def test_a_budget_that_is_short_of_a_module() -> None:
     inputs = {"sensitivity": S, "shapes": [(99, 99)] * 7, "r_init": 5, "alpha": 5.0}
     ranks = np.rint(30 * S / S.sum())
     assert causes("allocate", inputs, (ranks, S / S.mean())) == "the budget is (L - 1) r_init"
+
+
+STEP: dict[str, Any] = {"step": 3, "lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
+
+
+def a_step() -> tuple[Array, Array, Array, Array]:
+    """B, the gradient and the moments before a step; of the second, all that two steps may have made of it."""
+    rng = np.random.default_rng(11)
+    B, g, m = rng.standard_normal((3, 5, 4))
+    return B, g, 0.1 * m, 0.02 * rng.random((5, 4))
+
+
+def kept(B: Array) -> Array:
+    return B * (1 - 0.01 * 0.1)
+
+
+def root(square: Array) -> Array:
+    return square**0.5 + 1e-8
+
+
+@pytest.mark.parametrize(
+    ("make", "cause"),
+    [
+        (lambda B, g, m, v, old: kept(B) - 0.01 * m / 0.1 / root(v / 0.01), "the bias correction is that of step 1"),
+        (
+            lambda B, g, m, v, old: kept(B) - 0.01 * m / 0.271 / root(old / (1 - 0.99**3)),
+            "the update is divided by the root of the exp_avg_sq before the step",
+        ),
+        (
+            lambda B, g, m, v, old: kept(B) - 0.01 * m / 0.271 / root(v.mean() / (1 - 0.99**3)),
+            "the update is divided by the root of the mean of exp_avg_sq",
+        ),
+        (
+            lambda B, g, m, v, old: kept(B) - 0.01 * m / 0.271 / root(v.mean(axis=1)[:, None] / (1 - 0.99**3)),
+            "the update is divided by the root of each row's mean of exp_avg_sq",
+        ),
+        (
+            lambda B, g, m, v, old: kept(B) - 0.01 * np.clip(m / 0.271 / root(v / (1 - 0.99**3)), -1, 1),
+            "the update is cut at lr",
+        ),
+        (
+            lambda B, g, m, v, old: kept(B) - 0.01 * (np.sign(m) == np.sign(g)) * m / 0.271 / root(v / (1 - 0.99**3)),
+            "the update is made where exp_avg and the gradient agree alone (cautious)",
+        ),
+    ],
+)
+def test_an_update_that_is_normalised_otherwise(make: Callable[..., Array], cause: str) -> None:
+    B, g, m, old = a_step()
+    mean, square = 0.9 * m + 0.1 * g, 0.99 * old + 0.01 * g * g
+    inputs = {"B": B, "grad": g, "exp_avg": m, "exp_avg_sq": old, **STEP}
+    said = causes("adamw_step", inputs, (make(B, g, mean, square, old), mean, square))
+    assert said is not None and said.startswith(cause)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "cause"),
+    [
+        (
+            1,
+            lambda m, v, g: (0.9 * m * 0.19 + 0.1 * g) / 0.271,
+            "exp_avg is stored after bias correction in every step",
+        ),
+        (
+            2,
+            lambda m, v, g: (0.99 * v * (1 - 0.99**2) + 0.01 * g * g) / (1 - 0.99**3),
+            "exp_avg_sq is stored after bias correction in every step",
+        ),
+        (2, lambda m, v, g: (0.99 * v * v + 0.01 * g * g) ** 0.5, "exp_avg_sq is stored as its root"),
+        (2, lambda m, v, g: 0.99 * v + 0.01 * (0.9 * (g - m)) ** 2, "exp_avg_sq takes (g - exp_avg)^2 (AdaBelief)"),
+    ],
+)
+def test_moments_that_are_kept_in_another_form(name: int, make: Callable[..., Array], cause: str) -> None:
+    B, g, m, v = a_step()
+    right = [B, 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g]
+    right[name] = make(m, v, g)
+    inputs = {"B": B, "grad": g, "exp_avg": m, "exp_avg_sq": v, **STEP}
+    found = [w for w in judge("adamw_step", inputs, tuple(right), **EXACT) if not w.passed]
+    assert found[0].cause == cause
+
+
+@pytest.mark.parametrize(
+    ("make", "cause"),
+    [
+        (lambda W, A, B, s, before: W + 3.0 / 2 * B @ A, "the scale is plain LoRA's alpha / r_init"),
+        (lambda W, A, B, s, before: W + s * before @ A, "it is merged a step early"),
+        (lambda W, A, B, s, before: W + s * B[:, :-1] @ A[:-1], "the last row of A, with B's column, is left out"),
+    ],
+)
+def test_a_merge_of_other_matrices(golden: Path, tmp_path: Path, make: Callable[..., Array], cause: str) -> None:
+    def merged(tensors: dict[str, Array], name: str) -> Array:
+        m = name.removeprefix("merged/")
+        A, s = tensors.get(f"train/2/A/{m}", tensors[f"A/{m}"]), tensors[f"scale/{m}"]
+        return make(MODEL.weight(m), A, tensors[f"train/2/B/{m}"], s, tensors[f"train/1/B/{m}"])
+
+    report = tr.compare(golden, changed(golden, tmp_path / "c", replaced("merged/.*", merged)), checkpoint=MODEL)
+    said = report.cause or ""
+    assert report.first_failing == "merge" and said.startswith(cause)
+
+
+def test_clipping_without_the_small_number_beside_the_norm(golden: Path, tmp_path: Path) -> None:
+    def clipped(tensors: dict[str, Array]) -> dict[str, Array]:
+        g = {k: v for k, v in tensors.items() if k.startswith("train/1/grad_")}
+        norm = np.sqrt(sum((x**2).sum() for x in g.values()))
+        return tensors | {
+            k.replace("grad_A", "A_exp_avg").replace("grad_B", "exp_avg"): 0.1 * 0.05 / norm * x for k, x in g.items()
+        }
+
+    report = tr.compare(golden, changed(golden, tmp_path / "c", clipped), checkpoint=MODEL)
+    assert report.first_failing == "adamw" and "PyTorch's 1e-6 beside the norm is left out" in (report.cause or "")

@@ -99,7 +99,8 @@ def _factor(got: Array, expected: Array, allowed: Array) -> Fits:
     right = expected / size  # in the middle of the range
     with np.errstate(over="ignore"):
         times = float(((got / size) * right).sum() / (right * right).sum())
-    said = f"{times:.5g}"
+    more = float(f"{times - 1.0:.3g}")  # what is near 1 is told by how far it is from it
+    said = f"{1.0 + more:.12g}" if abs(more) < 0.1 else f"{times:.5g}"
     if said in ("0", "1") or not math.isfinite(times):
         return []
     slips = [(Factor(f"it is {said} times what it should be"), lambda: times * expected)]
@@ -200,9 +201,9 @@ def _fitting(
 
 def _related(got: Array, expected: Array, other: Array) -> bool:
     """Whether the errors of many entries go the way of the slip, most of them: noise hides the rest."""
-    off, left = got - expected, got - other
-    unit = _largest(off) or 1.0
-    return got.size >= MANY and rms(left / unit) <= RELATED * rms(off / unit)
+    unit = max(map(_largest, (got, expected, other))) or 1.0
+    left, *sizes = (rms(x / unit) for x in (got - other, got - expected, got))
+    return got.size >= MANY and left <= RELATED * min(sizes)  # beside a large error all small outputs are alike
 
 
 def _largest(x: Array) -> float:

@@ -109,6 +109,7 @@ def other_updates(sides: Sides, step: int, grad: Array, clip: Clip) -> list[tupl
             ("the gradient is clipped to twice max_grad_norm", {"grad": clip_factor(clip.norm, 2.0 * most) * grad}),
         ]
         if clip.norm:
+            found.append(("PyTorch's 1e-6 beside the norm is left out", {"grad": min(1.0, most / clip.norm) * grad}))
             scaled = "the gradient is scaled to max_grad_norm where it is shorter too"
             found.append((scaled, {"grad": most / clip.norm * grad}))
         sizes = {"squared norm": clip.norm**2, "largest entry": clip.largest, "sum of the norms": clip.norms}

@@ -47,13 +47,24 @@ def findings(sides: Sides) -> list[Finding]:
             continue
         got, scale = c.get(names[0]), float(c.get(names[1]))
         B = c.get(names[2]) if last else np.zeros((len(W), len(A)))
-        judged = judge_merge(got, W=W, A=A, B=B, scale=scale, switches=sides.switches, precision=sides.precision)
+        rules: dict[str, Any] = {"switches": sides.switches, "precision": sides.precision}
+        judged = judge_merge(got, W=W, A=A, B=B, scale=scale, others=_others(sides, m, W, A, B, last), **rules)
         found += [sides.own("merge", m, verdict) for verdict in judged]
         merged.append((got, W, scale * B @ A))
     together = judge_share(merged, sides.precision)
     if together is not None and all(f.verdict is None or f.verdict.passed for f in found):
         found.append(sides.own("merge", None, together))
     return found
+
+
+def _others(sides: Sides, m: str, W: Array, A: Array, B: Array, last: int) -> list[Slip]:
+    """What a merged weight would be by the run's alpha / r_init, or by B of the step before, where it is recorded."""
+    plain, name = sides.golden.manifest.alpha / sides.golden.manifest.r_init, f"train/{last - 1}/B/{m}"
+    slips: list[Slip] = [("the scale is plain LoRA's alpha / r_init", lambda: W + plain * B @ A)]
+    if sides.candidate.has(name):
+        scale, before = float(sides.candidate.get(f"scale/{m}")), sides.candidate.get(name)
+        slips.append(("it is merged a step early", lambda: W + scale * before @ A))
+    return slips
 
 
 def _of_fewer_steps(sides: Sides, m: str, by_golden: Finding) -> Finding:
@@ -169,12 +180,20 @@ def _steps(sides: Sides) -> int:
 
 
 def judge_merge(
-    got: object, *, W: Array, A: Array, B: Array, scale: float, switches: Switches, precision: Precision
+    got: object,
+    *,
+    W: Array,
+    A: Array,
+    B: Array,
+    scale: float,
+    switches: Switches,
+    precision: Precision,
+    others: Sequence[Slip] = (),
 ) -> list[Verdict]:
-    """Eq. 1, merged: W' = W + s B A."""
+    """Eq. 1, merged: W' = W + s B A; `others` are further slips."""
     W, A, B = (np.asarray(m, np.float64) for m in (W, A, B))
     expected, allowed, slips = _expected(W, A, B, scale, precision)
-    return [entries("merge", "entries", got, expected, allowed, slips)]
+    return [entries("merge", "entries", got, expected, allowed, [*slips, *others])]
 
 
 def _expected(W: Array, A: Array, B: Array, scale: float, precision: Precision) -> tuple[Array, Array, list[Slip]]:
@@ -195,6 +214,7 @@ def _expected(W: Array, A: Array, B: Array, scale: float, precision: Precision) 
         ("the update is subtracted", lambda: W - delta),
         ("the update is merged twice", lambda: W + 2.0 * delta),
         ("the frozen weight is left out", lambda: delta),
+        ("the last row of A, with B's column, is left out", lambda: expected - scale * B[:, -1:] @ A[-1:]),
         ("the scale multiplies the whole weight", lambda: (W + (delta / scale if scale else delta)) * scale),
     ]
     if W.shape[0] == W.shape[1]:
