@@ -83,7 +83,7 @@ def compare(
     report = Report(findings, sides.said, required=_required(require), other_samples=other_samples(gold, mine))
     report.about = about(_facts(gold, golden), _facts(mine, candidate))
     report.unrecorded, report.unjudged = _left_out(gold, sides)
-    if not report.passed and report.cause is None and precision.name == "float64":
+    if not report.passed and report.known_cause is None and precision.name == "float64":
         single = Sides(gold, mine, model, Precision.of("float32"), factors, same_run=same_run)
         single.replay = sides.replay  # the passes that were made are the same
         report.right_as_float32 = Report(walk(single)).passed

@@ -104,10 +104,17 @@ class Report:
     def cause(self) -> str | None:
         """What explains the findings of the first failing stage, or of most of them: see `causes.py`; else what does
         of all stages."""
-        said = None if self.first_failing is None else self.cause_of(self.first_failing)
+        said = self.known_cause
         if said is None and self.right_as_float32:
             return AS_FLOAT32
-        return OTHER_SAMPLES if said is None and self.other_samples else said
+        if said is None and self.other_samples:
+            return OTHER_SAMPLES
+        return said if said or self.first_failing is None else self.cause_of(self.first_failing)
+
+    @property
+    def known_cause(self) -> str | None:
+        """The cause, where it is more than a factor."""
+        return None if self.first_failing is None else self._explained(self.first_failing, known=True)
 
     def cause_of(self, stage: str) -> str | None:
         """What explains the failing findings of a stage.
@@ -117,12 +124,14 @@ class Report:
         Where nothing explains the gradients of all steps, the first wrong step tells: at B = 0 a wrong scale is a
         factor, later it changes the forward pass too.
         """
+        return self._explained(stage, known=True) or self._explained(stage, known=False)
+
+    def _explained(self, stage: str, *, known: bool) -> str | None:
         failing = [f for f in self.of(FAIL) if f.stage == stage]
         own = [f for f in failing if f.against == OWN_INPUTS]
         others = [f for f in failing if f.against != OWN_INPUTS]
         told = [[(f.step, f.verdict.explained_by) for f in found if f.verdict is not None] for found in (own, others)]
-        claims = [_claimed(stage, fits, known=known) for known in (True, False) for fits in told]
-        return next(filter(None, claims), None)
+        return next(filter(None, (_claimed(stage, fits, known=known) for fits in told)), None)
 
     @property
     def detects(self) -> dict[str, tuple[float, float]]:

@@ -203,7 +203,7 @@ def _of_other_products(W: Array, gradients: list[Array]) -> list[Slip]:
     def of_gradients(value: Callable[[Array], Any]) -> Callable[[], Any]:
         return lambda: np.mean([value(g) for g in gradients])
 
-    square = W.shape[0] == W.shape[1]
+    turned: Slip = ("the gradient is transposed", of_gradients(lambda g: np.abs(W * g.T).mean()))
     return [
         ("S is mean|gradient|, without W", of_gradients(lambda g: np.abs(g).mean())),
         ("S is the mean squared gradient, without W", of_gradients(lambda g: (g * g).mean())),
@@ -211,5 +211,5 @@ def _of_other_products(W: Array, gradients: list[Array]) -> list[Slip]:
         ("S is mean|W + gradient|", of_gradients(lambda g: np.abs(W + g).mean())),
         ("S is mean|W| mean|gradient|", of_gradients(lambda g: np.abs(W).mean() * np.abs(g).mean())),
         ("S is |W|_F |gradient|_F", of_gradients(lambda g: np.linalg.norm(W) * np.linalg.norm(g))),
-        ("the gradient is transposed", of_gradients(lambda g: np.abs(W * g.T).mean() if square else math.nan)),
+        *([turned] if W.shape[0] == W.shape[1] else []),
     ]
