@@ -82,6 +82,7 @@ def test_what_slips_with_clipping_make_of_a_gradient() -> None:
         "each matrix is clipped by its own norm": [2.0 / (root + 1e-6)],
         "the gradient is clipped to norm 1, not to max_grad_norm": [1.0 / 5.000001],
         "the gradient is clipped to twice max_grad_norm": [4.0 / 5.000001],
+        "PyTorch's 1e-6 beside the norm is left out": [2.0 / 5.0],
         "the gradient is scaled to max_grad_norm where it is shorter too": [2.0 / 5.0],
         by_norm.format("squared norm"): [2.0 / 25.000001, 2.0 / 25.0],
         by_norm.format("largest entry"): [2.0 / 4.000001, 2.0 / 4.0],
@@ -93,11 +94,13 @@ def test_what_slips_with_clipping_make_of_a_gradient() -> None:
         np.testing.assert_allclose(made[text], [factor * grad for factor in factors], rtol=1e-12, err_msg=text)
     # of gradients that are zero nothing is divided, and what is shorter is left as it is
     zero = dict(other_updates(sides(2.0, {"train/lr": np.array([0.5])}), 1, 0 * grad, Clip()))
-    assert not any("not by the norm" in text or "shorter too" in text for text in zero)
+    assert not any(part in text for text in zero for part in ("not by the norm", "shorter too", "1e-6"))
     short = [
         x for _, x in other_updates(sides(9.0, {"train/lr": np.array([0.5])}), 1, grad, Clip(1.0, 0.0, 0.5, 0.5, 0.5))
     ]
     np.testing.assert_array_equal(short[-1]["grad"], grad)
+    left_out = dict(other_updates(sides(9.0, {"train/lr": np.array([0.5])}), 1, grad, Clip(norm=0.5)))
+    np.testing.assert_array_equal(left_out["PyTorch's 1e-6 beside the norm is left out"]["grad"], grad)
 
 
 @pytest.mark.parametrize(
