@@ -121,3 +121,11 @@ def test_each_slip_is_another_batch() -> None:
     assert [text for text in told(causal=True, step=9, **whole) if "batch" in text] == [
         "every step is made on the first batch"
     ]
+    # a row of which nothing is scored has no loss: nor has one whose first label alone is, which the shift leaves out
+    unscored = {"labels": np.array([[-100, 6, 7, 8], [1, -100, -100, -100]])}
+    of_one = told(causal=True, **unscored)
+    assert not any("second half" in text or "first sample" in text or "means" in text for text in of_one)
+    assert any("first half" in text for text in of_one)
+    assert any("second half" in text for text in told(causal=False, **unscored))
+    classes = told(causal=False, labels=np.array([1, 0]))
+    assert classes["the second half of the batch alone is used"] == ([0, 3], 1.0)

@@ -5,7 +5,7 @@ Told by the model run again at the candidate's own A, B and scales: a pass or a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -33,8 +33,7 @@ def other_batches(
     run : the gradients and the loss of a batch
     causal : whether the labels are those of the inputs, shifted by one inside
     """
-    others = list(_of_labels(batch)) if causal else []
-    others += _of_rows(batch)
+    others = [*(_of_labels(batch) if causal else []), *_of_rows(batch)]
     for text, t in (
         ("every step is made on the first batch", 1),
         ("it is made on the batch of the step before", step - 1),
@@ -42,11 +41,25 @@ def other_batches(
     ):
         if t != step and golden.has(f"train/{t}/input_ids") and golden.has(f"train/{t}/labels"):
             others.append((text, batch_of(golden, t)))
-    rows = len(batch["input_ids"])
-    passes: list[Other] = [(text, lru_cache(maxsize=1)(lambda other=other: run(other))) for text, other in others]
-    if rows > 1:
-        passes.append(("it is the mean of the samples' means", lru_cache(maxsize=1)(lambda: _means(batch, rows, run))))
+    passes: list[Other] = [
+        (text, lru_cache(maxsize=1)(lambda other=other: run(other)))
+        for text, other in others
+        if _is_scored(other, causal)
+    ]
+    rows = [row for n in range(len(batch["input_ids"])) if _is_scored(row := _rows(batch, slice(n, n + 1)), causal)]
+    if len(rows) > 1:
+        passes.append(("it is the mean of the samples' means", lru_cache(maxsize=1)(lambda: _means(rows, run))))
     return passes
+
+
+def _rows(batch: Batch, which: slice) -> Batch:
+    return {name: x[which] for name, x in batch.items()}
+
+
+def _is_scored(batch: Batch, causal: bool) -> bool:
+    """Whether there is a label that a loss can be taken of."""
+    labels = np.asarray(batch["labels"])
+    return bool(((labels[:, 1:] if causal else labels) != IGNORED).any())
 
 
 def _of_labels(batch: Batch) -> Iterator[tuple[str, Batch]]:
@@ -61,7 +74,7 @@ def _of_labels(batch: Batch) -> Iterator[tuple[str, Batch]]:
         "labels are shifted twice: logits at t score labels at t + 2": np.concatenate([labels[:, 1:], nothing], axis=1),
     }
     for text, other in made.items():
-        if (other != labels).any() and (other[:, 1:] != IGNORED).any():
+        if (other != labels).any():
             yield text, {**batch, "labels": other}
     if not there.all():
         yield (
@@ -79,12 +92,11 @@ def _of_rows(batch: Batch) -> list[tuple[str, Batch]]:
         "the last sample of the batch is left out": slice(rows - 1),
         "the first sample of the batch is left out": slice(1, None),
     }
-    parts = {text: {name: x[which] for name, x in batch.items()} for text, which in some.items()}
-    return [(text, part) for text, part in parts.items() if rows > 1 and (part["labels"] != IGNORED).any()]
+    return [(text, _rows(batch, which)) for text, which in some.items() if rows > 1]
 
 
-def _means(batch: Batch, rows: int, run: Callable[[Batch], Passed]) -> Passed:
+def _means(rows: Sequence[Batch], run: Callable[[Batch], Passed]) -> Passed:
     """The mean over the rows of each row's own pass: what tokens of short samples weigh more in."""
-    passed = [run({name: x[n : n + 1] for name, x in batch.items()}) for n in range(rows)]
-    gradients = {key: sum(g[key] for g, _ in passed) / rows for key in passed[0][0]}
-    return gradients, sum(loss for _, loss in passed) / rows  # type: ignore[return-value]
+    passed = [run(row) for row in rows]
+    gradients = {key: np.mean([g[key] for g, _ in passed], axis=0) for key in passed[0][0]}
+    return gradients, float(np.mean([loss for _, loss in passed]))
