@@ -63,7 +63,7 @@ COVARIANCE = [
     method("covariance", "C unbiased covariance", "centre|unbiased|tokens", covariance=lambda X: torch.stack([torch.cov(wide(x).T) for x in X]).mean(0)),
     method("covariance", "C doubled", "doubled|twice|multiple|2 times", covariance=changed(lambda C, X: 2 * C)),
     method("covariance", "C off by 1e-3", r"1\.001 times", covariance=changed(lambda C, X: 1.001 * C)),
-    method("covariance", "C in float16", "float16|round", covariance=moments(lambda x: wide(x).half().to(wide(x).dtype) * 1.0005)),
+    method("covariance", "C in float16", r"float16|round|1\.001 times", covariance=moments(lambda x: wide(x).half().to(wide(x).dtype) * 1.0005)),
     method("covariance", "C of k for all of attention's output", "module|another", seen=lambda X, name: X[name.replace("o_proj", "q_proj")]),
     method("covariance", "C of another layer", "module|another|layer", seen=lambda X, name: X[name.replace("layers.1", "layers.0")]),
 ]  # fmt: skip
@@ -303,7 +303,7 @@ ADAPTED = [
     method("merge", "not merged", "not merged", merge=lambda W, A, B, s: W),
     method("merge", "the update alone", "frozen weight", merge=lambda W, A, B, s: s * (B @ A)),
     method("merge", "the whole weight scaled", "whole weight", merge=lambda W, A, B, s: s * (W + B @ A)),
-    method("merge", "merged in float16", "float16|round", merge=lambda W, A, B, s: (W + s * (B @ A)).half().to(W.dtype) * (1 + 1e-3)),
+    method("merge", "merged in float16", r"float16|round|1\.001 times", merge=lambda W, A, B, s: (W + s * (B @ A)).half().to(W.dtype) * (1 + 1e-3)),
     method("merge", "merged without a row of A", None, merge=lambda W, A, B, s: W + s * (B[:, 1:] @ A[1:])),
     method("merge", "merged with B of the step before", "step before|step early|previous", kept=lambda states: states[-2]),
     method("merge", "merged with B of the first step", "step", kept=lambda states: states[1]),

@@ -387,3 +387,44 @@ def test_clipping_without_the_small_number_beside_the_norm(golden: Path, tmp_pat
 
     report = tr.compare(golden, changed(golden, tmp_path / "c", clipped), checkpoint=MODEL)
     assert report.first_failing == "adamw" and "PyTorch's 1e-6 beside the norm is left out" in (report.cause or "")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "make", "cause"),
+    [
+        ("sensitivity/.*", lambda S, shape: 3 * S, "S is summed over the samples, not divided by N"),
+        ("sensitivity/.*", lambda S, shape: 1.5 * S, "S is divided by N - 1"),
+        ("sensitivity/.*", lambda S, shape: 0.75 * S, "S is divided by N + 1"),
+        ("sensitivity/.*", lambda S, shape: S / 3, "S is divided by N twice"),
+        ("sensitivity/.*", lambda S, shape: shape[0] * shape[1] * S, "S is summed over the entries, not averaged"),
+        ("sensitivity/.*", lambda S, shape: shape[1] * S, "S is summed over the inputs of each row and averaged over"),
+        ("sensitivity/.*", lambda S, shape: shape[0] * S, "S is summed over the rows and averaged over the inputs"),
+        ("sample/./loss", lambda loss, shape: loss / np.log(2.0), "logarithm to base 2"),
+        ("sample/./loss", lambda loss, shape: np.exp(loss), "it is the perplexity, exp of the mean"),
+        ("sample/./loss", lambda loss, shape: -loss, "the sign is flipped"),
+    ],
+)
+def test_numbers_alone_tell_what_they_can(
+    golden: Path, tmp_path: Path, pattern: str, make: Callable[..., Array], cause: str
+) -> None:
+    """Nothing is recorded but S and the losses, and there are no weights."""
+    shapes = Trace(golden).shapes
+    kept = without(r"(?!(sensitivity/|sample/./loss$)).*")
+    spoil = replaced(pattern, lambda t, k: make(t[k], shapes.get(k.split("/", 1)[1], ())))
+    candidate = changed(golden, tmp_path / "c", lambda tensors: spoil(dict(kept(tensors))))
+    report = tr.compare(golden, candidate)
+    assert report.first_failing == ("loss" if "loss" in pattern else "sensitivity")
+    assert (report.cause or "").startswith(cause)
+
+
+def test_clipped_gradients_of_step_1_are_told_without_weights(golden: Path, tmp_path: Path) -> None:
+    def clipped(tensors: dict[str, Array]) -> dict[str, Array]:
+        g = {k: v for k, v in tensors.items() if k.startswith("train/1/grad_B/")}
+        norm = np.sqrt(sum((x**2).sum() for x in g.values()))
+        return tensors | {k: 0.05 / (norm + 1e-6) * x for k, x in g.items()}
+
+    drop = without("train/./(exp_avg|exp_avg_sq|A_exp_avg|A_exp_avg_sq|B|A|grad_A)/.*|train/2/.*")
+    candidate = changed(golden, tmp_path / "c", lambda tensors: clipped(dict(drop(tensors))))
+    report = tr.compare(golden, candidate)
+    assert report.first_failing == "gradient"
+    assert "it is recorded after clipping, not before" in (report.cause or "")

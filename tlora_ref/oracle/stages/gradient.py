@@ -37,6 +37,8 @@ Matrices = tuple[dict[str, Array], dict[str, Array], dict[str, float]]
 #: many times as large as inside dL/dW' may be there.
 BEYOND, UNKNOWN_G = 0.1, 8.0
 
+CLIPPED = "it is recorded after clipping, not before"
+
 
 def findings(sides: Sides) -> list[Finding]:
     """The gradients of every step from the candidate's own A, B and batch (the model is needed); a frozen A stays."""
@@ -66,6 +68,8 @@ def _first_step(sides: Sides) -> list[Finding]:
     if _batch(sides, 1) or not g.has("train/1/labels"):
         return []  # made on other samples
     tokens = int((g.get("train/1/labels") != -100).sum())
+    known = {("B", m): g.get(f"train/1/grad_B/{m}") for m in g.modules("train/1/grad_B")}
+    clip = _clip(sides, known)
     for m in g.modules("train/1/grad_B"):
         names = f"train/1/grad_B/{m}", f"A/{m}", f"scale/{m}"
         if not all(map(sides.both, names)) or not float(g.get(names[2])):
@@ -82,10 +86,10 @@ def _first_step(sides: Sides) -> list[Finding]:
         more = UNKNOWN_G * beyond * abs(scale) * float(np.linalg.norm(golden, axis=1).max(initial=0.0))
         got, what = c.get(names[0]), "dL/dB of step 1"
         slips = [*_slips_of(sides, right, scale, tokens, len(A)), *sides.of_another("train/1/grad_B", m, got)]
+        slips.append((CLIPPED, lambda right=right: right * clip))  # type: ignore[misc]
         verdict = sides.network.array("gradient", what, "grad_B", f"1/{m}", got, right, slips, more)
         found.append(replace(sides.finding("gradient", GOLDEN, m, verdict), step=1))
     if found and _right(found):
-        known = {("B", m): g.get(f"train/1/grad_B/{m}") for m in g.modules("train/1/grad_B")}
         found += [replace(f, against=GOLDEN, step=1) for f in _zeros(sides, 1, known)]
     if sides.both("train/loss"):
         found += _training_loss(sides, 1, g.get("train/loss")[0], GOLDEN)
@@ -134,15 +138,14 @@ def _held(
 ) -> list[Finding]:
     """The candidate's gradients and loss of a step against what they should be; `others` may explain what they are."""
     (A, _, scale), (expected, loss), found = matrices, passed, list[Finding]()
-    most = sides.train.get("max_grad_norm") or math.inf
-    clip = clip_factor(math.sqrt(sum(float((g**2).sum()) for g in expected.values())), most)
+    clip = _clip(sides, expected)
     for (letter, m), right in expected.items():
         name, what = f"train/{step}/grad_{letter}/{m}", f"dL/d{letter} of step {step}"
         if not sides.candidate.has(name):
             found.append(sides.skipped("gradient", m, f"{what} is not recorded"))
             continue
         slips = _slips_of(sides, right, scale[m], tokens, len(A[m]))
-        slips.append(("it is recorded after clipping, not before", lambda g=right, f=clip: g * f))  # type: ignore[misc]
+        slips.append((CLIPPED, lambda g=right, f=clip: g * f))  # type: ignore[misc]
         if sides.candidate.has(earlier := f"train/{step - 1}/grad_{letter}/{m}"):
             added = partial(_added, sides.candidate, earlier, right)
             slips.append(("gradients are not set to zero between the steps", added))
@@ -161,6 +164,12 @@ def _zeros(sides: Sides, step: int, expected: Mapping[tuple[str, str], Array]) -
     pairs = ((c.get(name), expected[key]) for key, name in names.items() if c.has(name))
     verdict = judge_zeros(sides.network, "gradient", f"the gradients of step {step}", pairs)
     return [] if verdict is None else [sides.own("gradient", None, verdict)]
+
+
+def _clip(sides: Sides, gradients: Mapping[tuple[str, str], Array]) -> float:
+    """What clipping multiplies these gradients of a step with."""
+    most = sides.train.get("max_grad_norm") or math.inf
+    return clip_factor(math.sqrt(sum(float((g**2).sum()) for g in gradients.values())), most)
 
 
 def _slips_of(sides: Sides, right: Array, scale: float, tokens: int, r: int) -> list[Slip]:

@@ -44,7 +44,8 @@ def findings(sides: Sides) -> list[Finding]:
             found.append(sides.skipped("loss", None, f"sample {n}: no loss recorded"))
             continue
         got, golden = sides.candidate.get(name), sides.golden.get(name)
-        slips = itertools.chain(_order_slips(sides, n, losses), _slips_of(sides, n))  # a replay only where it fails
+        told = _slips_of_loss(float(golden))
+        slips = itertools.chain(_order_slips(sides, n, losses), told, _slips_of(sides, n))  # a replay only if it fails
         allowed = sides.network("loss", str(n), golden, got) + mean_error(sides, f"sample/{n}/labels", golden)
         pairs[str(n)] = (got, golden)
         if _is_shifted(sides, n) and sides.candidate.has(f"sample/{n}/logits"):
@@ -154,6 +155,15 @@ def _spread(logits: Array, labels: Array) -> float:
     return float((np.logaddexp.reduce(scores, axis=1) - scores.mean(axis=1)).mean())
 
 
+def _slips_of_loss(loss: float) -> list[Slip]:
+    """What a loss would be after slips that are told from it alone."""
+    return [
+        ("it is the perplexity, exp of the mean", lambda: np.exp(np.float64(min(loss, 700.0)))),
+        ("logarithm to base 2", lambda: np.float64(loss / math.log(2.0))),
+        ("the sign is flipped", lambda: np.float64(-loss)),
+    ]
+
+
 def loss_slips(logits: Array, labels: Array) -> list[Slip]:
     """What the loss would be after each known slip."""
     tokens, expected = len(labels), Reference().loss(logits, labels)
@@ -184,8 +194,6 @@ def loss_slips(logits: Array, labels: Array) -> list[Slip]:
         ("the median loss of a token, not the mean", lambda: np.median(_by_token(logits, labels))),
         ("the median (the lower of two) loss of a token", lambda: _lower_median(_by_token(logits, labels))),
         ("divided by the root of the tokens", lambda: _by_token(logits, labels).sum() / math.sqrt(scored)),
-        ("it is the perplexity, exp of the mean", lambda: np.exp(np.float64(min(expected, 700.0)))),
         ("it is the mean probability of the labels", lambda: np.exp(-_by_token(logits, labels)).mean()),
-        ("logarithm to base 2", lambda: np.float64(expected / math.log(2.0))),
-        ("the sign is flipped", lambda: np.float64(-expected)),
+        *_slips_of_loss(expected),
     ]

@@ -24,6 +24,13 @@ from tlora_ref.oracle.stages.bounds import OWN, SAFETY, Slip, entries, rounding_
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.verdict import Verdict
 
+#: S that are sums of |W * gradient|: over all, over the inputs alone, over the rows alone.
+SUMMED = (
+    "S is summed over the entries, not averaged",
+    "S is summed over the inputs of each row and averaged over the rows",
+    "S is summed over the rows and averaged over the inputs",
+)
+
 
 def findings(sides: Sides) -> list[Finding]:
     """S from the candidate's recorded gradients or per-sample values, and against the golden S."""
@@ -56,14 +63,22 @@ def _slips_of(sides: Sides, module: str) -> Iterator[Slip]:
 
 
 def _of_others(sides: Sides, module: str) -> Iterator[Slip]:
-    """What S would be if all modules' S were exchanged or put in proportion."""
-    modules = sides.golden.modules("sensitivity")
+    """What S would be if all modules' S were exchanged, put in proportion, or summed: no weights are needed."""
+    modules, (d_out, d_in) = sides.golden.modules("sensitivity"), sides.golden.shapes[module]
     S, at = [float(sides.golden.get(f"sensitivity/{m}")) for m in modules], modules.index(module)
+    N = sides.golden.manifest.samples
     yield "it is S of the module before", lambda: S[at - 1]
     yield "it is S of the module after", lambda: S[(at + 1) % len(S)]
     yield "S is divided by the sum over the modules", lambda: S[at] / (sum(S) or 1.0)
     yield "S is divided by the mean over the modules", lambda: S[at] * len(S) / (sum(S) or 1.0)
     yield "S is divided by the largest of the modules'", lambda: S[at] / (max(S) or 1.0)
+    yield SUMMED[0], lambda: S[at] * d_out * d_in
+    yield SUMMED[1], lambda: S[at] * d_in
+    yield SUMMED[2], lambda: S[at] * d_out
+    yield "S is summed over the samples, not divided by N", lambda: S[at] * N
+    yield "S is divided by N - 1", lambda: S[at] * N / max(1, N - 1)
+    yield "S is divided by N + 1", lambda: S[at] * N / (N + 1)
+    yield "S is divided by N twice", lambda: S[at] / N
 
 
 def mean_error(sides: Sides, module: str, S: Array) -> float:
@@ -176,9 +191,7 @@ def sensitivity_slips(W: Array, gradients: list[Array]) -> list[Slip]:
         ("S is |W * mean gradient|: gradients of different samples cancel", lambda: np.abs(W * mean).mean()),
         ("S is |W * summed gradient|", lambda: np.abs(W * mean).mean() * n),
         ("gradients are not set to zero between the samples", lambda: np.abs(np.cumsum(products, axis=0)).mean()),
-        ("S is summed over the entries, not averaged", lambda: np.float64(S * W.size)),
-        ("S is summed over the inputs of each row and averaged over the rows", lambda: np.float64(S * W.shape[1])),
-        ("S is summed over the rows and averaged over the inputs", lambda: np.float64(S * W.shape[0])),
+        *zip(SUMMED, (lambda: S * W.size, lambda: S * W.shape[1], lambda: S * W.shape[0]), strict=True),
         ("S has no absolute value", of_samples(np.mean)),
         ("the absolute value is taken of the mean", of_samples(lambda p: abs(p.mean()))),
         ("the absolute value is taken of each row's sum", of_samples(lambda p: np.abs(p.sum(axis=1)).mean())),
