@@ -108,7 +108,8 @@ def judge_covariance(
     expected = Reference(switches).covariance(X)
     magnitude = _moments([np.abs(x) + np.abs(x).mean(axis=0) for x in X] if switches.centre else [np.abs(x) for x in X])
     allowed = sum_error(magnitude, sum(map(len, X)), precision) + stored(expected, precision)
-    allowed = allowed + _kept_between(X, magnitude, rounding_between(precision))
+    if unit := rounding_between(precision):
+        allowed = allowed + _kept_between(X, magnitude, unit)
     slips = itertools.chain(covariance_slips(X, switches), damping(got, expected))
     return [entries("covariance", "entries", got, expected, allowed, slips)]
 
@@ -194,23 +195,20 @@ def _covariances(X: Sequence[Array]) -> Array:
     return _moments([x - x.mean(axis=0) for x in X], [1.0 / max(1, len(x) - 1) for x in X])
 
 
-def damping(got: object, expected: Array) -> list[Slip]:
+def damping(got: object, expected: Array) -> Iterator[Slip]:
     """C with something added to its diagonal, the same everywhere: as much as `got` shows."""
     C = as_array(got, expected.shape)
     size = float(np.diag(expected).mean())
     if isinstance(C, str) or size == 0.0:
-        return []
+        return
     added = float(np.diag(C - expected).mean())
 
     def damped() -> Array:
         return expected + added * np.eye(len(expected))
 
-    if added <= 0.0:
-        return []
-    return [
-        (Fitted(f"C is damped: {added / size:.2g} of its mean diagonal is added to the diagonal"), damped),
-        (Fitted(f"C is damped: {added:.2g} is added to the diagonal"), damped),
-    ]
+    if added > 0.0:
+        yield Fitted(f"C is damped: {added / size:.2g} of its mean diagonal is added to the diagonal"), damped
+        yield Fitted(f"C is damped: {added:.2g} is added to the diagonal"), damped
 
 
 def _squares(x: Array) -> float:

@@ -85,9 +85,10 @@ def _first_step(sides: Sides) -> list[Finding]:
         # of dL/dW' on directions outside golden's A nothing is known but that it is hardly larger there
         more = UNKNOWN_G * beyond * abs(scale) * float(np.linalg.norm(golden, axis=1).max(initial=0.0))
         got, what = c.get(names[0]), "dL/dB of step 1"
-        slips = [*_slips_of(sides, right, scale, tokens, len(A)), *sides.of_another("train/1/grad_B", m, got)]
+        slips = _slips_of(sides, right, scale, tokens, len(A))
         slips.append((CLIPPED, lambda right=right: right * clip))  # type: ignore[misc]
-        verdict = sides.network.array("gradient", what, "grad_B", f"1/{m}", got, right, slips, more)
+        every = itertools.chain(slips, sides.of_another("train/1/grad_B", m, got))  # the others are read if it fails
+        verdict = sides.network.array("gradient", what, "grad_B", f"1/{m}", got, right, every, more)
         found.append(replace(sides.finding("gradient", GOLDEN, m, verdict), step=1))
     if found and _right(found):
         found += [replace(f, against=GOLDEN, step=1) for f in _zeros(sides, 1, known)]

@@ -62,8 +62,8 @@ def _others(sides: Sides, m: str, W: Array, A: Array, B: Array, last: int) -> li
     plain, name = sides.golden.manifest.alpha / sides.golden.manifest.r_init, f"train/{last - 1}/B/{m}"
     slips: list[Slip] = [("the scale is plain LoRA's alpha / r_init", lambda: W + plain * B @ A)]
     if sides.candidate.has(name):
-        scale, before = float(sides.candidate.get(f"scale/{m}")), sides.candidate.get(name)
-        slips.append(("it is merged a step early", lambda: W + scale * before @ A))
+        scale = float(sides.candidate.get(f"scale/{m}"))
+        slips.append(("it is merged a step early", lambda: W + scale * sides.candidate.get(name) @ A))
     return slips
 
 
