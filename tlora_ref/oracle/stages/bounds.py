@@ -145,6 +145,11 @@ def rms(x: Array) -> float:
     return float(np.sqrt(np.mean(np.square(x)))) if x.size else 0.0
 
 
+def lower_median(values: Array) -> float:
+    """The lower of the two in the middle; of nothing, nan."""
+    return float(np.sort(values, axis=None)[(values.size - 1) // 2]) if values.size else math.nan
+
+
 Fits = list[tuple[str, float]]
 
 

@@ -48,17 +48,12 @@ def findings(sides: Sides) -> list[Finding]:
 
 def _of_another(sides: Sides, module: str, judged: list[Finding]) -> list[Finding]:
     """The same findings, with the cause where the rows are the first ones, but for signs, of another module's A."""
-    A = sides.candidate.get(f"A/{module}")
-
-    def told(f: Finding) -> Finding:
-        if f.verdict is None or f.verdict.passed:
-            return f
-        others = (sides.golden.get(f"A/{m}") for m in sides.golden.modules("A") if m != module)
-        if not any(len(G) and G.shape[1:] == A.shape[1:] and _along(A, G) for G in others):
-            return f
-        return replace(f, verdict=f.verdict.blamed([("A is that of another module", 0.0)]))
-
-    return [told(f) for f in judged]
+    A, wrong = sides.candidate.get(f"A/{module}"), [f for f in judged if f.verdict is not None and not f.verdict.passed]
+    others = (sides.golden.get(f"A/{m}") for m in sides.golden.modules("A") if m != module)
+    if not wrong or not any(len(G) and G.shape[1:] == A.shape[1:] and _along(A, G) for G in others):
+        return judged
+    cause = [("A is that of another module", 0.0)]
+    return [replace(f, verdict=f.verdict.blamed(cause)) if f.verdict is not None and f in wrong else f for f in judged]
 
 
 def _along(A: Array, other: Array) -> bool:

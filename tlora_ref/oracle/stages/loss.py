@@ -17,7 +17,7 @@ from tlora_ref.method.switches import Switches
 from tlora_ref.oracle.implementation import Reference
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import GOLDEN, Finding
-from tlora_ref.oracle.stages.bounds import OWN, SAFETY, Slip, entries, rounding_between
+from tlora_ref.oracle.stages.bounds import OWN, SAFETY, Slip, entries, lower_median, rounding_between
 from tlora_ref.oracle.stages.shares import judge_sum
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.traces.reader import Trace
@@ -145,10 +145,6 @@ def _by_token(logits: Array, labels: Array) -> Array:
     return np.array([_cross_entropy(logits[i : i + 1], labels[i + 1 : i + 2]) for i in at])
 
 
-def _lower_median(losses: Array) -> float:
-    return float(np.sort(losses)[(len(losses) - 1) // 2]) if len(losses) else math.nan
-
-
 def _spread(logits: Array, labels: Array) -> float:
     """The mean over the scored tokens and the vocabulary of -log p."""
     scores = logits[:-1][labels[1:] != -100]
@@ -192,7 +188,7 @@ def loss_slips(logits: Array, labels: Array) -> list[Slip]:
         ("labels are smoothed by 0.1", lambda: 0.9 * expected + 0.1 * _spread(logits, labels)),
         ("the largest loss of a token, not the mean", lambda: _by_token(logits, labels).max()),
         ("the median loss of a token, not the mean", lambda: np.median(_by_token(logits, labels))),
-        ("the median (the lower of two) loss of a token", lambda: _lower_median(_by_token(logits, labels))),
+        ("the median (the lower of two) loss of a token", lambda: lower_median(_by_token(logits, labels))),
         ("divided by the root of the tokens", lambda: _by_token(logits, labels).sum() / math.sqrt(scored)),
         ("it is the mean probability of the labels", lambda: np.exp(-_by_token(logits, labels)).mean()),
         *_slips_of_loss(expected),

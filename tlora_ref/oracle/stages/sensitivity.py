@@ -20,7 +20,7 @@ from tlora_ref.method.switches import Switches
 from tlora_ref.oracle.implementation import Reference
 from tlora_ref.oracle.precision import Precision
 from tlora_ref.oracle.reports.finding import GOLDEN, Finding
-from tlora_ref.oracle.stages.bounds import OWN, SAFETY, Slip, entries, rounding_between
+from tlora_ref.oracle.stages.bounds import OWN, SAFETY, Slip, entries, lower_median, rounding_between
 from tlora_ref.oracle.stages.sides import Sides
 from tlora_ref.oracle.verdict import Verdict
 
@@ -146,7 +146,7 @@ def judge_sensitivity(
 def _over_samples(values: Array) -> list[Slip]:
     """What S would be if the samples' values (N,) were put together otherwise."""
     N = len(values)
-    lower: Slip = ("S is the median (the lower of two) over the samples", lambda: _lower_median(values))
+    lower: Slip = ("S is the median (the lower of two) over the samples", lambda: lower_median(values))
     return [
         ("S is the median over the samples", lambda: np.median(values)),
         *([lower] if N % 2 == 0 else []),  # else they are one
@@ -164,10 +164,6 @@ def _over_samples(values: Array) -> list[Slip]:
         ("S is a running average, 0.85 of the old and 0.15 of the new", lambda: _running(values, 0.85)),
         ("S is a running average, 0.9 of the old and 0.1 of the new", lambda: _running(values, 0.9)),
     ]
-
-
-def _lower_median(values: Array) -> float:
-    return float(np.sort(values, axis=None)[(values.size - 1) // 2])
 
 
 def _running(values: Array, keep: float) -> float:
@@ -204,7 +200,7 @@ def sensitivity_slips(W: Array, gradients: list[Array]) -> list[Slip]:
         ("S is the Frobenius norm of W * gradient", of_samples(np.linalg.norm)),
         ("S is the largest |W * gradient|", of_samples(lambda p: np.abs(p).max())),
         ("S is the median |W * gradient|", of_samples(lambda p: np.median(np.abs(p)))),
-        ("S is the median (the lower of two) |W * gradient|", of_samples(lambda p: _lower_median(np.abs(p)))),
+        ("S is the median (the lower of two) |W * gradient|", of_samples(lambda p: lower_median(np.abs(p)))),
         ("S is mean|W^2 * gradient|", of_samples(lambda p: np.abs(W * p).mean())),
         *_of_other_products(W, gradients),
     ]
